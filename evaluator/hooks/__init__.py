@@ -19,6 +19,7 @@ from evaluator.hooks.base import (
     make_step,
     run_hook,
     undo_hook,
+    write_by_hand,
 )
 from evaluator.hooks.options import HookOptions
 
@@ -37,4 +38,5 @@ __all__ = [
     "make_step",
     "run_hook",
     "undo_hook",
+    "write_by_hand",
 ]

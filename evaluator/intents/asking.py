@@ -14,7 +14,7 @@ from unicodedata import category
 from evaluator.errors import Refused, UnknownName, UsageError
 from evaluator.intents.checking import hash_verdict
 from evaluator.intents.conditions import NO_HOOKS, explain_change_by_hand, list_conditions
-from evaluator.intents.emergency import record_actions
+from evaluator.intents.journal_trail import record_actions
 from evaluator.intents.observing import (
     find_in_effect,
     find_latest,

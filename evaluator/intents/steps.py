@@ -33,6 +33,8 @@ class PlannedHook:
     """For `undo`: the value to restore, as the hook of the promotion read it; None: it read none."""
     promoted: Release | None = None
     """For `undo`: the release with the versions of the promotion that it takes back; None: those of the intent."""
+    undoes: tuple[str, int] | None = None
+    """For `undo`: the promotion and the position of the hook that it takes back."""
 
     def describe(self, context: HookContext) -> str:
         """Describe what the hook will do, for the person who confirms it, with the words of the context."""
@@ -74,11 +76,12 @@ def plan_steps(
     """
     # A promotion against the verdict (break-glass) has the hooks of a promotion.
     event = Action.PROMOTE if action is Action.BREAK_GLASS else action
-    entries: list[tuple[str, HookEntry, Any, Release | None]] = []  # event, hook, earlier value to restore, versions
+    # Event, hook, earlier value to restore, versions, which hook it undoes.
+    entries: list[tuple[str, HookEntry, Any, Release | None, tuple[str, int] | None]] = []
     irreversible: list[str] = []
     for entry in rules.hooks.get(event, ()):
         if entry.kind != UNDO:
-            entries.append((event, entry, None, None))
+            entries.append((event, entry, None, None, None))
             continue
         for delivery in to_undo:
             # A message stays sent, and a hook that did nothing leaves nothing to undo.
@@ -90,15 +93,16 @@ def plan_steps(
             promoted_release = (promoted or {}).get(delivery.intent)
             if step.hook.can_undo():
                 earlier_value = json.loads(delivery.outcome.undo) if delivery.outcome.undo else None
-                entries.append((UNDO, executed_entry, earlier_value, promoted_release))
+                undone_hook = (delivery.intent, delivery.position)
+                entries.append((UNDO, executed_entry, earlier_value, promoted_release, undone_hook))
             else:
                 hook = PlannedHook(len(entries), delivery.event, executed_entry, step, promoted=promoted_release)
                 context = make_context(_draft_intent(action, release), release, None, hook) if release else None
                 irreversible.append(f"{step.hook.kind} ({step.hook.describe(context)}) cannot be undone")
-    entries += [(ANNOUNCE, entry, None, None) for entry in rules.hooks.get(ANNOUNCE, ())]
+    entries += [(ANNOUNCE, entry, None, None, None) for entry in rules.hooks.get(ANNOUNCE, ())]
     planned = (
-        PlannedHook(position, event_name, entry, make_step(entry.kind, entry.options), earlier_value, promoted_release)
-        for position, (event_name, entry, earlier_value, promoted_release) in enumerate(entries)
+        PlannedHook(position, event_name, entry, make_step(entry.kind, entry.options), *more)
+        for position, (event_name, entry, *more) in enumerate(entries)
     )
     return tuple(planned), tuple(irreversible)
 

@@ -376,17 +376,37 @@ class Control:
         with self.file.opened(write=True) as connection:
             intents.end(connection, intents.read(connection, intent_id), state, actor, text)
 
-    def add_done(self, done: Intent, deliveries: Sequence[Delivery], text: str) -> Intent:
+    def add_done(self, done: Intent, deliveries: Sequence[Delivery], text: str, request: str = "") -> bool:
         """Store an action that was executed without this file: as an intent that has ended, with its hooks.
 
-        `done`: has the final state; it gets an id and a key here. `text`: how it was done, for the audit trail.
+        `done`: has the final state and a key of its own; it gets an id here. `text`: how it was done, for the audit
+        trail. `request`: key of the stored request that was executed; if that has not ended yet, it ends by this.
+        Returns whether it was stored: it is there already if another process was faster.
         """
         with self.file.opened(write=True) as connection:
-            earlier = intents.select(connection, "WHERE release = ?", [done.release])
-            intent = intents.add(connection, done, earlier_count=len(earlier), consents=False)
+            if intents.select(connection, "WHERE key = ?", [done.key]):
+                return False
+            requested = intents.select(connection, "WHERE key = ? AND key <> ''", [request])
+            if requested and requested[0].state not in FINAL_STATES:
+                intent = requested[0]
+            elif requested and any(
+                done.key.removeprefix("evt_") in row.text for row in audit.read(connection, done.release)
+            ):
+                return False  # the request was ended by this already
+            else:
+                intent = intents.add(connection, done, earlier_count=0, consents=False)
             for delivery in deliveries:
                 intents.put_delivery(connection, replace(delivery, intent=intent.id))
-            return intents.end(connection, intent, done.state, done.requester, text)
+                audit.add(
+                    connection,
+                    done.requester,
+                    f"hook {delivery.outcome.state}",
+                    done.release,
+                    intent.id,
+                    intents.describe_delivery(delivery),
+                )
+            intents.end(connection, intent, done.state, done.requester, text)
+            return True
 
     def deliver(self, delivery: Delivery, release: str, actor: str) -> None:
         """Store the state of one hook of an intent; the attempts of `delivery` are added to the stored ones.
@@ -396,8 +416,7 @@ class Control:
         outcome = delivery.outcome
         with self.file.opened(write=True) as connection:
             intents.put_delivery(connection, delivery)
-            name = f"{delivery.position + 1}. {delivery.event}: {delivery.hook}"
-            text = f"{name}: {outcome.text}" if outcome.text else name
+            text = intents.describe_delivery(delivery)
             audit.add(connection, actor, f"hook {outcome.state}", release, delivery.intent, text)
 
     def deliveries(self, intent_id: str | None = None) -> tuple[Delivery, ...]:

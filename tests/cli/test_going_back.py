@@ -12,7 +12,7 @@ import pytest
 from hooks_world import balancing, split_of
 
 from evaluator.__main__ import run as run_command
-from evaluator.intents.emergency import keep_needed
+from evaluator.intents.journal_records import keep_needed
 from evaluator.store import Store
 from evaluator.store.control_file import control_path
 from evaluator.store.journal import Journal, find_journal
@@ -160,12 +160,12 @@ def test_what_did_not_go_back_is_left_to_a_person(promoted, proxy, tmp_path):
     hidden = socket.with_name("hidden")
     socket.rename(hidden)
     try:
-        code, out, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
+        code, out, _ = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
     finally:
         hidden.rename(socket)
     assert code == 4
     assert "failed" in out
-    assert "do this by hand:" in err
+    assert "# what is left to do by hand, in a shell:" in out
     assert split_of(proxy["port"]) == AFTER
     assert promoted("rollback", "cart@1.9.0", "--yes", "--reason", "once more")[0] == 0
     assert split_of(proxy["port"]) == BEFORE
@@ -192,9 +192,9 @@ def test_promotions_that_are_never_rolled_back_do_not_fill_the_journal(tmp_path)
     journal.make()
     for number in range(300):
         record = {
-            "kind": "hook", "at": f"{number:06d}", "intent": f"i{number}", "release": f"cart@{number}",
+            "kind": "hook", "at": f"{number:06d}", "key": f"i{number}", "release": f"cart@{number}",
             "services": [["cart", "1", "2"]], "position": 0, "options": "x" * 4000,
         }  # fmt: skip
         journal.append(record, keep_needed)
-    intents = [record["intent"] for record in journal.read()]
+    intents = [record["key"] for record in journal.read()]
     assert intents[-5:] == [f"i{number}" for number in range(295, 300)]

@@ -113,10 +113,17 @@ def test_neither_a_link_nor_a_file_of_another_user_is_used(tmp_path, monkeypatch
     link.symlink_to(target)
     with pytest.raises(StoreError, match="cannot be written"):
         Journal((link,)).append(record(1))
+    shared = tmp_path / "shared"  # as /dev/shm: everyone may write to it
+    shared.mkdir()
+    target = target.rename(shared / "a.journal")
     if os.getuid():
         monkeypatch.setattr(journal_module.os, "getuid", lambda: other_user)
     else:  # files of root are trusted
         os.chown(target, other_user, -1)
+    assert Journal((target,)).read() == ()  # whoever can write here could change the store, too
+    shared.chmod(0o1777)
+    if os.getuid():  # the owner of a folder can do everything in it
+        return
     with pytest.raises(StoreError, match="it belongs to the user with the id"):
         Journal((target,)).read()
 
