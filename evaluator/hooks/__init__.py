@@ -19,8 +19,8 @@ from evaluator.hooks.base import (
     make_step,
     run_hook,
     undo_hook,
-    write_by_hand,
 )
+from evaluator.hooks.by_hand import write_by_hand
 from evaluator.hooks.options import HookOptions
 
 __all__ = [

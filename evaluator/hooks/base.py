@@ -229,23 +229,6 @@ class BaseHook(Generic[O]):
         """Write a value that `_read` returned as text."""
         return json.dumps(value, ensure_ascii=False)
 
-    def write_by_hand(self, context: HookContext, *, undoes: bool, earlier: Json = None) -> list[str]:
-        """Write lines for a shell by which a person does what the hook would do; empty if none are known.
-
-        Secrets are variables of the shell, by the names that the options give them. `undoes`: the lines take back what
-        the hook did, and restore `earlier`, as `undo` does.
-        """
-        lines = self._write_undo_by_hand(context, earlier) if undoes else self._write_by_hand(context)
-        return [self._remove_secrets(line) for text in lines for line in text.splitlines()]
-
-    def _write_by_hand(self, context: HookContext) -> list[str]:  # noqa: ARG002 - as those that can
-        """Write lines for a shell that do what `_execute` does. Hooks whose target has a command replace this."""
-        return []
-
-    def _write_undo_by_hand(self, context: HookContext, earlier: Json) -> list[str]:  # noqa: ARG002 - as those that can
-        """Write lines for a shell that do what `_undo` does, as `_write_by_hand`."""
-        return []
-
     def test(self, action: Action = "promote") -> Outcome:
         """Whether it could be executed for an action; touches nothing. It refuses what `execute` would refuse."""
 
@@ -467,21 +450,6 @@ def undo_hook(step: Step, context: HookContext, earlier: Json) -> Outcome:
     limited_context = _limit_time(step, context)
     result = _call_in_time(step, limited_context.left_s(), lambda: step.hook.undo(limited_context, earlier))
     return result.outcome if isinstance(result, _FailedCall) else result
-
-
-def write_by_hand(step: Step, context: HookContext, *, undoes: bool, earlier: Json) -> list[str]:
-    """Write lines for a shell by which a person does what a hook would do; empty if none are known.
-
-    `undoes`: what `undo` would do with `earlier`. Hooks of other packages need not know any.
-    """
-    write = getattr(step.hook, "write_by_hand", None)
-    if write is None:
-        return []
-    try:
-        lines: list[str] = write(context, undoes=undoes, earlier=earlier)
-    except (EvaluatorError, *_OTHER_FORM):  # a version that is not known, or an earlier value of another form
-        return []
-    return lines
 
 
 def _limit_time(step: Step, context: HookContext) -> HookContext:
