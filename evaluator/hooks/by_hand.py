@@ -36,7 +36,7 @@ def write_by_hand(step: Step, context: HookContext, *, undoes: bool, earlier: Js
         return []
     variables = OF_HOOKS.pattern.findall(json.dumps(hook.options.model_dump(mode="json")))
     secrets = [value for name in variables if (value := hook.environment.get(name))]
-    return [redact(line, secrets) for text in texts for line in text.splitlines()]
+    return [redact(line, secrets) for text in texts for line in text.split("\n")]
 
 
 def quote(text: str, fill: Callable[[str], str] = str) -> str:
@@ -57,9 +57,10 @@ def quote(text: str, fill: Callable[[str], str] = str) -> str:
 def write_file(path: str, text: str) -> list[str]:
     """Write lines for a shell that replace the content of a file."""
     end = "END"
-    while end in text.splitlines():
+    lines = text.removesuffix("\n").split("\n")
+    while end in lines:
         end += "_"
-    return [f"cat > {shlex.quote(path)} <<'{end}'", *text.splitlines(), end]
+    return [f"cat > {shlex.quote(path)} <<'{end}'", *lines, end]
 
 
 def write_socat(command: str, *, socket: str | None, address: str | None) -> str:
