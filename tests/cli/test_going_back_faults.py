@@ -1,4 +1,4 @@
-"""A rollback of real traffic while something is broken: HAProxy and nginx send the traffic back, and the trail has it."""
+"""A rollback of real traffic while something is broken: HAProxy and nginx send it back, and the trail has it."""
 
 from __future__ import annotations
 
