@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -198,3 +199,163 @@ def test_promotions_that_are_never_rolled_back_do_not_fill_the_journal(tmp_path)
         journal.append(record, keep_needed)
     intents = [record["key"] for record in journal.read()]
     assert intents[-5:] == [f"i{number}" for number in range(295, 300)]
+
+
+# ------------------------------------------------------------------ what is left to a person
+
+
+def test_what_is_left_can_be_pasted_into_a_shell(promoted, proxy):
+    """A rollback that could not reach HAProxy says what to type, also with -q; a dry run says it beforehand."""
+    remove_all(promoted)
+    code, planned, err = promoted("rollback", "cart@1.9.0", "--dry-run")
+    assert code == 0, err
+    assert planned.startswith("# rollback cart@1.9.0, from the journal\n# 1. undo: takes back: sets the weights")
+    assert split_of(proxy["port"]) == AFTER
+    socket = Path(str(proxy["socket"]))
+    hidden = socket.with_name("hidden")
+    socket.rename(hidden)
+    try:
+        code, out, _ = promoted("-q", "rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
+    finally:
+        hidden.rename(socket)
+    assert code == 4
+    commands = out.partition("# what is left to do by hand, in a shell:\n")[2]
+    assert commands.splitlines()[2] in planned
+    pasted = subprocess.run(["bash", "-eu"], check=False, input=commands, capture_output=True, text=True)
+    assert pasted.returncode == 0, pasted.stderr
+    assert split_of(proxy["port"]) == BEFORE
+
+
+def test_without_a_journal_what_the_policy_knows_is_printed(promoted, proxy):
+    remove_own_journal(promoted)
+    for path in promoted.state.iterdir():
+        path.unlink()
+    policy = POLICY + "  rollback:\n    - haproxy: {socket: SOCKET, backend: shop, weights: {baseline: 1, canary: 0}}\n"
+    (promoted.folder / "evaluator.yaml").write_text(policy.replace("SOCKET", str(proxy["socket"])))
+    code, out, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
+    assert code == 4
+    assert "nothing was done. As far as the policy knows, this does it by hand, in a shell:" in err
+    assert "the journal cannot be read" in err
+    assert split_of(proxy["port"]) == AFTER
+    assert subprocess.run(["bash", "-eu"], check=False, input=out, stdout=subprocess.DEVNULL, text=True).returncode == 0
+    assert split_of(proxy["port"]) == {"baseline": 100}
+    for server, weight in BEFORE.items():
+        command = f"echo 'set server shop/{server} weight {weight}' | socat - UNIX-CONNECT:{proxy['socket']}"
+        subprocess.run(["bash", "-c", command], check=True, stdout=subprocess.DEVNULL)
+    split_of(proxy["port"])  # its first round has one request more or less
+
+
+def test_where_nothing_can_be_written_not_even_the_output_traffic_goes_back(promoted, proxy):
+    """stdout and stderr are files on a full disk."""
+    with closing(sqlite3.connect(control_path(promoted.store), isolation_level=None)) as shell, open_full() as full:
+        shell.execute("BEGIN IMMEDIATE")
+        command = [sys.executable, "-m", "evaluator", "rollback", "cart@1.9.0", "--yes", "--reason", "odd"]
+        code = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=full, stderr=full).returncode
+    assert split_of(proxy["port"]) == BEFORE
+    assert code == 0
+
+
+def open_full():
+    return Path("/dev/full").open("w")
+
+
+@pytest.mark.parametrize("control", ["gone", "restored"])
+def test_a_promotion_that_only_the_journal_knows_is_rolled_back(control, promoted, proxy, judged_store):
+    """The decisions are those of a backup, or begin again, with the data that are still there."""
+    for path in [control_path(promoted.store), *promoted.folder.glob("*.sqlite-*")]:
+        path.unlink()
+    if control == "restored":
+        shutil.copy(control_path(judged_store), control_path(promoted.store))
+    code, _, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
+    assert code == 0, err
+    assert "acting from the journal" in err
+    assert split_of(proxy["port"]) == BEFORE
+
+
+def test_the_folder_for_the_second_copy_cannot_be_used(run, proxy, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", "/proc/no")
+    (run.folder / "evaluator.yaml").write_text(POLICY.replace("SOCKET", str(proxy["socket"])))
+    code, _, err = run("promote", "cart@1.9.0", "--yes")
+    assert code == 0, err
+    remove_all(run)
+    assert run("rollback", "cart@1.9.0", "--yes", "--reason", "x")[0] == 0
+    assert split_of(proxy["port"]) == BEFORE
+
+
+def test_a_hold_works_before_anything_was_promoted_too(run, proxy):
+    """There is no journal yet, and the promotion that waits must not be executed."""
+    (run.folder / "evaluator.yaml").write_text(POLICY.replace("SOCKET", str(proxy["socket"])))
+    assert run("promote", "cart@1.9.0", "--yes", "--queue")[0] == 0
+    with closing(sqlite3.connect(control_path(run.store), isolation_level=None)) as shell:
+        shell.execute("BEGIN IMMEDIATE")
+        code, _, err = run("hold", "cart@1.9.0", "--yes", "--reason", "carts are odd")
+        assert code == 0, err
+    code, out, err = run("hooks", "worker", "--once")
+    assert "was requested after it" in out, out + err
+    assert split_of(proxy["port"]) == BEFORE
+
+
+# ------------------------------------------------------------------ a policy with mistakes
+
+
+def test_a_mistake_in_the_policy_stops_no_rollback(promoted, proxy):
+    policy = promoted.folder / "evaluator.yaml"
+    told = promoted.folder / "told"
+    policy.write_text(
+        f"metrics: [{{metric: no_such}}]\nhooks:\n  promote: [{{no_such_hook: {{}}}}]\n"
+        f"  rollback: [undo, {{command: {{run: [touch, {told}]}}}}]\n"
+    )
+    code, _, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
+    assert code == 0, err
+    assert "the policy has mistakes, so only what has none is used of" in err
+    assert err.count("the policy has mistakes") == 1
+    assert split_of(proxy["port"]) == BEFORE
+    assert told.exists(), "the hooks of rollback have no mistake"
+
+
+@pytest.mark.parametrize("content", ["hooks: [", "\x00", None])
+def test_a_policy_that_cannot_be_read_stops_no_rollback(content, promoted, proxy):
+    policy = promoted.folder / "evaluator.yaml"
+    policy.unlink()
+    if content is None:
+        policy.symlink_to("gone")
+    else:
+        policy.write_text(content)
+    code, _, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
+    assert code == 0, err
+    assert "the policy cannot be used, so only what promotions changed is undone: " in err
+    assert split_of(proxy["port"]) == BEFORE
+    assert promoted("hold", "cart@1.9.0", "--yes", "--reason", "until it is known why")[0] == 0
+
+
+def test_a_mistake_in_the_policy_of_another_service_stops_no_rollback(promoted, proxy):
+    policies = promoted.folder / "evaluator.policies"
+    policies.mkdir()
+    told = promoted.folder / "told"
+    [service] = Store.open(promoted.store).control.release("cart@1.9.0").services
+    own = f"hooks:\n  rollback: [undo, {{command: {{run: [touch, {told}]}}}}]\n"
+    (policies / f"{service.name or 'default'}.yaml").write_text(own)
+    (policies / "other.yaml").write_text("services: [")
+    (promoted.folder / "evaluator.yaml").unlink()
+    code, _, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
+    assert code == 0, err
+    assert split_of(proxy["port"]) == BEFORE
+    assert told.exists()
+
+
+# ------------------------------------------------------------------ the worker
+
+
+def test_a_worker_rolls_back_while_an_analyst_reads_the_data(promoted, proxy):
+    code = "import duckdb, sys; c = duckdb.connect(sys.argv[1], read_only=True); print('open', flush=True); input()"
+    shell = subprocess.Popen(
+        [sys.executable, "-c", code, str(promoted.store)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert shell.stdout.readline() == "open\n"
+        assert promoted("rollback", "cart@1.9.0", "--yes", "--reason", "odd", "--queue")[0] == 0
+        code, out, err = promoted("hooks", "worker", "--once")
+        assert (code, "rollback cart@1.9.0: acknowledged" in out) == (0, True), out + err
+    finally:
+        shell.communicate("\n", timeout=10)
+    assert split_of(proxy["port"]) == BEFORE
