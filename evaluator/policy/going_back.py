@@ -16,7 +16,7 @@ _HOOKS = "hooks"
 
 
 def choose_policy_to_go_back(
-    find: Callable[[], Path | None], list_services: Callable[[], Iterable[str]], say: Callable[[str], None]
+    find: Callable[[], Path | None], list_services: Callable[[], Iterable[str]], say: Callable[[str], object]
 ) -> Policy:
     """Load the policy for services that are released together, as `choose_policy`, even if policies have mistakes.
 
@@ -61,7 +61,7 @@ def list_journal_paths(path: Path | None) -> list[str]:
     return list(dict.fromkeys(paths))
 
 
-def _use_built_in(cause: str, say: Callable[[str], None]) -> Policy:
+def _use_built_in(cause: str, say: Callable[[str], object]) -> Policy:
     """Return the built-in policy, after saying why that of the user cannot be used."""
     say(f"the policy cannot be used, so only what promotions changed is undone: {cause}")
     return load_policy(None)
