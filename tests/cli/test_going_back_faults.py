@@ -224,10 +224,19 @@ def gone_both(place):
     return replaced([place.store, *of_sqlite(place)], lambda _path: None)
 
 
-@contextlib.contextmanager
 def held_duckdb(place):
     """By the open read-only shell of an analyst."""
-    code = "import duckdb, sys; c = duckdb.connect(sys.argv[1], read_only=True); print('open', flush=True); input()"
+    return held(place, "read_only=True")
+
+
+def written_duckdb(place):
+    """As by an import that lands."""
+    return held(place, "read_only=False")
+
+
+@contextlib.contextmanager
+def held(place, how):
+    code = f"import duckdb, sys; c = duckdb.connect(sys.argv[1], {how}); print('open', flush=True); input()"
     shell = subprocess.Popen(
         [sys.executable, "-c", code, str(place.store)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -250,7 +259,7 @@ FROM_JOURNAL = {
     gone_both: "there is no store at",
 }
 """Fault → the sentence that names it."""
-THROUGH_STORE = (damaged_duckdb, gone_duckdb, held_duckdb)
+THROUGH_STORE = (damaged_duckdb, gone_duckdb, held_duckdb, written_duckdb)
 
 
 def promote_all(place, router, more="", after=""):
@@ -299,7 +308,14 @@ def test_traffic_goes_back_through_the_store_whatever_happens_to_the_data(fault,
         code, _, err = place("rollback", RELEASE, "--yes", "--reason", "carts are odd")
         assert (code, "the decisions cannot be used" in err) == (0, False), err
         router.wait_for(BEFORE)
-        assert place("hold", RELEASE, "--yes", "--reason", "until it is known why")[0] == 0
+        for arguments in (
+            ("hold", RELEASE, "--yes", "--reason", "until it is known why"),
+            ("audit", "note", RELEASE, "a note"),
+            ("approve",),
+            ("audit", "show", RELEASE),
+        ):
+            code, _, err = place(*arguments)
+            assert code == 0, (arguments, err)
     assert place("audit", "verify")[0] == 0
 
 
