@@ -15,11 +15,12 @@ from evaluator.intents.asking import (
     write_note,
 )
 from evaluator.intents.conditions import PromotionCondition, find_waiting, list_conditions
-from evaluator.intents.executing import WITHOUT_STORE, execute, execute_waiting, name_worker, run_worker
+from evaluator.intents.executing import execute, execute_waiting, name_worker
 from evaluator.intents.observing import find_latest
 from evaluator.intents.people import SYSTEM, may, may_ask, role_of, system_person, why_not
 from evaluator.intents.steps import Preview, preview_action, preview_intent
 from evaluator.intents.versions import read_hook_release
+from evaluator.intents.worker import WITHOUT_STORE, run_worker
 
 __all__ = [
     "LONGEST_NOTE",

@@ -6,6 +6,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -23,6 +25,11 @@ POLICY = """hooks:
     - haproxy: {socket: SOCKET, backend: shop, weights: {baseline: 0, canary: 100}}
 """
 BEFORE, AFTER = {"baseline": 90, "canary": 10}, {"canary": 100}
+
+
+def shares(proxy):
+    """Who answers real requests, in percent, to the next ten: a change of weights begins a new round."""
+    return {name: round(count, -1) for name, count in split_of(proxy["port"]).items()}
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +63,9 @@ def run(judged_store, tmp_path, capfd, monkeypatch):
 def promoted(run, proxy):
     """A release whose promotion has moved the traffic to the candidate; in the end the traffic is as before."""
     (run.folder / "evaluator.yaml").write_text(POLICY.replace("SOCKET", str(proxy["socket"])))
-    assert split_of(proxy["port"]) == BEFORE
+    assert shares(proxy) == BEFORE
     assert run("promote", "cart@1.9.0", "--yes")[0] == 0
-    assert split_of(proxy["port"]) == AFTER
+    assert shares(proxy) == AFTER
     return run
 
 
@@ -87,7 +94,7 @@ def test_traffic_goes_back_whatever_happened_to_the_databases(fault, promoted, p
     assert "roll back cart@1.9.0: acknowledged" in out or "rollback cart@1.9.0: acknowledged" in out
     assert "the decisions cannot be used: " in err
     assert "acting from the journal: " in err
-    assert split_of(proxy["port"]) == BEFORE
+    assert shares(proxy) == BEFORE
     # A second time there is nothing left to undo.
     code, _, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "again")
     assert (code, "the journal has no hook of cart@1.9.0 to undo" in err) == (3, True)
@@ -99,7 +106,7 @@ def test_a_lock_on_the_decisions_stops_no_rollback_and_it_is_recorded_afterwards
         code, _, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
         assert code == 0, err
         assert "has been kept locked by another process" in err
-        assert split_of(proxy["port"]) == BEFORE
+        assert shares(proxy) == BEFORE
     control = Store.open(promoted.store).control
     assert [intent.action for intent in control.intents()] == ["promote"]
     code, _, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "once more")
@@ -115,7 +122,7 @@ def test_a_lock_on_the_decisions_stops_no_rollback_and_it_is_recorded_afterwards
 
 def test_a_rollback_through_the_store_closes_what_the_journal_has(promoted, proxy):
     assert promoted("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")[0] == 0
-    assert split_of(proxy["port"]) == BEFORE
+    assert shares(proxy) == BEFORE
     kinds = [record["kind"] for record in find_journal(promoted.store).read()]
     assert kinds == ["hook", "hook", "closed"]
     remove_all(promoted)
@@ -146,7 +153,7 @@ def test_no_traffic_moves_without_a_journal(run, proxy):
     code, out, err = run("promote", "cart@1.9.0", "--yes")
     assert code in (3, 4)
     assert "the journal that a rollback needs in an emergency cannot be written: /proc/no/journal" in out + err
-    assert split_of(proxy["port"])["baseline"] > 80
+    assert shares(proxy)["baseline"] > 80
 
 
 def test_a_mistyped_store_has_no_journal(run):
@@ -167,9 +174,9 @@ def test_what_did_not_go_back_is_left_to_a_person(promoted, proxy, tmp_path):
     assert code == 4
     assert "failed" in out
     assert "# what is left to do by hand, in a shell:" in out
-    assert split_of(proxy["port"]) == AFTER
+    assert shares(proxy) == AFTER
     assert promoted("rollback", "cart@1.9.0", "--yes", "--reason", "once more")[0] == 0
-    assert split_of(proxy["port"]) == BEFORE
+    assert shares(proxy) == BEFORE
 
 
 def test_a_promotion_that_waited_is_not_executed_after_a_hold_from_the_journal(run, proxy):
@@ -184,7 +191,7 @@ def test_a_promotion_that_waited_is_not_executed_after_a_hold_from_the_journal(r
         assert code == 0, err
     code, out, err = run("hooks", "worker", "--once")
     assert "was requested after it" in out, out + err
-    assert split_of(proxy["port"])["baseline"] > 80
+    assert shares(proxy)["baseline"] > 80
     assert Store.open(run.store).control.intents()[-1].action == "hold"
 
 
@@ -210,7 +217,7 @@ def test_what_is_left_can_be_pasted_into_a_shell(promoted, proxy):
     code, planned, err = promoted("rollback", "cart@1.9.0", "--dry-run")
     assert code == 0, err
     assert planned.startswith("# rollback cart@1.9.0, from the journal\n# 1. undo: takes back: sets the weights")
-    assert split_of(proxy["port"]) == AFTER
+    assert shares(proxy) == AFTER
     socket = Path(str(proxy["socket"]))
     hidden = socket.with_name("hidden")
     socket.rename(hidden)
@@ -223,7 +230,7 @@ def test_what_is_left_can_be_pasted_into_a_shell(promoted, proxy):
     assert commands.splitlines()[2] in planned
     pasted = subprocess.run(["bash", "-eu"], check=False, input=commands, capture_output=True, text=True)
     assert pasted.returncode == 0, pasted.stderr
-    assert split_of(proxy["port"]) == BEFORE
+    assert shares(proxy) == BEFORE
 
 
 def test_without_a_journal_what_the_policy_knows_is_printed(promoted, proxy):
@@ -236,13 +243,12 @@ def test_without_a_journal_what_the_policy_knows_is_printed(promoted, proxy):
     assert code == 4
     assert "nothing was done. As far as the policy knows, this does it by hand, in a shell:" in err
     assert "the journal cannot be read" in err
-    assert split_of(proxy["port"]) == AFTER
+    assert shares(proxy) == AFTER
     assert subprocess.run(["bash", "-eu"], check=False, input=out, stdout=subprocess.DEVNULL, text=True).returncode == 0
-    assert split_of(proxy["port"]) == {"baseline": 100}
+    assert shares(proxy) == {"baseline": 100}
     for server, weight in BEFORE.items():
         command = f"echo 'set server shop/{server} weight {weight}' | socat - UNIX-CONNECT:{proxy['socket']}"
         subprocess.run(["bash", "-c", command], check=True, stdout=subprocess.DEVNULL)
-    split_of(proxy["port"])  # its first round has one request more or less
 
 
 def test_where_nothing_can_be_written_not_even_the_output_traffic_goes_back(promoted, proxy):
@@ -251,7 +257,7 @@ def test_where_nothing_can_be_written_not_even_the_output_traffic_goes_back(prom
         shell.execute("BEGIN IMMEDIATE")
         command = [sys.executable, "-m", "evaluator", "rollback", "cart@1.9.0", "--yes", "--reason", "odd"]
         code = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=full, stderr=full).returncode
-    assert split_of(proxy["port"]) == BEFORE
+    assert shares(proxy) == BEFORE
     assert code == 0
 
 
@@ -269,7 +275,7 @@ def test_a_promotion_that_only_the_journal_knows_is_rolled_back(control, promote
     code, _, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
     assert code == 0, err
     assert "acting from the journal" in err
-    assert split_of(proxy["port"]) == BEFORE
+    assert shares(proxy) == BEFORE
 
 
 def test_the_folder_for_the_second_copy_cannot_be_used(run, proxy, monkeypatch):
@@ -279,7 +285,7 @@ def test_the_folder_for_the_second_copy_cannot_be_used(run, proxy, monkeypatch):
     assert code == 0, err
     remove_all(run)
     assert run("rollback", "cart@1.9.0", "--yes", "--reason", "x")[0] == 0
-    assert split_of(proxy["port"]) == BEFORE
+    assert shares(proxy) == BEFORE
 
 
 def test_a_hold_works_before_anything_was_promoted_too(run, proxy):
@@ -292,7 +298,7 @@ def test_a_hold_works_before_anything_was_promoted_too(run, proxy):
         assert code == 0, err
     code, out, err = run("hooks", "worker", "--once")
     assert "was requested after it" in out, out + err
-    assert split_of(proxy["port"]) == BEFORE
+    assert shares(proxy) == BEFORE
 
 
 # ------------------------------------------------------------------ a policy with mistakes
@@ -309,7 +315,7 @@ def test_a_mistake_in_the_policy_stops_no_rollback(promoted, proxy):
     assert code == 0, err
     assert "the policy has mistakes, so only what has none is used of" in err
     assert err.count("the policy has mistakes") == 1
-    assert split_of(proxy["port"]) == BEFORE
+    assert shares(proxy) == BEFORE
     assert told.exists(), "the hooks of rollback have no mistake"
 
 
@@ -324,7 +330,7 @@ def test_a_policy_that_cannot_be_read_stops_no_rollback(content, promoted, proxy
     code, _, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
     assert code == 0, err
     assert "the policy cannot be used, so only what promotions changed is undone: " in err
-    assert split_of(proxy["port"]) == BEFORE
+    assert shares(proxy) == BEFORE
     assert promoted("hold", "cart@1.9.0", "--yes", "--reason", "until it is known why")[0] == 0
 
 
@@ -339,15 +345,15 @@ def test_a_mistake_in_the_policy_of_another_service_stops_no_rollback(promoted, 
     (promoted.folder / "evaluator.yaml").unlink()
     code, _, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
     assert code == 0, err
-    assert split_of(proxy["port"]) == BEFORE
+    assert shares(proxy) == BEFORE
     assert told.exists()
 
 
 # ------------------------------------------------------------------ the worker
 
 
-def test_a_worker_rolls_back_while_an_analyst_reads_the_data(promoted, proxy):
-    code = "import duckdb, sys; c = duckdb.connect(sys.argv[1], read_only=True); print('open', flush=True); input()"
+def test_a_worker_rolls_back_while_an_import_writes_the_data(promoted, proxy):
+    code = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('open', flush=True); input()"
     shell = subprocess.Popen(
         [sys.executable, "-c", code, str(promoted.store)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -358,4 +364,29 @@ def test_a_worker_rolls_back_while_an_analyst_reads_the_data(promoted, proxy):
         assert (code, "rollback cart@1.9.0: acknowledged" in out) == (0, True), out + err
     finally:
         shell.communicate("\n", timeout=10)
-    assert split_of(proxy["port"]) == BEFORE
+    assert shares(proxy) == BEFORE
+
+
+def test_a_promotion_that_hangs_delays_a_rollback_and_does_not_stop_it(run, proxy, monkeypatch):
+    """It holds the lock of the service. The request of the rollback ends by what was done from the journal."""
+    begun, go = run.folder / "begun", run.folder / "go"
+    hangs = f"touch {begun}; until [ -e {go} ]; do sleep 0.02; done"
+    hook = f"    - command: {{run: [sh, -c, '{hangs}'], undo: ['true']}}\n"
+    (run.folder / "evaluator.yaml").write_text(POLICY.replace("SOCKET", str(proxy["socket"])) + hook)
+    monkeypatch.setattr("evaluator.cli.promote.LOCK_WAIT_S", 0.2)
+    monkeypatch.setattr("evaluator.intents.emergency._SHORT_WAIT_S", 0.2)
+    promoting = subprocess.Popen([sys.executable, "-m", "evaluator", "promote", "cart@1.9.0", "--yes"])
+    while not begun.exists():
+        time.sleep(0.02)
+    assert shares(proxy) == AFTER
+    ending = threading.Timer(2.0, go.touch)
+    ending.start()
+    code, out, err = run("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
+    ending.join()
+    assert code == 0, err
+    assert "another process is executing an intent of cart@1.9.0" in err
+    assert shares(proxy) == BEFORE
+    assert promoting.wait(20) == 4 or "acknowledged" in out
+    assert run("audit", "show", "cart@1.9.0")[0] == 0
+    [_, rollback] = Store.open(run.store).control.intents()
+    assert (rollback.action, rollback.state, rollback.id) == ("rollback", "acknowledged", "i2")

@@ -6,7 +6,9 @@ import pytest
 
 from evaluator.errors import StoreBusy, UsageError
 from evaluator.intents import executing
-from evaluator.intents.executing import execute_waiting, name_worker, run_worker
+from evaluator.intents import worker as worker_module
+from evaluator.intents.executing import execute_waiting, name_worker
+from evaluator.intents.worker import run_worker
 from evaluator.records.intents import Action, IntentState
 
 
@@ -52,8 +54,8 @@ def work(monkeypatch, tmp_path):
             return tuple(entry for entry in answer if not isinstance(entry, tuple))
 
         turns = []
-        monkeypatch.setattr(executing, "stamp_of", stamp_of)
-        monkeypatch.setattr(executing, "execute_waiting", execute_all)
+        monkeypatch.setattr(worker_module, "stamp_of", stamp_of)
+        monkeypatch.setattr(worker_module, "execute_waiting", execute_all)
         run_worker(SimpleNamespace(path=tmp_path / "x.duckdb"), None, stop, say=messages.append, poll_s=poll_s)
         assert set(workers) <= {name_worker()}
         assert set(stop.waited) == {poll_s}
