@@ -81,10 +81,15 @@ class StoreBusy(StoreError):
 class OutcomeNotStored(EvaluatorError):
     """An action was executed, but the store could not be written: its outcome is in the journal."""
 
-    def __init__(self, message: str, *, state: str, lines: Iterable[str], hint: str | None = None) -> None:
-        """`state`: how the action ended; `lines`: a sentence about each of its hooks."""
+    def __init__(
+        self, message: str, *, state: str, lines: Iterable[str], by_hand: Iterable[str], hint: str | None = None
+    ) -> None:
+        """`state`: how the action ended; `lines`: a sentence about each of its hooks.
+
+        `by_hand`: lines for a shell by which a person does what is left.
+        """
         super().__init__(message, hint=hint)
-        self.state, self.lines = state, tuple(lines)
+        self.state, self.lines, self.by_hand = state, tuple(lines), tuple(by_hand)
 
 
 class SourceError(EvaluatorError):

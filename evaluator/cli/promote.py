@@ -17,7 +17,7 @@ from evaluator.cli import Session, emit
 from evaluator.cli.amounts import DURATION
 from evaluator.cli.completing import completing_hooks
 from evaluator.cli.gathering import with_options
-from evaluator.errors import OutcomeNotStored, Refused, StoreError, UnknownName, UsageError
+from evaluator.errors import EvaluatorError, OutcomeNotStored, Refused, StoreError, UnknownName, UsageError
 from evaluator.records.intents import FINAL_STATES, PROMOTING, Action, Delivery, Intent, IntentState
 from evaluator.wording import quote_command
 
@@ -92,7 +92,8 @@ def _go_back(session: Session, action: Action, release: str, **options: Any) -> 
     except OutcomeNotStored as outcome:
         from evaluator.reports import plain_text
 
-        _emit_if_possible("\n".join([f"{action.label} {plain_text(release)}: {outcome.state}", *outcome.lines]))
+        lines = [f"{action.label} {release}: {outcome.state}", *outcome.lines, *_introduce_by_hand(outcome.by_hand)]
+        _emit_if_possible("\n".join(map(plain_text, lines)))
         _say_if_possible(session, f"{outcome.message}; {outcome.hint}")
         return EXIT_CODES.get(IntentState(outcome.state), 4)
     except StoreError as error:
@@ -145,6 +146,7 @@ def _go_back_without_store(
     """
     from evaluator.intents import system_person
     from evaluator.intents.emergency import act_from_journal, list_policy_by_hand, load_rules, preview_from_journal
+    from evaluator.intents.journal_records import list_releases
     from evaluator.reports import plain_text
 
     def say(text: str) -> None:
@@ -163,6 +165,9 @@ def _go_back_without_store(
             _emit_if_possible("\n".join(map(plain_text, lines)))
         raise StoreError(f"{problem.message}; {error.message}", hint=problem.hint) from problem
     say(f"acting from the journal: {', '.join(map(str, journal.paths))}")
+    known = list_releases(journal)
+    if known and release not in known:
+        say(f"the journal knows no promotion of {release}, but of {', '.join(known)}")
     if dry_run or not yes:
         lines = preview_from_journal(journal, rules, person, action, release, reason)
         (emit if dry_run else say)("\n".join(map(plain_text, lines)))
@@ -183,15 +188,30 @@ def _go_back_without_store(
             request=request,
             stop=stop,
         )
-    lines = [f"{action.label} {release}: {acted.state}", *acted.lines]
-    if acted.by_hand:
-        lines += ["", "# what is left to do by hand, in a shell:", *acted.by_hand]
+    lines = [f"{action.label} {release}: {acted.state}", *acted.lines, *_introduce_by_hand(acted.by_hand)]
     _emit_if_possible("\n".join(map(plain_text, lines)))
     if acted.not_written:
         say(f"this could not be written anywhere, so keep it: {acted.not_written}")
     else:
         say("the next command that can use the decisions adds this to the audit trail")
     return EXIT_CODES.get(acted.state, 4)
+
+
+def _introduce_by_hand(lines: Sequence[str]) -> list[str]:
+    """Write lines for a shell after a comment that says what they are; nothing if there are none."""
+    return ["", "# what is left to do by hand, in a shell:", *lines] if lines else []
+
+
+def _list_left_by_hand(session: Session, store: Store, intent: Intent) -> list[str]:
+    """List the lines for a shell that do what hooks of a hold or a rollback did not do; empty for a promotion."""
+    from evaluator.intents import list_left_by_hand
+
+    if intent.action in PROMOTING:
+        return []
+    try:
+        return list_left_by_hand(store, session.load_policy_to_go_back(intent.release), intent)
+    except EvaluatorError:  # what was executed is shown all the same
+        return []
 
 
 def _read_or_make(session: Session, journal: Journal) -> None:
@@ -333,6 +353,7 @@ def execute_or_wait(
     process has executed it; `None`: do not wait.
     """
     from evaluator.intents import execute, name_worker
+    from evaluator.reports import plain_text
 
     deadline = time.monotonic() + (wait_s or 0.0)
     while True:
@@ -352,6 +373,10 @@ def execute_or_wait(
             break
         time.sleep(min(POLL_S, remaining_s))
     emit(*describe_intents(store, [intent]))
+    if intent.state in (IntentState.FAILED, IntentState.UNKNOWN) and (
+        lines := _introduce_by_hand(_list_left_by_hand(session, store, intent))
+    ):
+        emit("\n".join(map(plain_text, lines)))
     if intent.state in (IntentState.FAILED, IntentState.UNKNOWN):
         if not store.control.deliveries(intent.id):
             session.say("nothing was executed: fix the cause above, then request it again")

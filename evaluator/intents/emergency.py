@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from evaluator.errors import EvaluatorError, Refused, StoreError
-from evaluator.hooks import HookContext, Outcome, make_step, run_hook, undo_hook, write_by_hand
+from evaluator.hooks import HookContext, Outcome, make_step, run_hook, undo_hook
 from evaluator.intents.journal_records import (
     HookId,
     JournalAction,
@@ -31,7 +31,7 @@ from evaluator.intents.journal_records import (
     record_ended,
 )
 from evaluator.intents.people import may_act_alone, why_not
-from evaluator.intents.steps import PlannedHook, make_context, plan_steps
+from evaluator.intents.steps import PlannedHook, list_by_hand, make_context, plan_steps
 from evaluator.policy.going_back import choose_policy_to_go_back
 from evaluator.policy.promotion import PromotionRules
 from evaluator.records import Release
@@ -164,7 +164,7 @@ def _plan(
             person,
             reason,
             write_now(),
-            tuple(promotion.key for promotion in reversed(own)),
+            tuple(promotion.key for promotion in reversed(own)) if action is Action.ROLLBACK else (),
             request,
             name_process(),
         ),
@@ -394,12 +394,6 @@ class _GoingBack:
                 self.say(f"waits for the hook {running[0]['hook']} of the promotion, which is being executed")
                 is_said = True
             time.sleep(_POLL_S)
-
-
-def list_by_hand(hook: PlannedHook, context: HookContext) -> list[str]:
-    """List the lines for a shell by which a person does what a hook would do; a comment where there are none."""
-    lines = write_by_hand(hook.step, context, undoes=hook.event == UNDO, earlier=hook.earlier)
-    return lines or [f"#   no command is known: {hook.describe(context)}"]
 
 
 def list_policy_by_hand(

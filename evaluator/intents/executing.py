@@ -24,7 +24,7 @@ from evaluator.intents.checking import check_execution
 from evaluator.intents.journal_records import JournalAction, explain_stop, list_actions, record_closed, record_hook
 from evaluator.intents.journal_trail import ActionWriter, record_actions
 from evaluator.intents.observing import explain_later_stop, find_latest, observe, read_deliveries_to_undo, services_of
-from evaluator.intents.steps import PlannedHook, make_context, plan_steps
+from evaluator.intents.steps import PlannedHook, list_by_hand, make_context, plan_steps
 from evaluator.intents.versions import read_hook_release, read_promoted_releases
 from evaluator.policy import Policy
 from evaluator.records import Release, StoredVerdict
@@ -155,6 +155,8 @@ class _Execution:
     """What writes into the journal what was done; None: the decisions can be written."""
     not_stored: list[Delivery] = field(default_factory=list)
     """Outcomes of hooks that went back, while the decisions could not be written."""
+    by_hand: list[str] = field(default_factory=list)
+    """Lines for a shell by which a person does what hooks that go back did not do."""
     stopped_by: str = ""
     """Which later request has stopped this promotion; empty: none."""
 
@@ -338,7 +340,7 @@ class _Execution:
             f"{self.intent.id} ({self.intent.action.label} {self.intent.release}) was executed ({state}), but the "
             f"decisions cannot be written ({error.message}); {where}"
         )
-        return OutcomeNotStored(message, state=state.value, lines=lines, hint=hint)
+        return OutcomeNotStored(message, state=state.value, lines=lines, by_hand=self.by_hand, hint=hint)
 
     def _run_hook(self, hook: PlannedHook, *, outcome: str = "") -> IntentState:
         """Execute a hook and store its outcome; returns its state. A hook whose outcome is known is not executed again.
@@ -381,6 +383,8 @@ class _Execution:
                 hook_outcome = run_hook(hook.step, context, store_earlier_value)
         except _StoppedError:
             hook_outcome = Outcome("failed", f"it was not executed: {self.stopped_by}", earlier=first_value)
+        if hook_outcome.state != "acknowledged" and self.intent.action not in PROMOTING and hook.event != ANNOUNCE:
+            self.by_hand += [f"# {hook.describe(context)}: {hook_outcome.did}", *list_by_hand(hook, context)]
         # `store_earlier_value` was not called if the value could not be read: then this attempt is counted below.
         attempts = 0 if is_counted else 1
         state = IntentState(hook_outcome.state)

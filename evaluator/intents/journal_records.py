@@ -231,6 +231,11 @@ def list_promotions(records: Sequence[Record]) -> list[JournalPromotion]:
     ]
 
 
+def list_releases(journal: Journal) -> list[str]:
+    """List the releases that the journal has promotions of, also of those that were rolled back. Raises StoreError."""
+    return list(dict.fromkeys(record["release"] for record in journal.read() if record["kind"] == "hook"))
+
+
 @dataclass(frozen=True, slots=True)
 class JournalAction:
     """A hold or a rollback that is executed, or was, without the database."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from evaluator.hooks import HookContext, Step, describe_current, find_obstacle, make_step
+from evaluator.hooks import HookContext, Step, describe_current, find_obstacle, make_step, write_by_hand
 from evaluator.intents.checking import hash_verdict
 from evaluator.intents.versions import write_versions
 from evaluator.policy.promotion import PromotionRules
@@ -139,6 +139,12 @@ def make_context(
         expires_at=intent.expires_at,
         outcome=outcome,
     )
+
+
+def list_by_hand(hook: PlannedHook, context: HookContext) -> list[str]:
+    """List the lines for a shell by which a person does what a hook would do; a comment where none are known."""
+    lines = write_by_hand(hook.step, context, undoes=hook.event == UNDO, earlier=hook.earlier)
+    return lines or ["# no command is known for this"]
 
 
 def _draft_intent(action: Action, release: Release) -> Intent:

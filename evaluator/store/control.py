@@ -250,10 +250,7 @@ class Control:
                 audit.add(connection, draft.requester, "repeated", draft.release, in_effect.id, draft.action)
                 return in_effect
             if draft.action in (Action.HOLD, Action.ROLLBACK):
-                for intent in earlier:
-                    if intent.state in intents.OPEN and intent.action in PROMOTING:
-                        why = f"{draft.action}: {draft.reason}"
-                        intents.end(connection, intent, IntentState.CANCELLED, draft.requester, why)
+                _cancel_promotions(connection, draft)
             if draft.action is Action.ROLLBACK:
                 # The newest first, as they are undone.
                 newly_begun = [
@@ -381,7 +378,8 @@ class Control:
 
         `done`: has the final state and a key of its own; it gets an id here. `text`: how it was done, for the audit
         trail. `request`: key of the stored request that was executed; if that has not ended yet, it ends by this.
-        Returns whether it was stored: it is there already if another process was faster.
+        Promotions of its release that were requested before and wait are cancelled. Returns whether it was stored: it
+        is there already if another process was faster.
         """
         with self.file.opened(write=True) as connection:
             if intents.select(connection, "WHERE key = ?", [done.key]):
@@ -406,6 +404,7 @@ class Control:
                     intents.describe_delivery(delivery),
                 )
             intents.end(connection, intent, done.state, done.requester, text)
+            _cancel_promotions(connection, done, before=done.requested_at)
             return True
 
     def deliver(self, delivery: Delivery, release: str, actor: str) -> None:
@@ -463,6 +462,13 @@ class Control:
         with self.file.opened() as connection:
             audit.verify(audit.read(connection))
             covering.verify_records(connection, release)
+
+
+def _cancel_promotions(connection: Connection, by: Intent, before: datetime | None = None) -> None:
+    """Cancel the promotions that wait of a release that is held or rolled back; `before`: only if requested before."""
+    for intent in intents.select(connection, "WHERE release = ?", [by.release]):
+        if intent.state in intents.OPEN and intent.action in PROMOTING and (not before or intent.requested_at < before):
+            intents.end(connection, intent, IntentState.CANCELLED, by.requester, f"{by.action}: {by.reason}")
 
 
 def _select_verdicts(connection: Connection, clauses: str, parameter: str | int) -> tuple[StoredVerdict, ...]:

@@ -30,7 +30,9 @@ from typing import Any
 
 from evaluator.errors import StoreError
 from evaluator.permissions import is_private, private_files
+from evaluator.store.control_file import SUFFIX as CONTROL_SUFFIX
 
+SUFFIX = ".journal"
 AREA_BYTES = 1 << 18
 """Bytes of one area: some hundred hooks that can still be undone."""
 _MAGIC = b"evaluator journal 1\n"
@@ -168,13 +170,18 @@ def find_journal(store: Path, path: str = "") -> Journal:
     return Journal(tuple(dict.fromkeys([*default_paths(store), *([named] if named else [])])), named)
 
 
+def own_path(store: Path) -> Path:
+    """Path of the copy next to a store."""
+    return store.with_suffix(SUFFIX)
+
+
 def default_paths(store: Path) -> tuple[Path, ...]:
     """Paths of the journal of a store: next to it, and one on another file system, where there is one.
 
     The other is in the folder that XDG_STATE_HOME names; without it, in the user's state folder, or in a folder of the
     system that is kept or in memory, whichever is on another file system.
     """
-    own = store.with_suffix(".journal")
+    own = own_path(store)
     # Machines may share the folder of the user, and each have a store at the same path.
     identity = _read_machine_id() + os.fsencode(store.absolute())
     name = f"evaluator-{zlib.crc32(identity):08x}-{os.getuid()}.journal"
@@ -212,8 +219,8 @@ def _make(path: Path) -> None:
         with _locked(path) as handle:
             _find_area_in_use(handle)
         return
-    stores = list(path.parent.glob(f"{path.stem}*.sqlite"))
-    is_shared = bool(stores) and not any(map(is_private, stores))
+    decisions = path.with_suffix(CONTROL_SUFFIX)
+    is_shared = path.suffix == SUFFIX and decisions.exists() and not is_private(decisions)
     with private_files(when=not is_shared):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
