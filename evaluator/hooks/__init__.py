@@ -13,6 +13,7 @@ from evaluator.hooks.base import (
     Outcome,
     make_hook,
 )
+from evaluator.hooks.by_hand import write_by_hand
 from evaluator.hooks.options import HookOptions
 from evaluator.hooks.router import Applied, Realised, Router, describe_drift, make_router
 from evaluator.hooks.running import Step, check_hook, describe_current, find_obstacle, make_step, run_hook, undo_hook
@@ -37,4 +38,5 @@ __all__ = [
     "make_step",
     "run_hook",
     "undo_hook",
+    "write_by_hand",
 ]

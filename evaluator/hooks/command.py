@@ -122,11 +122,18 @@ class ProgramHook(BaseHook[CommandOptions]):
         """
         names = ["PATH", *self.options.environment]
         variables = {name: self.environment[name] for name in names if name in self.environment}
-        variables |= {
-            f"EVALUATOR_{word.upper()}": value for word, value in words.items() if value or word not in OPTIONAL
-        }
+        variables |= _name_variables(words)
         command = [self._find_program(template[0]), *(_fill_argument(argument, words) for argument in template[1:])]
         return _run_for(command, limit_s, output, errors, variables, self._check_folder())
+
+    def _write_run_by_hand(self, template: Sequence[str], words: Mapping[str, str]) -> list[str]:
+        """Write the line that runs a program as the hook does. Raises HookError for a word that has no value."""
+        variables = [f"{name}={value}" for name, value in _name_variables(words).items()]
+        command = [template[0], *(_fill_argument(argument, words) for argument in template[1:])]
+        folder = f"cd {shlex.quote(self.options.folder)} && " if self.options.folder else ""
+        names = ", ".join(self.options.environment)
+        note = [f"# it needs these variables in its environment: {names}"] if names else []
+        return [*note, folder + shlex.join(["env", *variables, *command])]
 
     def _read_end(self, output: IO[bytes]) -> str:
         """Read the end of a program's output, where programs write errors, without secrets."""
@@ -186,6 +193,14 @@ class Command(ProgramHook):
             return super()._undo(context, earlier)  # raises HookError
         return self._run(self.options.undo, context)
 
+    def write_by_hand(self, context: HookContext) -> list[str]:
+        """Write lines for a shell that do the same."""
+        return self._write_run_by_hand(self.options.run, context.words())
+
+    def write_undo_by_hand(self, context: HookContext, earlier: Any) -> list[str]:  # noqa: ARG002 - it needs none
+        """Write lines for a shell that undo what the hook did."""
+        return self._write_run_by_hand(self.options.undo, context.words()) if self.options.undo else []
+
     def _run(self, template: Sequence[str], context: HookContext) -> Outcome:
         """Run a program and return its outcome with the end of its output. Raises HookError if it cannot be started.
 
@@ -240,6 +255,10 @@ class CommandRouter(ProgramHook, Router[CommandOptions]):
         except HookError as error:
             raise HookError(f"{program}: {error.message}", hint=error.hint) from None
 
+    def _write_state_by_hand(self, state: Mapping[str, float], words: Mapping[str, str]) -> list[str]:
+        """Write the line that runs the program which sets the shares."""
+        return self._write_run_by_hand(self.options.set, add_shares(words, state))
+
     def _apply(self, state: Mapping[str, float], words: Mapping[str, str], *, back: bool) -> Applied:
         """Run the program that sets the shares. Raises HookError, MaybeSent."""
         program = self.options.set[0]
@@ -256,6 +275,11 @@ class CommandRouter(ProgramHook, Router[CommandOptions]):
         if exit_code is not None and exit_code > 0 and self._read_state(words) == earlier:
             raise HookError(f"{problem}; the shares are as before")
         raise MaybeSent(problem)
+
+
+def _name_variables(words: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that a program gets for words that have a value, such as EVALUATOR_RELEASE."""
+    return {f"EVALUATOR_{word.upper()}": value for word, value in words.items() if value or word not in OPTIONAL}
 
 
 def _describe_end(exit_code: int | None, limit_s: float) -> str:

@@ -17,6 +17,8 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from evaluator.errors import HookError
+from evaluator.hooks.base import HookContext
+from evaluator.hooks.by_hand import write_socat
 from evaluator.hooks.haproxy_config import explain_reload
 from evaluator.hooks.haproxy_state import Backend, explain_refused_shares, explain_refused_weights, parse_backend
 from evaluator.hooks.network import MaybeSent, NetworkOptions, resolve_allowed
@@ -196,6 +198,24 @@ class HaProxy(ServerRouter[HaProxyOptions]):
             return self._go_back(state)
         self._set_weights(state)
         return Applied()
+
+    def write_by_hand(self, context: HookContext) -> list[str]:
+        """Write lines for a shell that set the shares of the action, also while HAProxy does not answer."""
+        try:
+            return super().write_by_hand(context)
+        except HookError:
+            equal = {arm: dict.fromkeys(names, 1) for arm, names in self._list_servers().items()}
+            return self._write_state_by_hand(find_weights(equal, self.get_shares(context.action), MOST_WEIGHT), {})
+
+    def _write_state_by_hand(self, state: Mapping[str, int], words: Mapping[str, str]) -> list[str]:  # noqa: ARG002
+        """Write the lines that set weights (server → weight), the largest first, and show the outcome."""
+        backend, commands = self.options.backend, list[str]()
+        for server, weight in sorted(state.items(), key=lambda item: -item[1]):
+            if weight:
+                commands.append(f"set server {backend}/{server} state ready")
+            commands.append(f"set server {backend}/{server} weight {weight}")
+        commands.append(f"show servers state {backend}")
+        return [write_socat(line, socket=self.options.socket, address=self.options.address) for line in commands]
 
     # -------------------------------------------------------------- forwards: all or nothing
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import quote, urlsplit
@@ -17,6 +18,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from evaluator.errors import HookError
 from evaluator.fields import Section
+from evaluator.hooks import by_hand
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
 from evaluator.hooks.network import HttpResponse, MaybeSent, TlsOptions, resolve_allowed, send, split_url
 from evaluator.hooks.options import TextWithWords, refuse_words
@@ -212,6 +214,21 @@ class RequestHook(BaseHook[HttpOptions]):
         url, body = fill_url(request.url, words), fill_body(request.body, words).encode()
         return send(request.method, url, self.options, body, headers, changes=changes, timeout_s=limit_s)
 
+    def _write_request_by_hand(self, request: HttpRequest, words: Mapping[str, str]) -> list[str]:
+        """Write the line that sends a request. Raises HookError for a word that has no value."""
+        check_words(OF_HOOKS.pattern.sub("", " ".join(request.headers.values())), words)
+
+        def fill_header(text: str) -> str:
+            """Fill in the words of a part of a header; variables are not in it."""
+            return show_words(text, words, lambda value: quote(value, safe=_PRINTABLE))
+
+        headers = {name: by_hand.quote(text, fill_header) for name, text in request.headers.items()}
+        if request.body and not any(name.lower() == "content-type" for name in headers):
+            headers["Content-Type"] = shlex.quote(request.content_type)
+        fill_body = fill_url if _FORM in request.content_type else fill_json
+        body = shlex.quote(fill_body(request.body, words)) if request.body else ""
+        return [by_hand.write_curl(request.method, fill_url(request.url, words), headers, body, self.options.ca)]
+
     def _is_accepted(self, answer: HttpResponse) -> bool:
         """Whether the status of an answer means success."""
         return answer.status in self.options.accept if self.options.accept else answer.ok
@@ -259,6 +276,14 @@ class Http(RequestHook):
         if self.options.undo is None:
             return super()._undo(context, earlier)  # raises HookError
         return self._send_once(self.options.undo, context)
+
+    def write_by_hand(self, context: HookContext) -> list[str]:
+        """Write lines for a shell that do the same."""
+        return self._write_request_by_hand(self.options, context.words())
+
+    def write_undo_by_hand(self, context: HookContext, earlier: Any) -> list[str]:  # noqa: ARG002 - it needs none
+        """Write lines for a shell that undo what the hook did."""
+        return self._write_request_by_hand(self.options.undo, context.words()) if self.options.undo else []
 
     def _send_once(self, request: HttpRequest, context: HookContext) -> Outcome:
         """Send a request, and judge the answer. Raises HookError, MaybeSent."""
@@ -309,6 +334,10 @@ class HttpRouter(RequestHook, Router[HttpOptions]):
                 f"the answer to {self._get_request.url} was {answer.status}: {self._remove_secrets(answer.text)[:200]}"
             )
         return parse_shares(self._remove_secrets(answer.text), self.arms())
+
+    def _write_state_by_hand(self, state: Mapping[str, float], words: Mapping[str, str]) -> list[str]:
+        """Write the line that sends the request which sets the shares."""
+        return self._write_request_by_hand(self._set_request, add_shares(words, state))
 
     def _apply(self, state: Mapping[str, float], words: Mapping[str, str], *, back: bool) -> Applied:  # noqa: ARG002 - set or not
         """Send the request that sets the shares. Raises HookError, MaybeSent."""

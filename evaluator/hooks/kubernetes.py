@@ -5,6 +5,8 @@ What is patched is what `kubectl argo rollouts` patches (argoproj/argo-rollouts,
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,6 +73,24 @@ class Kubernetes(KubernetesHook):
         if not self.can_undo():
             return super()._undo(context, earlier)  # a promotion cannot be undone: this raises HookError
         return self._change_rollout(self._get_object(), "abort" if earlier.get("aborted") else "retry")
+
+    def write_by_hand(self, context: HookContext) -> list[str]:  # noqa: ARG002 - its options have no words
+        """Write lines for a shell that do the same."""
+        return self._write_change_by_hand(self._change)
+
+    def write_undo_by_hand(self, context: HookContext, earlier: Any) -> list[str]:  # noqa: ARG002 - as above
+        """Write lines for a shell that undo what the hook did."""
+        return self._write_change_by_hand("abort" if earlier.get("aborted") else "retry")
+
+    def _write_change_by_hand(self, change: str) -> list[str]:
+        """Write the line that changes the Rollout; empty for a change that depends on its state."""
+        status = {"abort": {"abort": True}, "retry": {"abort": False}, "promote_full": {"promoteFull": True}}.get(
+            change
+        )
+        if status is None:
+            return []
+        patch = shlex.quote(json.dumps({"status": status}))
+        return [f"{self._kubectl} patch rollout {self._name} --subresource=status --type=merge -p {patch}"]
 
     def _check_rollout(self, resource: Json, change: str) -> None:
         """Raise HookError if a Rollout cannot be promoted as it is; abort and retry are always possible."""

@@ -6,6 +6,7 @@ Each patch carries the version that was read: the API answers 409 when the objec
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -16,6 +17,7 @@ from evaluator.hooks.base import BaseHook
 from evaluator.hooks.network import MaybeSent, TlsOptions, send
 from evaluator.hooks.options import SecretName, Text
 from evaluator.hooks.router import SHARES, ArmName, Shares, check_servers, names_of
+from evaluator.secrecy import OF_HOOKS
 
 K8sName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 ServiceName = Annotated[str, Field(pattern=r"^([a-z0-9-]{1,63}/)?[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
@@ -97,6 +99,14 @@ class KubernetesHook(BaseHook[KubernetesOptions]):
     def _path(self) -> str:
         """Path of the object in the API."""
         return f"/apis/{self.api}/namespaces/{self.options.namespace}/{self.plural}/{self._name}"
+
+    @property
+    def _kubectl(self) -> str:
+        """The beginning of a line with kubectl: which API, as whom, and the namespace."""
+        token = OF_HOOKS.pattern.findall(self.options.token)[0]
+        ca = f" --certificate-authority={shlex.quote(self.options.ca)}" if self.options.ca else ""
+        server = shlex.quote(self.options.url)
+        return f'kubectl --server={server} --token="${token}"{ca} -n {self.options.namespace}'
 
     def _get_object(self) -> Json:
         """Read the Rollout or HTTPRoute from the API."""

@@ -6,11 +6,14 @@ to get requests must have a ready endpoint (`discovery.k8s.io/v1 EndpointSlice`)
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from evaluator.errors import HookError
+from evaluator.hooks.base import HookContext
 from evaluator.hooks.kubernetes_api import Json, KubernetesHook, KubernetesOptions
 from evaluator.hooks.kubernetes_routes import (
     RuleWeights,
@@ -140,6 +143,45 @@ class KubernetesRouter(KubernetesHook, Router[KubernetesOptions]):
         except HookError as error:  # the weights are set all the same
             return Applied(tuple(problems), (f"not known whether its services can serve: {error.message}",))
         return Applied((*problems, *unready))
+
+    def write_by_hand(self, context: HookContext) -> list[str]:
+        """Write lines for a shell that set the shares of the action, also while the API does not answer."""
+        try:
+            return super().write_by_hand(context)
+        except HookError:
+            equal = {arm: dict.fromkeys(names, 1) for arm, names in self._services.items()}
+            weights = find_weights(equal, self.get_shares(context.action), MOST_WEIGHT)
+            return self._write_weights_by_hand([("", weights)])
+
+    def _write_state_by_hand(self, state: RuleWeights, words: Mapping[str, str]) -> list[str]:  # noqa: ARG002
+        """Write the line that sets the weights of the route."""
+        return self._write_weights_by_hand([(index, entry["weights"]) for index, entry in state.items()])
+
+    def _write_weights_by_hand(self, rules: Sequence[tuple[str, Mapping[str, int]]]) -> list[str]:
+        """Write the line that sets weights of references of the route.
+
+        `rules`: index of a rule (empty: all rules) and weight by label, as `RuleWeights` has it.
+        """
+        changes = []
+        for index, weights in rules:
+            for label, weight in weights.items():
+                named, _, number = label.partition(" #")
+                service, _, port = named.partition(":")
+                namespace, _, name = service.rpartition("/")
+                conditions = [f".name == {json.dumps(name)}"]
+                conditions += [f".namespace == {json.dumps(namespace)}"] if namespace else []
+                conditions += [f".port == {int(port)}"] if port else []
+                rule = f"[{int(index)}]" if index else "[]"
+                references = f".spec.rules{rule}.backendRefs[] | select({' and '.join(conditions)})"
+                if not index:
+                    changes.append(f"({references} | .weight) = {int(weight)}")
+                    continue
+                # Of several references that are alike, the one with the number of the label.
+                missing = json.dumps(f"rule {index} has no {label}")
+                place = f"[path({references})][{int(number) - 1 if number else 0}] // error({missing})"
+                changes.append(f'setpath(({place}) + ["weight"]; {int(weight)})')
+        jq = shlex.quote(" | ".join(changes))
+        return [f"{self._kubectl} get httproute {self._name} -o json | jq {jq} | {self._kubectl} replace -f -"]
 
     def _change_route(self, resource: Json, target: Json) -> None:
         """Patch the weights of a route, unless they are set already; `target` is `resource` with the new weights.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from evaluator.errors import HookError
+from evaluator.hooks.by_hand import write_file
 from evaluator.hooks.network import MaybeSent
 from evaluator.hooks.nginx_config import ALL, read_split, read_upstream, set_split, set_weights
 from evaluator.hooks.nginx_workers import find_workers, wait_for_new
@@ -319,6 +321,12 @@ class Nginx(ServerRouter[NginxOptions]):
             missing += filter(None, [unread])
             missing += self._list_unreachable([name for name, weight in state.items() if weight and name in current])
         return Applied(tuple(missing), tuple(notes))
+
+    def _write_state_by_hand(self, state: Mapping[str, int], words: Mapping[str, str]) -> list[str]:  # noqa: ARG002
+        """Write the lines that write the file with these shares, test the configuration, and reload nginx."""
+        nginx = shlex.join(self.options.nginx)
+        text = self._write(self._read_file(), state)
+        return [*write_file(self.options.file, text), f"{nginx} -t && {nginx} -s reload"]
 
     def _install(self, text: str, earlier: str, *, is_refused: bool) -> tuple[str, list[str]]:
         """Write the file, test nginx's configuration, and reload nginx; the earlier text is put back on failure.

@@ -327,6 +327,19 @@ class Router(BaseHook[O]):
         applied = self._apply(state, words, back=True)
         return _to_outcome(self._confirm(state, current, applied, words, back=True))
 
+    def write_by_hand(self, context: HookContext) -> list[str]:
+        """Write lines for a shell that set the shares of the action. Raises HookError."""
+        words = context.words()
+        return self._write_state_by_hand(self._plan(self.get_shares(context.action), words, back=True), words)
+
+    def write_undo_by_hand(self, context: HookContext, earlier: Json) -> list[str]:
+        """Write lines for a shell that restore a state, as `undo` does. Raises HookError."""
+        return self._write_state_by_hand(self._check_state(earlier), context.words())
+
+    def _write_state_by_hand(self, state: Json, words: Mapping[str, str]) -> list[str]:  # noqa: ARG002 - as those that do
+        """Write lines for a shell that bring the router into a state; empty if none are known."""
+        return []
+
     def read(self, context: HookContext | None = None) -> Json:
         """Read the state, which undo restores."""
         return self._read_safely(lambda: self._read_state(_get_words(context)))

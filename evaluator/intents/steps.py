@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from evaluator.hooks import HookContext, Step, describe_current, find_obstacle, make_step
+from evaluator.hooks import HookContext, Step, describe_current, find_obstacle, make_step, write_by_hand
 from evaluator.hooks.templates import fill_url
 from evaluator.intents.checking import hash_verdict
 from evaluator.intents.versions import write_versions
@@ -34,6 +34,8 @@ class PlannedHook:
     """For `undo`: the value to restore, as the hook of the promotion read it; None: it read none."""
     promoted: Release | None = None
     """For `undo`: the release with the versions of the promotion that it takes back; None: those of the intent."""
+    undoes: tuple[str, int] | None = None
+    """For `undo`: the promotion and the position of the hook that it takes back."""
     link: str = ""
     """Address where people can read the verdict, with words of the context; empty: the policy has none."""
 
@@ -77,11 +79,12 @@ def plan_steps(
     """
     # A promotion against the verdict (break-glass) has the hooks of a promotion.
     event = Action.PROMOTE if action is Action.BREAK_GLASS else action
-    entries: list[tuple[str, HookEntry, Any, Release | None]] = []  # event, hook, earlier value to restore, versions
+    # Event, hook, earlier value to restore, versions, which hook it undoes.
+    entries: list[tuple[str, HookEntry, Any, Release | None, tuple[str, int] | None]] = []
     irreversible: list[str] = []
     for entry in rules.hooks.get(event, ()):
         if entry.kind != UNDO:
-            entries.append((event, entry, None, None))
+            entries.append((event, entry, None, None, None))
             continue
         for delivery in to_undo:
             # A message stays sent, and a hook that did nothing leaves nothing to undo.
@@ -93,12 +96,13 @@ def plan_steps(
             promoted_release = (promoted or {}).get(delivery.intent)
             if step.hook.can_undo():
                 earlier_value = json.loads(delivery.outcome.undo) if delivery.outcome.undo else None
-                entries.append((UNDO, executed_entry, earlier_value, promoted_release))
+                undone_hook = (delivery.intent, delivery.position)
+                entries.append((UNDO, executed_entry, earlier_value, promoted_release, undone_hook))
             else:
                 hook = PlannedHook(len(entries), delivery.event, executed_entry, step, promoted=promoted_release)
                 context = make_context(_draft_intent(action, release), release, None, hook) if release else None
                 irreversible.append(f"{step.hook.kind} ({step.hook.describe(context)}) cannot be undone")
-    entries += [(ANNOUNCE, entry, None, None) for entry in rules.hooks.get(ANNOUNCE, ())]
+    entries += [(ANNOUNCE, entry, None, None, None) for entry in rules.hooks.get(ANNOUNCE, ())]
     planned = (
         PlannedHook(
             position,
@@ -107,9 +111,10 @@ def plan_steps(
             make_step(entry.kind, entry.options),
             earlier_value,
             promoted_release,
+            undone,
             rules.link,
         )
-        for position, (event_name, entry, earlier_value, promoted_release) in enumerate(entries)
+        for position, (event_name, entry, earlier_value, promoted_release, undone) in enumerate(entries)
     )
     return tuple(planned), tuple(irreversible)
 
@@ -150,6 +155,12 @@ def make_context(
         share="1" if is_promoting else "",  # a promotion gives the candidate all; a share by itself goes nowhere back
         link=fill_url(hook.link, {"release": release.id}),
     )
+
+
+def list_by_hand(hook: PlannedHook, context: HookContext) -> list[str]:
+    """List the lines for a shell by which a person does what a hook would do; a comment where none are known."""
+    lines = write_by_hand(hook.step, context, undoes=hook.event == UNDO, earlier=hook.earlier)
+    return lines or ["# no command is known for this"]
 
 
 def _draft_intent(action: Action, release: Release) -> Intent:

@@ -6,7 +6,7 @@ import sys
 import time
 
 import pytest
-from hooks_world import make_context, reply
+from hooks_world import make_context, paste, reply
 
 from evaluator.errors import HookError, PolicyError
 from evaluator.hooks import make_hook
@@ -107,6 +107,15 @@ def test_one_that_says_yes_and_does_nothing_is_an_error(programs):
     assert hook.execute(make_context()).state == "failed"
 
 
+def test_shares_can_be_set_by_hand(programs):
+    hook = hook_for(programs)
+    lines, _ = paste(hook, undoes=True, earlier={"baseline": 0.5, "canary": 0.5}, **CONTEXT)
+    assert hook.read_shares() == {"baseline": 0.5, "canary": 0.5}
+    assert "EVALUATOR_SHARE=0.5" in lines
+    paste(hook, action="rollback", **CONTEXT)
+    assert hook.read_shares() == {"baseline": 1, "canary": 0}
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -169,6 +178,15 @@ def test_two_requests_are_a_router(server):
     assert puts[0].headers["authorization"] == "Bearer s3cret-token"
     assert puts[0].headers["content-type"] == "application/json"
     assert "sets the shares of the router at" in hook.describe(context)
+
+
+def test_shares_can_be_sent_by_hand(server):
+    hook = router_at(server)
+    earlier = {"baseline": 0.25, "canary": 0.75}
+    lines, _ = paste(hook, undoes=True, earlier=earlier, environment={"TOKEN": "s3cret-token"})
+    assert server.shares == earlier
+    assert "s3cret-token" not in lines
+    assert server.requests[-1].headers["authorization"] == "Bearer s3cret-token"
 
 
 @pytest.mark.parametrize(

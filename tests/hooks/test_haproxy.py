@@ -5,10 +5,10 @@ import time
 from contextlib import closing, contextmanager, suppress
 
 import pytest
-from hooks_world import balancing, make_context, split_of
+from hooks_world import balancing, make_context, paste, split_of
 
 from evaluator.errors import PolicyError
-from evaluator.hooks import make_hook
+from evaluator.hooks import Step, make_hook, write_by_hand
 
 ARMS = {"baseline": "baseline", "canary": "canary"}
 
@@ -207,6 +207,40 @@ def test_going_back_takes_the_weight_of_the_configuration_where_a_hash_takes_no_
     assert (outcome.state, hook.read()) == ("acknowledged", {"baseline": 90, "canary": 0})
     assert "baseline gets 90 instead of 100, because of source" in outcome.did
     command(proxy, "set weight hashed/canary 10")
+
+
+@pytest.mark.usefixtures("ready")
+def test_the_earlier_weights_can_be_set_by_hand(proxy):
+    """Through the unix socket and the address; a server in maintenance is enabled."""
+    hook = hook_for(proxy)
+    before = hook.read()
+    assert hook.execute(make_context()).state == "acknowledged"
+    command(proxy, "set server shop/baseline state maint")
+    lines, shown = paste(hook, undoes=True, earlier=before)
+    assert hook.read() == before
+    assert "baseline" in shown
+    assert set(split_of(proxy["port"])) == {"baseline", "canary"}
+    over_tcp = hook_for(proxy, tcp=True)
+    paste(over_tcp)
+    assert hook.read() == {"baseline": 0, "canary": 10}
+    paste(over_tcp, action="rollback")
+    assert hook.read() == {"baseline": 90, "canary": 0}
+    paste(over_tcp, undoes=True, earlier=before)
+    assert hook.read() == before
+    assert lines.splitlines()[0].startswith("echo 'set server shop/baseline state ready' | socat - UNIX-CONNECT:")
+
+
+def test_lines_are_known_while_haproxy_does_not_answer(tmp_path):
+    options = {"socket": str(tmp_path / "no"), "backend": "b", "servers": ARMS}
+    lines = write_by_hand(
+        Step(make_hook("haproxy", options)), make_context(action="rollback"), undoes=False, earlier=None
+    )
+    assert [line.split("'")[1] for line in lines] == [
+        "set server b/baseline state ready",
+        "set server b/baseline weight 1",
+        "set server b/canary weight 0",
+        "show servers state b",
+    ]
 
 
 def test_a_backup_server_is_named(proxy):

@@ -3,7 +3,7 @@ import time
 from contextlib import closing
 
 import pytest
-from hooks_world import make_context, serving, split_of
+from hooks_world import make_context, paste, serving, split_of
 from metrics_servers import free_port, program, running
 
 from evaluator.errors import HookError, PolicyError
@@ -154,6 +154,23 @@ def test_users_are_split_and_stay_when_the_share_grows(proxy):
     assert hook.undo(make_context(), {"of_baseline": 9000, "of_canary": 1000}).state == "acknowledged"
     assert file.read_bytes() == before
     assert ask_users(port) == few
+
+
+def test_the_earlier_shares_can_be_written_by_hand(proxy, unchanged):
+    port, options, file = proxy
+    file.write_bytes(unchanged.replace(b"\r", b""))
+    before = file.read_bytes()
+    hook = hook_for(options)
+    earlier = hook.read()
+    assert hook.execute(make_context()).state == "acknowledged"
+    assert split_becomes(port, {"canary": 100})
+    paste(hook, undoes=True, earlier=earlier)
+    assert file.read_bytes() == before
+    assert split_becomes(port, {"baseline": 90, "canary": 10})
+    paste(hook)
+    assert split_becomes(port, {"canary": 100})
+    paste(hook, action="rollback")
+    assert split_becomes(port, {"baseline": 100})
 
 
 def test_users_do_not_go_to_an_upstream_that_no_server_of_serves(proxy, unchanged):
