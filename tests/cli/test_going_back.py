@@ -221,7 +221,7 @@ def test_what_is_left_can_be_pasted_into_a_shell(fault, promoted, proxy, monkeyp
         remove_all(promoted)
         code, planned, err = promoted("rollback", "cart@1.9.0", "--dry-run")
         assert code == 0, err
-        assert planned.startswith("# rollback cart@1.9.0, from the journal\n# 1. undo: takes back: sets the weights")
+        assert planned.startswith("# rollback cart@1.9.0, from the journal\n# 1. undo: takes back the shares")
         assert "set server shop/baseline weight 90' | socat" in planned
     if fault == "lost meanwhile":
         deliver = Control.deliver
@@ -251,7 +251,10 @@ def test_without_a_journal_what_the_policy_knows_is_printed(promoted, proxy):
     remove_own_journal(promoted)
     for path in promoted.state.iterdir():
         path.unlink()
-    policy = POLICY + "  rollback:\n    - haproxy: {socket: SOCKET, backend: shop, weights: {baseline: 1, canary: 0}}\n"
+    policy = (
+        POLICY
+        + "  rollback:\n    - haproxy: {socket: SOCKET, backend: shop, servers: {baseline: baseline, canary: canary}}\n"
+    )
     (promoted.folder / "evaluator.yaml").write_text(policy.replace("SOCKET", str(proxy["socket"])))
     code, out, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
     assert code == 4

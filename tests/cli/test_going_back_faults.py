@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hooks_world import balancing, make_context, serving, split_of
+from hooks_world import balancing, serving, split_of
 from metrics_servers import free_port, program, running
 
 from evaluator.__main__ import run as run_command
 from evaluator.cli import promote
-from evaluator.hooks import make_hook
 from evaluator.store import Store
 from evaluator.store.control_file import control_path
 
@@ -60,7 +59,7 @@ class TrafficRouter:
 @pytest.fixture(scope="module")
 def haproxy(tmp_path_factory):
     with balancing(tmp_path_factory.mktemp("haproxy")) as names:
-        hook = f"haproxy: {{socket: {names['socket']}, backend: shop, weights: {{baseline: 0, canary: 100}}}}"
+        hook = f"haproxy: {{socket: {names['socket']}, backend: shop, servers: {{baseline: baseline, canary: canary}}}}"
         yield TrafficRouter(names["port"], hook)
 
 
@@ -73,10 +72,10 @@ def nginx(tmp_path_factory):
         command = [program("nginx"), "-e", str(folder / "error.log"), "-c", str(config)]
         servers = {"baseline": f"127.0.0.1:{baseline.port}", "canary": f"127.0.0.1:{canary.port}"}
         options = {"file": str(folder / "shop.conf"), "upstream": "shop", "servers": servers}
-        first = options | {"weights": {"baseline": 9, "canary": 1}, "nginx": ["sh", "-c", f"cat {folder}/shop.conf"]}
-        assert make_hook("nginx", first).execute(make_context()).state == "acknowledged"
+        lines = [f"server 127.0.0.1:{baseline.port} weight=9;", f"server 127.0.0.1:{canary.port};"]
+        (folder / "shop.conf").write_text("upstream shop {\n    " + "\n    ".join(lines) + "\n}\n")
         with running(command, port, "/"):
-            text = f"{options | {'weights': {'baseline': 0, 'canary': 1}, 'nginx': command}}"
+            text = f"{options | {'nginx': command}}"
             yield TrafficRouter(port, f"nginx: {text}".replace("'", '"'))
 
 

@@ -354,14 +354,14 @@ def test_an_old_hold_does_not_stop_a_promotion_that_was_requested_after_it(store
 
 def test_what_the_policy_alone_knows(policy):
     rules = policy(
-        "hooks:\n  promote: [{haproxy: {socket: /run/s, backend: shop, weights: {baseline: 0, canary: 100}}}]\n"
-        "  rollback: [{haproxy: {socket: /run/s, backend: shop, weights: {baseline: 1, canary: 0}}}, undo]\n"
+        "hooks:\n  promote: [{haproxy: {socket: /run/s, backend: shop, servers: {baseline: b, canary: c}}}]\n"
+        "  rollback: [{haproxy: {socket: /run/s, backend: shop, servers: {baseline: b, canary: c}}}, undo]\n"
     ).promotion
     lines = list_policy_by_hand(rules, Action.ROLLBACK, system_person(), RELEASE, "odd")
-    assert "echo 'set server shop/baseline weight 1' | socat - UNIX-CONNECT:/run/s" in lines
+    assert "echo 'set server shop/b weight 1' | socat - UNIX-CONNECT:/run/s" in lines
     assert lines[-1] == (
-        "# a promotion sets the weights of HAProxy's backend shop at /run/s to baseline 0, canary 100:"
-        " put back what was there before, which is not known here"
+        "# a promotion gives all requests of HAProxy's backend shop at /run/s to canary, in a rollback or a hold to "
+        "baseline: put back what was there before, which is not known here"
     )
 
 
