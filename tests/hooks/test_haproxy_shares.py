@@ -213,6 +213,23 @@ def test_the_test_says_what_weights_do_not_decide(tmp_path):
             hook_for(router, servers=ARMS | {"old": "b0"}).set_shares({"old": 1})
 
 
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_reload_keeps_or_forgets_the_weights_as_the_test_says(keeps, tmp_path):
+    load = "load-server-state-from-file global\n  timeout connect 1s\n  timeout client 2s\n  timeout server 2s"
+    state = f"mode http\nglobal\n  server-state-file {tmp_path}/state\ndefaults\n  mode http\n  {load}" if keeps else ""
+    with routing(tmp_path, defaults=state) as router:
+        hook = hook_for(router)
+        hook.set_shares({"baseline": 0.9, "canary": 0.1})
+        assert ("a reload keeps the weights" in hook.test().did) is keeps
+        (tmp_path / "state").write_text(command(router, "show servers state") + "\n")
+        line = [program("haproxy"), "-db", "-f", str(tmp_path / "haproxy.cfg"), "-sf", str(router.process.pid)]
+        with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            router.process.wait(10)
+            drift = describe_drift({"baseline": 0.9, "canary": 0.1}, hook.read_shares())
+            process.terminate()
+        assert (drift == "") is keeps, drift
+
+
 def test_a_state_file_is_found_in_the_configuration_of_the_process(tmp_path):
     state = f"load-server-state-from-file global\nglobal\n  server-state-file {tmp_path}/state\ndefaults\n  mode http"
     with routing(tmp_path, defaults=state) as router:
