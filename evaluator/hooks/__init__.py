@@ -14,6 +14,7 @@ from evaluator.hooks.base import (
     make_hook,
 )
 from evaluator.hooks.by_hand import write_by_hand
+from evaluator.hooks.network import MaybeSent
 from evaluator.hooks.options import HookOptions
 from evaluator.hooks.router import Applied, Realised, Router, describe_drift, make_router
 from evaluator.hooks.running import Step, check_hook, describe_current, find_obstacle, make_step, run_hook, undo_hook
@@ -25,6 +26,7 @@ __all__ = [
     "Hook",
     "HookContext",
     "HookOptions",
+    "MaybeSent",
     "Outcome",
     "Realised",
     "Router",

@@ -34,7 +34,7 @@ from evaluator.hooks.router import (
     names_of,
     show_share,
 )
-from evaluator.hooks.weights import ServerName, check_earlier, find_weights, show_weights, sum_shares
+from evaluator.hooks.weights import ServerName, check_earlier, find_weights, list_candidates, show_weights, sum_shares
 
 MOST_WEIGHT = 256
 """HAProxy's largest weight."""
@@ -224,8 +224,9 @@ class HaProxy(ServerRouter[HaProxyOptions]):
 
         Raises HookError if all weights are as before, and MaybeSent otherwise.
         """
-        earlier = self._read_backend().read_weights(weights)
-        problem = self._send_weights(weights)
+        backend = self._read_backend()
+        earlier = backend.read_weights(weights)
+        problem = self._send_weights(backend, weights)
         backend = self._read_again([problem] if problem else [])
         current = backend.read_weights(weights)
         if not problem and current != weights:
@@ -240,21 +241,25 @@ class HaProxy(ServerRouter[HaProxyOptions]):
             return
         if current == earlier:
             raise HookError(f"{problem}; nothing was changed: the weights are {show_weights(current)}")
-        refusal = self._send_weights(earlier)
+        refusal = self._send_weights(backend, earlier)
         current = self._read_again([problem]).read_weights(weights)
         if current == earlier:
             raise HookError(f"{problem}; what was set was put back: the weights are {show_weights(current)}")
         description = f"{problem}; not put back: the weights are {show_weights(current)}, not {show_weights(earlier)}"
         raise MaybeSent("; ".join(filter(None, [description, refusal])))
 
-    def _send_weights(self, weights: Mapping[str, int]) -> str:
+    def _list_candidate_servers(self) -> set[str]:
+        """List the servers of the arms that are candidates, by their names."""
+        servers = self._list_servers()
+        return {name for arm in list_candidates(servers) for name in servers[arm]}
+
+    def _send_weights(self, backend: Backend, weights: Mapping[str, int]) -> str:
         """Set weights of servers (server → weight), one by one; stop at the first that is not accepted.
 
-        Returns what was not accepted and why; empty if all were.
+        `backend`: as it is before. Returns what was not accepted and why; empty if all were.
         """
-        # The largest weight is set first: at no moment are all servers at 0.
-        for server, weight in sorted(weights.items(), key=lambda item: -item[1]):
-            if problem := self._change(f"set weight {self.options.backend}/{server} {weight}"):
+        for server in backend.order_changes(weights, self._list_candidate_servers()):
+            if problem := self._change(f"set weight {backend.name}/{server} {weights[server]}"):
                 return problem
         return ""
 
@@ -272,11 +277,14 @@ class HaProxy(ServerRouter[HaProxyOptions]):
         problems = [
             f"HAProxy's backend {backend.name} has no server {name}" for name in weights if name not in backend.servers
         ]
-        for name in sorted(earlier, key=lambda name: -weights[name]):
+        names = backend.order_changes({name: weights[name] for name in earlier}, self._list_candidate_servers())
+        last_gain = max((place for place, name in enumerate(names) if weights[name]), default=-1)
+        for name in names[: last_gain + 1]:
             if weights[name]:
                 problems += self._give_traffic(backend, name, targets, done)
-        # First all servers that get traffic, then those that lose it: at no moment are all at 0.
-        losing = [name for name in earlier if not weights[name]]
+            elif problem := self._change(f"set weight {backend.name}/{name} 0"):
+                problems.append(problem)
+        losing = names[last_gain + 1 :]
         current = self._read_again(problems).read_weights(backend.servers)
         if any(weights.values()) and not any(weight for name, weight in current.items() if name not in losing):
             # The server that was to get the traffic is missing or refuses it.

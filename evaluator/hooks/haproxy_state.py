@@ -107,6 +107,29 @@ class Backend:
         }
         return replace(self, servers=servers)
 
+    def order_changes(self, weights: Mapping[str, int], candidates: Collection[str]) -> list[str]:
+        """Order servers so that weights (server → weight) can be set one after the other.
+
+        In between, candidates together get no larger share than before or afterwards, even if all weights become
+        smaller; and at no moment are all servers at 0.
+        """
+        is_served_by_others = any(
+            server.weight and self.can_serve(name) and weights.get(name, 1)
+            for name, server in self.servers.items()
+            if name not in candidates
+        )
+
+        def find_step(name: str) -> int:
+            """Candidates that lose; other servers; candidates that gain; what goes to 0 last if it must."""
+            new, old = weights[name], self.servers[name].weight if name in self.servers else 0
+            if name in candidates and new < old and (new or is_served_by_others):
+                return 0
+            if not new:
+                return 3
+            return 2 if name in candidates else 1
+
+        return sorted(weights, key=lambda name: (find_step(name), -weights[name]))
+
     def describe_limits(self, names: Collection[str], *, also_unused: bool = False) -> list[str]:
         """List what the weights of these servers do not decide now, or what is not known of them, as sentences.
 

@@ -15,7 +15,6 @@ arm → share. If it has servers with weights instead, it also has `_plan` and `
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -218,7 +217,7 @@ class Router(BaseHook[O]):
         target = self._plan(requested, words, back=back)
         applied = self._apply(target, words, back=back)
         realised = self._confirm(target, earlier, applied, words, back=back)
-        difference = describe_drift(requested, realised.shares)
+        difference = describe_drift(requested, realised.shares) if realised.shares else ""
         return replace(realised, notes=(*([difference] if difference else []), *realised.notes))
 
     def _confirm(
@@ -230,12 +229,9 @@ class Router(BaseHook[O]):
         `back`, what it has not done is in `missing`.
         """
         expected = target if applied.state is None else applied.state
-        drift = ""
         try:
             state = self._read_state(words)
-            # Going back restores states of which no one share can be given: rules of a route may differ.
-            with contextlib.suppress(*((HookError,) if back else ())):
-                drift = describe_drift(self._to_shares(expected), self._to_shares(state))
+            drift = self._find_drift(expected, state, back=back)
             realised = self._measure_back(words) if back else self._measure(words)
         except HookError as error:
             raise MaybeSent(f"the shares were set, and cannot be read back: {error.message}") from None
@@ -248,6 +244,19 @@ class Router(BaseHook[O]):
                 raise MaybeSent(problem)
             missing = missing or (problem,)
         return Realised(realised.shares, (*applied.notes, *realised.notes), missing, earlier)
+
+    def _find_drift(self, expected: Json, state: Json, *, back: bool) -> str:
+        """Say how the shares of a state differ from those of the expected one; empty if they do not.
+
+        Going back may restore states of which no shares can be given: rules of a route may differ. Otherwise, that
+        raises HookError.
+        """
+        try:
+            return describe_drift(self._to_shares(expected), self._to_shares(state))
+        except HookError:
+            if back:
+                return ""
+            raise
 
     def _measure_back(self, words: Mapping[str, str]) -> Realised:
         """Do what `_measure` does; shares that cannot be given are no error once the state was restored."""

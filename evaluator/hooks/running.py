@@ -44,14 +44,17 @@ def run_hook(
     """Execute a hook within its time limit.
 
     First the value that the hook will change is read and passed to `store_earlier`. If it cannot be read, the outcome
-    is failed; if `store_earlier` raises, so does this function. In both cases nothing is executed.
+    is failed, and nothing is executed; a rollback goes on all the same. If `store_earlier` raises, so does this
+    function.
     """
     limited_context = _limit_time(step, context)
     earlier = None
     if not context.dry_run:
         earlier = _call_in_time(step, limited_context.left_s(), lambda: step.hook.read(limited_context))
         if isinstance(earlier, _FailedCall):
-            return replace(earlier.outcome, state="failed")  # never unknown: reading changes nothing
+            if context.action != "rollback":
+                return replace(earlier.outcome, state="failed")  # never unknown: reading changes nothing
+            earlier = None  # a program that prints the shares may fail where the one that sets them does not
         store_earlier(earlier)
     result = _call_in_time(step, limited_context.left_s(), lambda: step.hook.execute(limited_context))
     outcome = result.outcome if isinstance(result, _FailedCall) else result

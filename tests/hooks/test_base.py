@@ -115,6 +115,16 @@ def test_the_value_to_change_is_passed_on_before_it_is_changed():
     assert outcome.earlier == {"canary": 10}
 
 
+def test_a_value_that_cannot_be_read_stops_all_but_a_rollback():
+    def refuse():
+        raise HookError("no answer")
+
+    for action, state, calls in (("promote", "failed", 0), ("hold", "failed", 0), ("rollback", "acknowledged", 1)):
+        hook = ForeignHook(value=refuse)
+        outcome = run_hook(Step(hook), make_context(action=action))
+        assert (outcome.state, len(hook.calls)) == (state, calls)
+
+
 @pytest.mark.parametrize(("reads", "state"), [(True, "failed"), (False, "acknowledged")])
 def test_where_there_was_nothing_before_a_hook_that_reads_undoes_nothing(reads, state):
     class Plain(BaseHook[HookOptions]):

@@ -9,7 +9,7 @@ import pytest
 from hooks_world import make_context, paste, reply
 
 from evaluator.errors import HookError, PolicyError
-from evaluator.hooks import make_hook
+from evaluator.hooks import Step, make_hook, run_hook, undo_hook
 from evaluator.hooks.network import MaybeSent
 
 PATH = os.environ["PATH"]
@@ -58,14 +58,14 @@ def test_two_programs_are_a_router(programs):
 
 
 def test_a_test_of_it_reads_and_sets_nothing(programs):
-    before = programs.stat()
+    before = programs.stat().st_mtime_ns
     outcome = hook_for(programs).test()
     assert (outcome.state, outcome.did) == (
         "acknowledged",
         "the shares are baseline 90 %, canary 10 %; no share was set",
     )
     assert hook_for(programs).execute(make_context(dry_run=True)).state == "acknowledged"
-    assert programs.stat() == before
+    assert programs.stat().st_mtime_ns == before
     with_words = hook_for(programs, get=["cat", "${service}"])
     assert "none was, because `get` has words that only a request fills in" in with_words.test().did
     assert with_words.test("hold").state == "acknowledged"
@@ -98,6 +98,17 @@ def test_one_that_fails_before_or_after_it_has_acted(programs):
         late.set_shares({"canary": 1}, context)
     back = hook_for(programs, set=["sh", "-c", "exit 3"]).execute(make_context(action="rollback", **CONTEXT))
     assert (back.state, "not everything is as before: sh ended with 3" in back.did) == ("failed", True), back
+
+
+def test_going_back_does_not_wait_for_shares_that_cannot_be_read(programs):
+    hook = hook_for(programs, get=["false"])
+    assert run_hook(Step(hook), make_context(**CONTEXT)).state == "failed"
+    assert json.loads(programs.read_text())["baseline"] == 0.9
+    outcome = run_hook(Step(hook), make_context(action="rollback", **CONTEXT))
+    assert (outcome.state, "the shares were set, and cannot be read back" in outcome.did) == ("unknown", True), outcome
+    assert json.loads(programs.read_text()) == {"baseline": 1, "canary": 0}
+    outcome = undo_hook(Step(hook), make_context(**CONTEXT), {"baseline": 0.5, "canary": 0.5})
+    assert (outcome.state, json.loads(programs.read_text())["canary"]) == ("unknown", 0.5)
 
 
 def test_one_that_says_yes_and_does_nothing_is_an_error(programs):

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 import pytest
 from hooks_world import make_context, paste, receiving, reply
 
-from evaluator.errors import PolicyError
+from evaluator.errors import HookError, PolicyError
 from evaluator.hooks import make_hook
 
 DATA = Path(__file__).parent.parent / "data" / "kubernetes"
@@ -331,6 +331,18 @@ def test_several_rules_are_found_again_by_what_they_match(api):
     assert (undone.state, "rule 1 has no foo-v1:8080 any more" in undone.did) == ("failed", True), undone
     weights = [[ref.get("weight") for ref in rule["backendRefs"]] for rule in api.objects[ROUTE]["spec"]["rules"]]
     assert weights == [[None, None], [10], [1, 3]]
+
+
+def test_rules_that_share_differently_have_no_share_until_it_is_set(api):
+    rules = api.objects[ROUTE]["spec"]["rules"]
+    rules[1]["backendRefs"] = [{"name": "foo-v1", "weight": 1}, {"name": "foo-v2", "weight": 3}]
+    with pytest.raises(HookError, match="rule 0 has baseline 90 %, canary 10 %, rule 1 has baseline 25 %, canary 75 %"):
+        route_hook(api).read_shares()
+    realised = route_hook(api).set_shares({"baseline": 2 / 3, "canary": 1 / 3})
+    assert realised.shares == route_hook(api).read_shares() == pytest.approx({"baseline": 2 / 3, "canary": 1 / 3})
+    undone = route_hook(api).undo(make_context(), realised.earlier)
+    assert (undone.state, "the rules of the route share differently" in undone.did) == ("acknowledged", True)
+    assert [reference["weight"] for reference in rules[1]["backendRefs"]] == [1, 3]
 
 
 @pytest.mark.parametrize(

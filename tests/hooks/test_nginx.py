@@ -1,3 +1,4 @@
+import os
 import socket
 import time
 from contextlib import closing
@@ -263,7 +264,7 @@ def test_a_reload_of_which_nothing_can_be_seen_is_acknowledged_as_such(proxy):
 
 def test_test_and_dry_run_touch_nothing(proxy):
     _, options, file = proxy
-    before = file.stat()
+    before = file.stat().st_ino, file.stat().st_mtime_ns
     hook = hook_for(options)
     tested = hook.test()
     assert (tested.state, "127.0.0.1" in tested.did, "nothing was written" in tested.did) == (
@@ -272,7 +273,7 @@ def test_test_and_dry_run_touch_nothing(proxy):
         True,
     )
     assert hook.execute(make_context(dry_run=True)).state == "acknowledged"
-    assert file.stat() == before
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == before
 
 
 def test_a_program_that_hangs_is_ended(proxy, unchanged):
@@ -314,6 +315,32 @@ def test_a_file_that_nginx_does_not_read_is_not_changed(proxy, tmp_path):
     assert elsewhere.read_bytes() == before
     back = hook.execute(make_context(action="rollback"))
     assert (back.state, "nginx does not read" in back.did, b"down" in elsewhere.read_bytes()) == ("failed", True, True)
+
+
+def test_a_reload_that_was_not_seen_is_followed_by_one_with_the_earlier_file(proxy, unchanged, tmp_path):
+    """nginx may still be trying to load what was written when it is given up."""
+    _, options, file = proxy
+    wrapper, calls = tmp_path / "nginx", tmp_path / "calls"
+    command = " ".join(options["nginx"])
+    wrapper.write_text(
+        f'#!/bin/sh\ncase "$*" in *reload*) cksum {file} >> {calls}; exit 0;; esac\nexec {command} "$@"\n'
+    )
+    wrapper.chmod(0o755)
+    outcome = hook_for(options, nginx=[str(wrapper)], timeout="300ms").execute(make_context())
+    assert (outcome.state, "nginx did not start to use" in outcome.did) == ("failed", True), outcome
+    assert file.read_bytes() == unchanged
+    first, second = calls.read_text().splitlines()
+    assert first != second
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.usefixtures("unchanged")
+def test_a_file_keeps_its_owner_and_its_permissions(proxy):
+    _, options, file = proxy
+    os.chown(file, 65534, 65534)
+    file.chmod(0o640)
+    assert hook_for(options).execute(make_context()).state == "acknowledged"
+    assert (file.stat().st_uid, file.stat().st_gid, file.stat().st_mode & 0o777) == (65534, 65534, 0o640)
 
 
 def test_a_link_stays_a_link(proxy, unchanged, tmp_path):

@@ -247,6 +247,9 @@ def test_whole_weights_come_near_to_each_share(own, share):
 def test_weights_are_exact_where_they_can_be():
     assert find_weights(equal(a=1, b=1, c=1), {"a": 0.9, "b": 0.05, "c": 0.05}, 256) == {"a0": 18, "b0": 1, "c0": 1}
     assert find_weights(equal(b=1, c=1), {"b": 0.99, "c": 0.01}, 256) == {"b0": 99, "c0": 1}
+    large = find_weights({"b": {"x": 1}, "c": {"y": 5000, "z": 1000}}, {"b": 0, "c": 1}, 256)
+    assert large["y"] / large["z"] == pytest.approx(5, abs=0.01)
+    assert max(large.values()) <= 256
     assert find_weights({"b": {"x": 7}, "c": {"y": 3, "z": 9}}, {"b": 0, "c": 1}, 256) == {"x": 0, "y": 3, "z": 9}
 
 
