@@ -86,6 +86,7 @@ def rollback(session: Session, /, release: str, **options: Any) -> int:
 def _go_back(session: Session, action: Action, release: str, **options: Any) -> int:
     """Hold or roll back a release: through the store, or from the journal if the store cannot be used."""
     session.is_journal_recorded = True  # `ask` records it, and nothing else waits for the decisions
+    session.wait_s = GOING_BACK_WAIT_S
     requested: list[Intent] = []
     try:
         return _request_action(session, action, release, requested=requested, **options)
@@ -264,7 +265,7 @@ def _request_action(
 
     # Going back, and holding, must not wait for what uses the data.
     goes_back = action not in PROMOTING
-    store = session.open_store(decisions_only=goes_back, wait_s=GOING_BACK_WAIT_S if goes_back else None)
+    store = session.open_store(decisions_only=goes_back)
     person = system_person()
     store.control.release(release)  # raises UnknownName
     policy = _load_policy(session, action, release)

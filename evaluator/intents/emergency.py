@@ -174,13 +174,22 @@ def _plan(
     planned = going_back.plan()
     is_undone = not going_back.by_hand and all(hook.event == ANNOUNCE for hook in planned)
     if action is Action.ROLLBACK and is_undone and not any(promotion.list_running() for promotion in own):
-        why = "; ".join(going_back.irreversible) or "no promotion of it is known"
+        why = "; ".join(going_back.irreversible) or _explain_nothing(journal, release_id)
         raise Refused(
             f"the journal has no hook of {release_id} to undo: {why}",
             hint=f"`{quote_command('hold', release_id)}` stops a promotion that waits or is being executed; if traffic "
             "must go back, change the router by hand",
         )
     return going_back, planned
+
+
+def _explain_nothing(journal: Journal, release_id: str) -> str:
+    """Say why the journal has nothing of a release to undo: by whom it was rolled back, or that nothing is known."""
+    for action in reversed(list_actions(journal.read())):
+        is_rolled_back = action.action is Action.ROLLBACK and action.state is IntentState.ACKNOWLEDGED
+        if is_rolled_back and action.release.id == release_id:
+            return f"{action.person.name} rolled it back at {action.at[:19].replace('T', ' ')} UTC"
+    return "no promotion of it is in effect, or none is known"
 
 
 def _combine_versions(release_id: str, promotions: Sequence[JournalPromotion]) -> Release:

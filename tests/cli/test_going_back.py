@@ -45,6 +45,7 @@ def run(judged_store, tmp_path, capfd, monkeypatch):
     shutil.copytree(judged_store.parent, folder)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr("evaluator.cli.promote.GOING_BACK_WAIT_S", 0.5)
 
     def call(*arguments):
         with monkeypatch.context() as patch, Path(os.devnull).open() as nothing:
@@ -205,6 +206,7 @@ def test_promotions_that_are_never_rolled_back_do_not_fill_the_journal(tmp_path)
         record = {
             "kind": "hook", "at": f"{number:06d}", "key": f"i{number}", "release": f"cart@{number}",
             "services": [["cart", "1", "2"]], "position": 0, "options": "x" * 4000,
+            "hook": "command", "event": "promote", "undo": "", "state": "acknowledged", "process": "",
         }  # fmt: skip
         journal.append(record, keep_needed)
     intents = [record["key"] for record in journal.read()]

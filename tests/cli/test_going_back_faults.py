@@ -126,7 +126,7 @@ def place(haproxy, nginx, judged_store, tmp_path, capfd, monkeypatch, request):
         shutil.copytree(judged_store.parent, folder)
         monkeypatch.chdir(folder)
         monkeypatch.setenv("XDG_STATE_HOME", str(state))
-        monkeypatch.setattr(promote, "GOING_BACK_WAIT_S", 0.3)
+        monkeypatch.setattr(promote, "GOING_BACK_WAIT_S", 0.5)
 
         def call(*arguments):
             with monkeypatch.context() as patch, Path(os.devnull).open() as nothing:
@@ -292,8 +292,10 @@ def check_trail(place, hooks=1, reason="carts are odd"):
 def test_traffic_goes_back_from_the_journal(fault, router, place):
     promote_all(place, router)
     with fault(place):
+        began = time.monotonic()
         code, out, err = place("rollback", RELEASE, "--yes", "--reason", "carts are odd")
         assert code == 0, err
+        assert time.monotonic() - began < 15 * promote.GOING_BACK_WAIT_S, "the decisions are waited for once"
         router.wait_for(BEFORE)
         assert "the decisions cannot be used: " in err
         assert FROM_JOURNAL[fault] in err

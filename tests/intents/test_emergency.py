@@ -385,3 +385,12 @@ def test_it_needs_a_journal_that_can_be_read(policy, back):
     policy()
     with pytest.raises(StoreError, match="the journal cannot be read"):
         back()
+
+
+def test_records_of_another_version_are_left_out(store, promoted, back, lines):
+    journal = find_journal(store.path)
+    for record in ({"kind": "hook", "intent": "i1"}, {"kind": "began"}, {"kind": "of the future"}, {}):
+        journal.append({"at": write_now(), **record})
+    assert record_actions(store, journal) == 0
+    assert back()[0].state is IntentState.ACKNOWLEDGED
+    assert lines() == ["one", "two", "two-back", "one-back"]
