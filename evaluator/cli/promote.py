@@ -147,7 +147,6 @@ def _go_back_without_store(
     """
     from evaluator.intents import system_person
     from evaluator.intents.emergency import act_from_journal, list_policy_by_hand, load_rules, preview_from_journal
-    from evaluator.intents.journal_records import list_releases
     from evaluator.reports import plain_text
 
     def say(text: str) -> None:
@@ -166,9 +165,7 @@ def _go_back_without_store(
             _emit_if_possible("\n".join(map(plain_text, lines)))
         raise StoreError(f"{problem.message}; {error.message}", hint=problem.hint) from problem
     say(f"acting from the journal: {', '.join(map(str, journal.paths))}")
-    known = list_releases(journal)
-    if known and release not in known:
-        say(f"the journal knows no promotion of {release}, but of {', '.join(known)}")
+    _warn_of_unknown(session, journal, release)
     if dry_run or not yes:
         lines = preview_from_journal(journal, rules, person, action, release, reason)
         (emit if dry_run else say)("\n".join(map(plain_text, lines)))
@@ -196,6 +193,15 @@ def _go_back_without_store(
     else:
         say("the next command that can use the decisions adds this to the audit trail")
     return EXIT_CODES.get(acted.state, 4)
+
+
+def _warn_of_unknown(session: Session, journal: Journal, release: str) -> None:
+    """Say that the journal has no promotion of a release, if it has others: the name may be mistyped."""
+    from evaluator.intents.journal_records import list_releases
+
+    known = list_releases(journal)
+    if known and release not in known:
+        _say_if_possible(session, f"the journal knows no promotion of {release}, but of {', '.join(known)}")
 
 
 def _introduce_by_hand(lines: Sequence[str]) -> list[str]:
