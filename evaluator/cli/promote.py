@@ -97,10 +97,11 @@ def _go_back(session: Session, action: Action, release: str, **options: Any) -> 
         _emit_if_possible("\n".join(map(plain_text, lines)))
         _say_if_possible(session, f"{outcome.message}; {outcome.hint}")
         return EXIT_CODES.get(IntentState(outcome.state), 4)
-    except StoreError as error:
+    except (StoreError, OSError) as error:
         if options["queue"]:
             raise
-        problem, request = error, requested[-1].key if requested else ""
+        problem = error if isinstance(error, StoreError) else StoreError(str(error))
+        request = requested[-1].key if requested else ""
     except (Refused, UnknownName) as error:
         if action is not Action.ROLLBACK or not _is_only_in_journal(session, release):
             raise
@@ -379,17 +380,24 @@ def execute_or_wait(
         if intent.state in FINAL_STATES or remaining_s <= 0:
             break
         time.sleep(min(POLL_S, remaining_s))
-    emit(*describe_intents(store, [intent]))
+    # What went back did so, whether or not its result can be written.
+    show = emit if intent.action in PROMOTING else _emit_if_possible
+    try:
+        show(*describe_intents(store, [intent]))
+    except StoreError:
+        if intent.action in PROMOTING:
+            raise
+        show(f"{intent.id} {intent.action.label} {plain_text(intent.release)}: {intent.state}")
     if intent.state in (IntentState.FAILED, IntentState.UNKNOWN) and (
         lines := _introduce_by_hand(_list_left_by_hand(session, store, intent))
     ):
-        emit("\n".join(map(plain_text, lines)))
+        show("\n".join(map(plain_text, lines)))
     if intent.state in (IntentState.FAILED, IntentState.UNKNOWN):
         if not store.control.deliveries(intent.id):
-            session.say("nothing was executed: fix the cause above, then request it again")
+            _say_if_possible(session, "nothing was executed: fix the cause above, then request it again")
             return 3
         retry, take_back = quote_command("hooks", "retry", intent.id), quote_command("rollback", intent.release)
-        session.say(f"check what was changed, then run `{retry}` or `{take_back} --reason WHY`")
+        _say_if_possible(session, f"check what was changed, then run `{retry}` or `{take_back} --reason WHY`")
     # The caller wanted no more than to leave the execution to others: so this is a success.
     is_queued = queue and wait_s is None and intent.state in (IntentState.APPROVED, IntentState.SENT)
     return 0 if is_queued else EXIT_CODES.get(intent.state, 3)

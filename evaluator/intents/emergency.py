@@ -128,7 +128,7 @@ def preview_from_journal(
         context = _make_context(going_back.own, hook, hook.position, "")
         lines.append(f"# {hook.position + 1}. {hook.event}: {hook.describe(context)}")
         lines += list_by_hand(hook, context) if hook.event != ANNOUNCE else []
-    return [*lines, *going_back.by_hand, *(f"# not taken back: {text}" for text in going_back.irreversible)]
+    return [*lines, *(f"# not taken back: {text}" for text in going_back.irreversible)]
 
 
 def _plan(
@@ -172,7 +172,7 @@ def _plan(
         stop or threading.Event(),
     )
     planned = going_back.plan()
-    is_undone = not going_back.by_hand and all(hook.event == ANNOUNCE for hook in planned)
+    is_undone = all(hook.event == ANNOUNCE for hook in planned)
     if action is Action.ROLLBACK and is_undone and not any(promotion.list_running() for promotion in own):
         why = "; ".join(going_back.irreversible) or _explain_nothing(journal, release_id)
         raise Refused(
@@ -267,19 +267,11 @@ class _GoingBack:
         return [hook for hook in planned if hook.event == UNDO or not only_undo]
 
     def _is_to_be_undone(self, delivery: Delivery) -> bool:
-        """Whether a hook of a promotion is still to be undone; one that cannot be made any more is left to a person."""
+        """Whether a hook of a promotion is still to be undone by this action."""
         hook_id = (delivery.intent, delivery.position)
         if self.undone.get(hook_id) == delivery.at:
             return False
         self.planned[hook_id] = delivery.at
-        try:
-            make_step(delivery.hook, json.loads(delivery.options))
-        except (EvaluatorError, ValueError) as error:
-            self.undone[hook_id] = delivery.at
-            why = error.message if isinstance(error, EvaluatorError) else "its options cannot be read"
-            self.lines.append(f"undo: {delivery.hook}  failed: {why}")
-            self.by_hand.append(f"# undo {delivery.hook} {delivery.options}, which was {delivery.outcome.undo} before")
-            return False
         return True
 
     def run(self) -> Acted:
@@ -300,7 +292,7 @@ class _GoingBack:
             if not acting:
                 break
         states = [delivery.outcome.state for delivery in self.deliveries]
-        state = overall_state([*states, *([IntentState.FAILED] if self.by_hand else [])])
+        state = overall_state(states)
         for hook in planned:
             if hook.event == ANNOUNCE:
                 self._execute(hook, outcome=state.value)

@@ -267,10 +267,12 @@ def test_without_a_journal_what_the_policy_knows_is_printed(promoted, proxy):
         subprocess.run(["bash", "-c", command], check=True, stdout=subprocess.DEVNULL)
 
 
-def test_where_nothing_can_be_written_not_even_the_output_traffic_goes_back(promoted, proxy):
+@pytest.mark.parametrize("is_locked", [True, False])
+def test_where_nothing_can_be_written_not_even_the_output_traffic_goes_back(is_locked, promoted, proxy):
     """stdout and stderr are files on a full disk."""
     with closing(sqlite3.connect(control_path(promoted.store), isolation_level=None)) as shell, open_full() as full:
-        shell.execute("BEGIN IMMEDIATE")
+        if is_locked:
+            shell.execute("BEGIN IMMEDIATE")
         command = [sys.executable, "-m", "evaluator", "rollback", "cart@1.9.0", "--yes", "--reason", "odd"]
         code = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=full, stderr=full).returncode
     assert shares(proxy) == BEFORE

@@ -118,6 +118,8 @@ def place(haproxy, nginx, judged_store, tmp_path, capfd, monkeypatch, request):
     """The place. The routers are started before, so that none of them has its folder as current one."""
     del haproxy, nginx
     folder, state = tmp_path / "disk" / "place", tmp_path / "state"
+    if getattr(request.node, "callspec", None) and request.node.callspec.params.get("fault") is full_disk:
+        state = folder.parent / "state"  # both copies of the journal are on the full disk
     folder.parent.mkdir()
     is_own = hasattr(request.node, "callspec") and request.node.callspec.params.get("fault") in ON_OWN_FILESYSTEM
     if is_own:

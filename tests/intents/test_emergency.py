@@ -12,6 +12,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from stored import edit_decisions
 
 from evaluator.errors import Refused, StoreError
 from evaluator.intents import ask, execute, system_person
@@ -339,7 +340,19 @@ def test_a_hook_that_cannot_be_made_any_more_stops_no_other(store, promoted, bac
     acted, _ = back()
     assert acted.state is IntentState.FAILED
     assert lines()[2:] == ["one-back"]
-    assert acted.by_hand[0].startswith('# undo gone {"to": "x"}, which was ')
+    assert (
+        acted.by_hand[0]
+        == '# takes back: gone {"to": "x"}: gone cannot be used: ' + acted.lines[0].partition("cannot be used: ")[2]
+    )
+    assert "there is no hook 'gone'" in acted.lines[0]
+
+
+def test_nor_does_it_stop_a_rollback_through_the_store(store, promoted, policy, action_request, lines):
+    edit_decisions(store, "UPDATE deliveries SET hook = 'gone' WHERE position = 1")
+    rules = policy((store.path.parent / "evaluator.yaml").read_text())
+    rollback = ask(store, rules, system_person(), action_request("rollback", reason="carts are odd"))
+    assert execute(store, lambda _: rules, rollback.id, "w").state is IntentState.FAILED
+    assert lines()[2:] == ["one-back"]
 
 
 def test_an_old_hold_does_not_stop_a_promotion_that_was_requested_after_it(store, policy, action_request):
