@@ -168,7 +168,7 @@ def _go_back_without_store(
     say(f"acting from the journal: {', '.join(map(str, journal.paths))}")
     _warn_of_unknown(session, journal, release)
     if dry_run or not yes:
-        lines = preview_from_journal(journal, rules, person, action, release, reason)
+        lines = preview_from_journal(session.store_path.absolute(), journal, rules, person, action, release, reason)
         (emit if dry_run else say)("\n".join(map(plain_text, lines)))
     if dry_run:
         return 0
@@ -177,6 +177,7 @@ def _go_back_without_store(
     stop = threading.Event()
     with completing_hooks(session, stop):
         acted = act_from_journal(
+            session.store_path.absolute(),
             journal,
             rules,
             person,
