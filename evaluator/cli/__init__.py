@@ -81,6 +81,8 @@ class Session:
     """Whether a policy that applies here says `sensitive: true`; `None`: no policy was read yet."""
     needs_no_data: bool = False
     """Whether the command needs decisions only: then it must not wait for what uses the data."""
+    wait_s: float | None = None
+    """How long each use of the store waits for another process; `None`: as usual."""
     is_journal_recorded: bool = False
     """Whether what was done without the decisions was added to the audit trail, or need not be by this command."""
     policies_to_go_back: dict[str, Policy] = field(default_factory=dict)
@@ -88,15 +90,13 @@ class Session:
     typed: tuple[str, ...] = ()
     """The words of the command line after `evaluator`."""
 
-    def open_store(
-        self, *, create: bool = False, adopt: bool = False, decisions_only: bool = False, wait_s: float | None = None
-    ) -> Store:
+    def open_store(self, *, create: bool = False, adopt: bool = False, decisions_only: bool = False) -> Store:
         """Open the store; a missing one is made with `create`, or if requests were recorded next to it by hand.
 
         With `adopt`, recordings by hand that no command has seen yet are added to the store. Otherwise they are added
         when their release is judged. With `decisions_only`, the command needs no data, and waits for nothing that uses
-        them, now and when it loads a policy. `wait_s`: how long each use of the store waits for another process; None:
-        as usual. What was done while the decisions could not be used is added to the audit trail. Raises StoreError.
+        them, now and when it loads a policy. What was done while the decisions could not be used is added to the audit
+        trail. Raises StoreError.
         """
         from evaluator.pipeline.adopting import adopt_recordings, open_store
         from evaluator.store.file import WAIT_S
@@ -107,7 +107,7 @@ class Session:
             create=create,
             private=self.has_sensitive_policy(),
             decisions_only=decisions_only,
-            wait_s=WAIT_S if wait_s is None else wait_s,
+            wait_s=WAIT_S if self.wait_s is None else self.wait_s,
         )
         self._record_journal(store)
         if adopt:
@@ -154,7 +154,8 @@ class Session:
         except StoreError:  # mostly there is none
             return
         ids = {
-            kind: {record.get("action_id") for record in records if record["kind"] == kind} for kind in _ACTION_KINDS
+            kind: {record.get("action_id") for record in records if record.get("kind") == kind}
+            for kind in _ACTION_KINDS
         }
         if not ids["began"] - ids["recorded"]:
             return

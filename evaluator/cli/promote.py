@@ -86,6 +86,7 @@ def rollback(session: Session, /, release: str, **options: Any) -> int:
 def _go_back(session: Session, action: Action, release: str, **options: Any) -> int:
     """Hold or roll back a release: through the store, or from the journal if the store cannot be used."""
     session.is_journal_recorded = True  # `ask` records it, and nothing else waits for the decisions
+    session.wait_s = GOING_BACK_WAIT_S
     requested: list[Intent] = []
     try:
         return _request_action(session, action, release, requested=requested, **options)
@@ -96,10 +97,11 @@ def _go_back(session: Session, action: Action, release: str, **options: Any) -> 
         _emit_if_possible("\n".join(map(plain_text, lines)))
         _say_if_possible(session, f"{outcome.message}; {outcome.hint}")
         return EXIT_CODES.get(IntentState(outcome.state), 4)
-    except StoreError as error:
+    except (StoreError, OSError) as error:
         if options["queue"]:
             raise
-        problem, request = error, requested[-1].key if requested else ""
+        problem = error if isinstance(error, StoreError) else StoreError(str(error))
+        request = requested[-1].key if requested else ""
     except (Refused, UnknownName) as error:
         if action is not Action.ROLLBACK or not _is_only_in_journal(session, release):
             raise
@@ -146,7 +148,6 @@ def _go_back_without_store(
     """
     from evaluator.intents import system_person
     from evaluator.intents.emergency import act_from_journal, list_policy_by_hand, load_rules, preview_from_journal
-    from evaluator.intents.journal_records import list_releases
     from evaluator.reports import plain_text
 
     def say(text: str) -> None:
@@ -165,11 +166,9 @@ def _go_back_without_store(
             _emit_if_possible("\n".join(map(plain_text, lines)))
         raise StoreError(f"{problem.message}; {error.message}", hint=problem.hint) from problem
     say(f"acting from the journal: {', '.join(map(str, journal.paths))}")
-    known = list_releases(journal)
-    if known and release not in known:
-        say(f"the journal knows no promotion of {release}, but of {', '.join(known)}")
+    _warn_of_unknown(session, journal, release)
     if dry_run or not yes:
-        lines = preview_from_journal(journal, rules, person, action, release, reason)
+        lines = preview_from_journal(session.store_path.absolute(), journal, rules, person, action, release, reason)
         (emit if dry_run else say)("\n".join(map(plain_text, lines)))
     if dry_run:
         return 0
@@ -178,6 +177,7 @@ def _go_back_without_store(
     stop = threading.Event()
     with completing_hooks(session, stop):
         acted = act_from_journal(
+            session.store_path.absolute(),
             journal,
             rules,
             person,
@@ -195,6 +195,15 @@ def _go_back_without_store(
     else:
         say("the next command that can use the decisions adds this to the audit trail")
     return EXIT_CODES.get(acted.state, 4)
+
+
+def _warn_of_unknown(session: Session, journal: Journal, release: str) -> None:
+    """Say that the journal has no promotion of a release, if it has others: the name may be mistyped."""
+    from evaluator.intents.journal_records import list_releases
+
+    known = list_releases(journal)
+    if known and release not in known:
+        _say_if_possible(session, f"the journal knows no promotion of {release}, but of {', '.join(known)}")
 
 
 def _introduce_by_hand(lines: Sequence[str]) -> list[str]:
@@ -264,7 +273,7 @@ def _request_action(
 
     # Going back, and holding, must not wait for what uses the data.
     goes_back = action not in PROMOTING
-    store = session.open_store(decisions_only=goes_back, wait_s=GOING_BACK_WAIT_S if goes_back else None)
+    store = session.open_store(decisions_only=goes_back)
     person = system_person()
     store.control.release(release)  # raises UnknownName
     policy = _load_policy(session, action, release)
@@ -372,17 +381,24 @@ def execute_or_wait(
         if intent.state in FINAL_STATES or remaining_s <= 0:
             break
         time.sleep(min(POLL_S, remaining_s))
-    emit(*describe_intents(store, [intent]))
+    # What went back did so, whether or not its result can be written.
+    show = emit if intent.action in PROMOTING else _emit_if_possible
+    try:
+        show(*describe_intents(store, [intent]))
+    except StoreError:
+        if intent.action in PROMOTING:
+            raise
+        show(f"{intent.id} {intent.action.label} {plain_text(intent.release)}: {intent.state}")
     if intent.state in (IntentState.FAILED, IntentState.UNKNOWN) and (
         lines := _introduce_by_hand(_list_left_by_hand(session, store, intent))
     ):
-        emit("\n".join(map(plain_text, lines)))
+        show("\n".join(map(plain_text, lines)))
     if intent.state in (IntentState.FAILED, IntentState.UNKNOWN):
         if not store.control.deliveries(intent.id):
-            session.say("nothing was executed: fix the cause above, then request it again")
+            _say_if_possible(session, "nothing was executed: fix the cause above, then request it again")
             return 3
         retry, take_back = quote_command("hooks", "retry", intent.id), quote_command("rollback", intent.release)
-        session.say(f"check what was changed, then run `{retry}` or `{take_back} --reason WHY`")
+        _say_if_possible(session, f"check what was changed, then run `{retry}` or `{take_back} --reason WHY`")
     # The caller wanted no more than to leave the execution to others: so this is a success.
     is_queued = queue and wait_s is None and intent.state in (IntentState.APPROVED, IntentState.SENT)
     return 0 if is_queued else EXIT_CODES.get(intent.state, 3)

@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -47,7 +47,9 @@ from evaluator.records.intents import (
     Person,
     PersonRole,
 )
+from evaluator.store.control_file import ControlFile
 from evaluator.store.journal import Journal, Record, write_now
+from evaluator.store.locks import locked_services
 from evaluator.wording import quote_command
 
 _TIME_S = 600.0
@@ -91,6 +93,7 @@ class Acted:
 
 
 def act_from_journal(
+    store: Path,
     journal: Journal,
     rules: PromotionRules,
     person: Person,
@@ -104,34 +107,35 @@ def act_from_journal(
 ) -> Acted:
     """Roll back or hold a release without a database, and write into the journal what was done.
 
-    `rules`: those of the policy. Hooks of promotions are undone in the same order as otherwise, and hooks of the policy
-    for this action are executed, too. Approvals are not asked for: they could not be kept, and going back must not wait
-    for them; so the person needs the role to act alone. `say` gets a sentence before each hook. `request`: key of the
-    request in the database that this executes. `stop`: when it is set, nothing is waited for any more. Raises Refused
-    if the person may not do this, if there is nothing to undo, or if another release of the service was promoted later,
-    and StoreError if no copy of the journal can be read.
+    `store`: path of the store. `rules`: those of the policy. Hooks of promotions are undone in the same order as
+    otherwise, and hooks of the policy for this action are executed, too. Approvals are not asked for: they could not be
+    kept, and going back must not wait for them; so the person needs the role to act alone. `say` gets a sentence before
+    each hook. `request`: key of the request in the database that this executes. `stop`: when it is set, nothing is
+    waited for any more. Raises Refused if the person may not do this, if there is nothing to undo, or if another
+    release of the service was promoted later, and StoreError if no copy of the journal can be read.
     """
-    going_back, _ = _plan(journal, rules, person, action, release_id, reason, say, request=request, stop=stop)
+    going_back, _ = _plan(store, journal, rules, person, action, release_id, reason, say, request=request, stop=stop)
     return going_back.run()
 
 
 def preview_from_journal(
-    journal: Journal, rules: PromotionRules, person: Person, action: Action, release_id: str, reason: str
+    store: Path, journal: Journal, rules: PromotionRules, person: Person, action: Action, release_id: str, reason: str
 ) -> list[str]:
     """List what `act_from_journal` would do, hook by hook, with the commands by which a person does the same.
 
     Raises the errors of `act_from_journal`.
     """
-    going_back, planned = _plan(journal, rules, person, action, release_id, reason, lambda _text: None)
+    going_back, planned = _plan(store, journal, rules, person, action, release_id, reason, lambda _text: None)
     lines = [f"# {action.label} {release_id}, from the journal"]
     for hook in planned:
         context = _make_context(going_back.own, hook, hook.position, "")
         lines.append(f"# {hook.position + 1}. {hook.event}: {hook.describe(context)}")
         lines += list_by_hand(hook, context) if hook.event != ANNOUNCE else []
-    return [*lines, *going_back.by_hand, *(f"# not taken back: {text}" for text in going_back.irreversible)]
+    return [*lines, *(f"# not taken back: {text}" for text in going_back.irreversible)]
 
 
 def _plan(
+    store: Path,
     journal: Journal,
     rules: PromotionRules,
     person: Person,
@@ -155,6 +159,7 @@ def _plan(
     if action is Action.ROLLBACK:
         _refuse_overtaken(promotions, own)
     going_back = _GoingBack(
+        ControlFile(store, 0.0),
         journal,
         rules,
         JournalAction(
@@ -172,15 +177,24 @@ def _plan(
         stop or threading.Event(),
     )
     planned = going_back.plan()
-    is_undone = not going_back.by_hand and all(hook.event == ANNOUNCE for hook in planned)
+    is_undone = all(hook.event == ANNOUNCE for hook in planned)
     if action is Action.ROLLBACK and is_undone and not any(promotion.list_running() for promotion in own):
-        why = "; ".join(going_back.irreversible) or "no promotion of it is known"
+        why = "; ".join(going_back.irreversible) or _explain_nothing(journal, release_id)
         raise Refused(
             f"the journal has no hook of {release_id} to undo: {why}",
             hint=f"`{quote_command('hold', release_id)}` stops a promotion that waits or is being executed; if traffic "
             "must go back, change the router by hand",
         )
     return going_back, planned
+
+
+def _explain_nothing(journal: Journal, release_id: str) -> str:
+    """Say why the journal has nothing of a release to undo: by whom it was rolled back, or that nothing is known."""
+    for action in reversed(list_actions(journal.read())):
+        is_rolled_back = action.action is Action.ROLLBACK and action.state is IntentState.ACKNOWLEDGED
+        if is_rolled_back and action.release.id == release_id:
+            return f"{action.person.name} rolled it back at {action.at[:19].replace('T', ' ')} UTC"
+    return "no promotion of it is in effect, or none is known"
 
 
 def _combine_versions(release_id: str, promotions: Sequence[JournalPromotion]) -> Release:
@@ -223,6 +237,8 @@ def _list_services(release: Release) -> set[str]:
 class _GoingBack:
     """A hold or a rollback that is executed from the journal."""
 
+    control: ControlFile
+    """Where the decisions are, which may not be used."""
     journal: Journal
     rules: PromotionRules
     own: JournalAction
@@ -258,19 +274,11 @@ class _GoingBack:
         return [hook for hook in planned if hook.event == UNDO or not only_undo]
 
     def _is_to_be_undone(self, delivery: Delivery) -> bool:
-        """Whether a hook of a promotion is still to be undone; one that cannot be made any more is left to a person."""
+        """Whether a hook of a promotion is still to be undone by this action."""
         hook_id = (delivery.intent, delivery.position)
         if self.undone.get(hook_id) == delivery.at:
             return False
         self.planned[hook_id] = delivery.at
-        try:
-            make_step(delivery.hook, json.loads(delivery.options))
-        except (EvaluatorError, ValueError) as error:
-            self.undone[hook_id] = delivery.at
-            why = error.message if isinstance(error, EvaluatorError) else "its options cannot be read"
-            self.lines.append(f"undo: {delivery.hook}  failed: {why}")
-            self.by_hand.append(f"# undo {delivery.hook} {delivery.options}, which was {delivery.outcome.undo} before")
-            return False
         return True
 
     def run(self) -> Acted:
@@ -278,7 +286,16 @@ class _GoingBack:
         self._write(lambda: record_began(self.journal, self.own))
         if other := self._wait_for_others():
             return self._end_repeated(other)
-        self._wait_for_hooks(_SHORT_WAIT_S)
+        with ExitStack() as locks:
+            if self._lock(locks):
+                self._wait_for_hooks(_SHORT_WAIT_S)
+            state = self._run_hooks()
+        is_undone = self.own.action is Action.ROLLBACK and state is IntentState.ACKNOWLEDGED
+        self._write(lambda: record_ended(self.journal, self.own.id, state, self.own.undoes if is_undone else ()))
+        return Acted(state, (*self.lines, *self.irreversible), tuple(self.by_hand), self.not_written)
+
+    def _run_hooks(self) -> IntentState:
+        """Execute the hooks, then those that undo what a promotion has changed meanwhile; returns how it ended."""
         planned = self.plan()
         acting = [hook for hook in planned if hook.event != ANNOUNCE]
         for _ in range(_MOST_ROUNDS):
@@ -291,13 +308,32 @@ class _GoingBack:
             if not acting:
                 break
         states = [delivery.outcome.state for delivery in self.deliveries]
-        state = overall_state([*states, *([IntentState.FAILED] if self.by_hand else [])])
+        state = overall_state(states)
         for hook in planned:
             if hook.event == ANNOUNCE:
                 self._execute(hook, outcome=state.value)
-        is_undone = self.own.action is Action.ROLLBACK and state is IntentState.ACKNOWLEDGED
-        self._write(lambda: record_ended(self.journal, self.own.id, state, self.own.undoes if is_undone else ()))
-        return Acted(state, (*self.lines, *self.irreversible), tuple(self.by_hand), self.not_written)
+        return state
+
+    def _lock(self, locks: ExitStack) -> bool:
+        """Lock the services of the release, as processes do that execute requests; returns whether that was possible.
+
+        It is waited for a little, for the hook that another process is executing. Going back goes on without the lock.
+        """
+        for wait_s in (0.0, _SHORT_WAIT_S):
+            try:
+                with ExitStack() as attempt:
+                    if attempt.enter_context(locked_services(self.control, self._list_services(), wait_s)):
+                        locks.push(attempt.pop_all())
+                        return True
+            except (StoreError, OSError):  # a full disk, or a folder that is gone
+                return True
+            if not wait_s:
+                self.say("waits for the hook that another process is executing")
+        return False
+
+    def _list_services(self) -> tuple[str, ...]:
+        """List the services that processes lock which execute requests of the release."""
+        return tuple(sorted({service.name for service in self.own.release.services})) or (self.own.release.id,)
 
     def _execute(self, hook: PlannedHook, *, outcome: str = "") -> None:
         """Execute a hook, and write its state into the journal before and after. `outcome`: for one that announces."""

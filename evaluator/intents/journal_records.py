@@ -33,6 +33,23 @@ _MOST_PROMOTIONS = 5
 _MAY_BE_DONE = (IntentState.ACKNOWLEDGED, IntentState.UNKNOWN, IntentState.SENT)
 """States of a hook that changed something, or may have."""
 
+_KEYS: Mapping[str, frozenset[str]] = {
+    "hook": frozenset(
+        ("at", "key", "release", "services", "position", "hook", "event", "options", "undo", "state", "process")
+    ),
+    "closed": frozenset(("keys",)),
+    "began": frozenset(
+        (
+            "at", "action_id", "action", "release", "services", "person", "names", "reason", "undoes", "request",
+            "process",
+        )
+    ),
+    "did": frozenset(("at", "action_id", "position", "hook", "event", "options", "state", "text", "of")),
+    "ended": frozenset(("action_id", "state", "undone")),
+    "recorded": frozenset(("action_id",)),
+}  # fmt: skip
+"""Keys of each kind of record."""
+
 HookId = tuple[str, int]
 """Key of a promotion, and the position of a hook in it."""
 
@@ -120,12 +137,18 @@ def write_services(release: Release) -> list[list[str]]:
     return [[service.name, service.baseline, service.canary] for service in release.services]
 
 
+def choose_known(records: Sequence[Record]) -> list[Record]:
+    """Choose the records that this version knows: another one may have written others."""
+    return [record for record in records if _KEYS.get(record.get("kind", ""), frozenset((None,))) <= record.keys()]
+
+
 def keep_needed(records: Sequence[Record]) -> list[Record]:
     """Choose the records that may still be needed, in their order.
 
     Those are all of actions that are in no audit trail; and of the newest promotions of each service that were not
     rolled back the last of each hook: most promotions are never rolled back, and must not fill the journal.
     """
+    records = choose_known(records)
     closed = _list_closed(records)
     recorded = {record["action_id"] for record in records if record["kind"] == "recorded"}
     last_by_hook: dict[HookId, Record] = {}
@@ -205,6 +228,7 @@ class JournalPromotion:
 
 def list_promotions(records: Sequence[Record]) -> list[JournalPromotion]:
     """List the promotions in the journal that were not rolled back, in the order in which they began."""
+    records = choose_known(records)
     closed = _list_closed(records)
     hooks: dict[str, dict[int, Record]] = {}
     undoing: dict[HookId, IntentState] = {}  # how undoing a hook ended, if the hook has not acted since
@@ -233,7 +257,7 @@ def list_promotions(records: Sequence[Record]) -> list[JournalPromotion]:
 
 def list_releases(journal: Journal) -> list[str]:
     """List the releases that the journal has promotions of, also of those that were rolled back. Raises StoreError."""
-    return list(dict.fromkeys(record["release"] for record in journal.read() if record["kind"] == "hook"))
+    return list(dict.fromkeys(record["release"] for record in choose_known(journal.read()) if record["kind"] == "hook"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +293,7 @@ class JournalAction:
 def list_actions(records: Sequence[Record]) -> list[JournalAction]:
     """List the actions in the journal, in the order in which they began."""
     actions: dict[str, JournalAction] = {}
-    for record in records:
+    for record in choose_known(records):
         if record["kind"] == "began":
             actions[record["action_id"]] = JournalAction(
                 record["action_id"],

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from evaluator.errors import EvaluatorError
 from evaluator.hooks import HookContext, Step, describe_current, find_obstacle, make_step, write_by_hand
 from evaluator.hooks.templates import fill_url
+from evaluator.hooks.unusable import UnusableHook
 from evaluator.intents.checking import hash_verdict
 from evaluator.intents.versions import write_versions
 from evaluator.policy.promotion import PromotionRules
@@ -74,8 +76,8 @@ def plan_steps(
     `to_undo`: executed hooks of earlier promotions, in the order of undoing; they take the place of the entry `undo` in
     the policy's hooks for a rollback. Returns the hooks, and a sentence about each hook that cannot be undone, which
     has the versions of `release` (None: their names). `promoted`: the id of each promotion → its release, with the
-    versions that it promoted: its hooks are undone with these. Raises PolicyError, UnknownName or HookError for a hook
-    that cannot be made any more.
+    versions that it promoted: its hooks are undone with these. A hook to undo that cannot be made any more is planned
+    all the same, and fails. Raises PolicyError, UnknownName or HookError for another hook that cannot be made.
     """
     # A promotion against the verdict (break-glass) has the hooks of a promotion.
     event = Action.PROMOTE if action is Action.BREAK_GLASS else action
@@ -92,7 +94,7 @@ def plan_steps(
                 continue
             # Undone by the options with which it was executed: those in the policy may have changed.
             executed_entry = HookEntry(delivery.hook, json.loads(delivery.options))
-            step = make_step(executed_entry.kind, executed_entry.options)
+            step = _make_step_to_undo(executed_entry)
             promoted_release = (promoted or {}).get(delivery.intent)
             if step.hook.can_undo():
                 earlier_value = json.loads(delivery.outcome.undo) if delivery.outcome.undo else None
@@ -108,7 +110,7 @@ def plan_steps(
             position,
             event_name,
             entry,
-            make_step(entry.kind, entry.options),
+            _make_step_to_undo(entry) if event_name == UNDO else make_step(entry.kind, entry.options),
             earlier_value,
             promoted_release,
             undone,
@@ -117,6 +119,14 @@ def plan_steps(
         for position, (event_name, entry, earlier_value, promoted_release, undone) in enumerate(entries)
     )
     return tuple(planned), tuple(irreversible)
+
+
+def _make_step_to_undo(entry: HookEntry) -> Step:
+    """Make a hook that was executed; one that fails if it cannot be made any more: it must stop no other."""
+    try:
+        return make_step(entry.kind, entry.options)
+    except EvaluatorError as error:
+        return Step(UnusableHook(entry.kind, json.dumps(dict(entry.options), sort_keys=True), error.message))
 
 
 def make_context(

@@ -45,6 +45,7 @@ def run(judged_store, tmp_path, capfd, monkeypatch):
     shutil.copytree(judged_store.parent, folder)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr("evaluator.cli.promote.GOING_BACK_WAIT_S", 0.5)
 
     def call(*arguments):
         with monkeypatch.context() as patch, Path(os.devnull).open() as nothing:
@@ -205,6 +206,7 @@ def test_promotions_that_are_never_rolled_back_do_not_fill_the_journal(tmp_path)
         record = {
             "kind": "hook", "at": f"{number:06d}", "key": f"i{number}", "release": f"cart@{number}",
             "services": [["cart", "1", "2"]], "position": 0, "options": "x" * 4000,
+            "hook": "command", "event": "promote", "undo": "", "state": "acknowledged", "process": "",
         }  # fmt: skip
         journal.append(record, keep_needed)
     intents = [record["key"] for record in journal.read()]
@@ -268,10 +270,12 @@ def test_without_a_journal_what_the_policy_knows_is_printed(promoted, proxy):
         subprocess.run(["bash", "-c", command], check=True, stdout=subprocess.DEVNULL)
 
 
-def test_where_nothing_can_be_written_not_even_the_output_traffic_goes_back(promoted, proxy):
+@pytest.mark.parametrize("is_locked", [True, False])
+def test_where_nothing_can_be_written_not_even_the_output_traffic_goes_back(is_locked, promoted, proxy):
     """stdout and stderr are files on a full disk."""
     with closing(sqlite3.connect(control_path(promoted.store), isolation_level=None)) as shell, open_full() as full:
-        shell.execute("BEGIN IMMEDIATE")
+        if is_locked:
+            shell.execute("BEGIN IMMEDIATE")
         command = [sys.executable, "-m", "evaluator", "rollback", "cart@1.9.0", "--yes", "--reason", "odd"]
         code = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=full, stderr=full).returncode
     assert shares(proxy) == BEFORE

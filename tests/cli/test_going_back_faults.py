@@ -117,6 +117,8 @@ def place(haproxy, nginx, judged_store, tmp_path, capfd, monkeypatch, request):
     """The place. The routers are started before, so that none of them has its folder as current one."""
     del haproxy, nginx
     folder, state = tmp_path / "disk" / "place", tmp_path / "state"
+    if getattr(request.node, "callspec", None) and request.node.callspec.params.get("fault") is full_disk:
+        state = folder.parent / "state"  # both copies of the journal are on the full disk
     folder.parent.mkdir()
     is_own = hasattr(request.node, "callspec") and request.node.callspec.params.get("fault") in ON_OWN_FILESYSTEM
     if is_own:
@@ -125,7 +127,7 @@ def place(haproxy, nginx, judged_store, tmp_path, capfd, monkeypatch, request):
         shutil.copytree(judged_store.parent, folder)
         monkeypatch.chdir(folder)
         monkeypatch.setenv("XDG_STATE_HOME", str(state))
-        monkeypatch.setattr(promote, "GOING_BACK_WAIT_S", 0.3)
+        monkeypatch.setattr(promote, "GOING_BACK_WAIT_S", 0.5)
 
         def call(*arguments):
             with monkeypatch.context() as patch, Path(os.devnull).open() as nothing:
@@ -291,8 +293,10 @@ def check_trail(place, hooks=1, reason="carts are odd"):
 def test_traffic_goes_back_from_the_journal(fault, router, place):
     promote_all(place, router)
     with fault(place):
+        began = time.monotonic()
         code, out, err = place("rollback", RELEASE, "--yes", "--reason", "carts are odd")
         assert code == 0, err
+        assert time.monotonic() - began < 15 * promote.GOING_BACK_WAIT_S, "the decisions are waited for once"
         router.wait_for(BEFORE)
         assert "the decisions cannot be used: " in err
         assert FROM_JOURNAL[fault] in err

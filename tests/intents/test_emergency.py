@@ -12,6 +12,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from stored import edit_decisions
 
 from evaluator.errors import Refused, StoreError
 from evaluator.intents import ask, execute, system_person
@@ -48,6 +49,7 @@ def back(store, policy):
     def go_back(action="rollback", release=RELEASE, person=None, rules=None, **more):
         said = []
         acted = act_from_journal(
+            store.path,
             find_journal(store.path), (rules or policy_now()).promotion, person or system_person(), Action(action),
             release, "carts are odd", said.append, **more,
         )  # fmt: skip
@@ -126,7 +128,7 @@ def test_a_promotion_stops_before_its_next_hook_and_its_last_one_is_undone(
     rollback.join(10)
     [(acted, said)] = ended
     assert acted.state is IntentState.ACKNOWLEDGED
-    assert "waits for the hook command of the promotion, which is being executed" in said
+    assert "waits for the hook that another process is executing" in said
     assert lines() == ["one", "slow-begins", "slow", "slow-back", "one-back"]
     assert state_of(store, intent) is IntentState.FAILED
     text = [row.text for row in store.control.audit() if row.intent == intent.id][-1]
@@ -252,8 +254,9 @@ from evaluator.policy import load_policy
 from evaluator.records.intents import Action
 from evaluator.store.journal import find_journal
 folder = Path(sys.argv[1])
-act_from_journal(find_journal(folder / "evaluator.duckdb"), load_policy(folder / "evaluator.yaml").promotion,
-    system_person(), Action.ROLLBACK, "cart@1.9.0", "odd", print)
+store = folder / "evaluator.duckdb"
+rules = load_policy(folder / "evaluator.yaml").promotion
+act_from_journal(store, find_journal(store), rules, system_person(), Action.ROLLBACK, "cart@1.9.0", "odd", print)
 """
 
 
@@ -339,7 +342,19 @@ def test_a_hook_that_cannot_be_made_any_more_stops_no_other(store, promoted, bac
     acted, _ = back()
     assert acted.state is IntentState.FAILED
     assert lines()[2:] == ["one-back"]
-    assert acted.by_hand[0].startswith('# undo gone {"to": "x"}, which was ')
+    assert (
+        acted.by_hand[0]
+        == '# takes back: gone {"to": "x"}: gone cannot be used: ' + acted.lines[0].partition("cannot be used: ")[2]
+    )
+    assert "there is no hook 'gone'" in acted.lines[0]
+
+
+def test_nor_does_it_stop_a_rollback_through_the_store(store, promoted, policy, action_request, lines):
+    edit_decisions(store, "UPDATE deliveries SET hook = 'gone' WHERE position = 1")
+    rules = policy((store.path.parent / "evaluator.yaml").read_text())
+    rollback = ask(store, rules, system_person(), action_request("rollback", reason="carts are odd"))
+    assert execute(store, lambda _: rules, rollback.id, "w").state is IntentState.FAILED
+    assert lines()[2:] == ["one-back"]
 
 
 def test_an_old_hold_does_not_stop_a_promotion_that_was_requested_after_it(store, policy, action_request):
@@ -385,3 +400,35 @@ def test_it_needs_a_journal_that_can_be_read(policy, back):
     policy()
     with pytest.raises(StoreError, match="the journal cannot be read"):
         back()
+
+
+def test_records_of_another_version_are_left_out(store, promoted, back, lines):
+    journal = find_journal(store.path)
+    for record in ({"kind": "hook", "intent": "i1"}, {"kind": "began"}, {"kind": "of the future"}, {}):
+        journal.append({"at": write_now(), **record})
+    assert record_actions(store, journal) == 0
+    assert back()[0].state is IntentState.ACKNOWLEDGED
+    assert lines() == ["one", "two", "two-back", "one-back"]
+
+
+def test_it_waits_for_a_rollback_through_the_store_that_another_process_executes(
+    store, policy, action_request, lines, folder, back
+):
+    """That has begun while the decisions could be used, and its process has the lock of the service."""
+    slow = f"echo slow-begins >> HERE/out.txt; until [ -e {folder}/go ]; do sleep 0.02; done; echo slow >> HERE/out.txt"
+    rules = policy(f'hooks: {{promote: [{{command: {{run: ["true"], undo: [sh, -c, "{slow}"]}}}}]}}\n')
+    intent = ask(store, rules, system_person(), action_request())
+    execute(store, lambda _: rules, intent.id, "w")
+    rollback = ask(store, rules, system_person(), action_request("rollback"))
+    executing = threading.Thread(target=execute, args=(store, lambda _: rules, rollback.id, "w"))
+    executing.start()
+    wait_until(lambda: "slow-begins" in lines())
+    ended = []
+    emergency = threading.Thread(target=lambda: ended.append(back()))
+    emergency.start()
+    wait_until(lambda: list_actions(find_journal(store.path).read()))
+    (folder / "go").touch()
+    executing.join(10)
+    emergency.join(10)
+    assert lines() == ["slow-begins", "slow"]
+    assert ended[0][0].state is IntentState.ACKNOWLEDGED
