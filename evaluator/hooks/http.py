@@ -11,7 +11,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 from urllib.parse import quote, urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
@@ -55,7 +55,6 @@ _PRINTABLE = "".join(map(chr, range(32, 127)))
 _WORD_OR_SECRET = re.compile(r"\$\{([^}]*)\}")
 _EXAMPLES = {"share": "0", "percent": "0", "shares": '{"arm": 1}'}
 """Values of the words that stand without quotes in JSON."""
-_NOWHERE = "http://127.0.0.1/"
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
@@ -302,10 +301,10 @@ class HttpRouter(RequestHook, Router[HttpOptions]):
     def __init__(self, options: HttpOptions, environment: Any = None) -> None:
         """Give the request that sets shares a body, if it has none."""
         super().__init__(options, environment)
-        set_request, get_request = options.set or SetRequest(url=_NOWHERE), options.get or GetRequest(url=_NOWHERE)
+        set_request = cast("SetRequest", options.set)  # both are there: see `choose_class`
         has_body = set_request.body or set_request.method in ("GET", "DELETE")
         self._set_request = set_request if has_body else set_request.model_copy(update={"body": "${shares}"})
-        self._get_request = get_request
+        self._get_request = cast("GetRequest", options.get)
 
     def arms(self) -> tuple[str, ...]:
         """Return the arms of the options."""

@@ -30,8 +30,8 @@ from evaluator.hooks.network import MaybeSent
 from evaluator.hooks.router import Applied, Realised, Router, describe_drift, show_share, show_shares
 from evaluator.hooks.weights import find_weights, moves_back, sum_shares
 
-MOST_WEIGHT = 1000
-"""Largest weight that is written: gateways differ in how large ones they take, up to 1,000,000."""
+MOST_WEIGHT, MOST_WEIGHT_OF_MANY = 1000, 1_000_000
+"""Largest weight that is written, and where a reference would get none otherwise: the API takes no larger ones."""
 
 
 class KubernetesRouter(KubernetesHook, Router[KubernetesOptions]):
@@ -114,7 +114,7 @@ class KubernetesRouter(KubernetesHook, Router[KubernetesOptions]):
             own: dict[str, dict[str, int]] = {arm: {} for arm in self._services}
             for label, weight in entry["weights"].items():
                 own[arm_by_service[label.partition(" ")[0].partition(":")[0]]][label] = weight
-            weights = find_weights(own, shares, MOST_WEIGHT)
+            weights = find_weights(own, shares, MOST_WEIGHT, MOST_WEIGHT_OF_MANY)
             for arm, share in shares.items():
                 if share and not any(weights[label] for label in own[arm]):
                     raise HookError(

@@ -41,8 +41,8 @@ from evaluator.hooks.router import (
 from evaluator.hooks.weights import check_earlier, divide, find_weights, show_weights, sum_shares
 from evaluator.replacing import replace_file
 
-MOST_WEIGHT = 1000
-"""Largest weight that is written; nginx takes larger ones, but with `hash … consistent` they need much memory."""
+MOST_WEIGHT, MOST_WEIGHT_OF_MANY = 1000, 100_000
+"""Largest weight that is written, and where a server would get none otherwise: larger ones need memory in a hash."""
 _END_OF_WORKERS_S = 0.5
 """How long earlier workers are waited for, which end when their connections do."""
 _POLL_S = 0.02
@@ -190,7 +190,7 @@ class Nginx(ServerRouter[NginxOptions]):
             arm: {name: written[name].weight if name in written else 1 for name in names}
             for arm, names in self._list_servers().items()
         }
-        weights = find_weights(own, shares, MOST_WEIGHT)
+        weights = find_weights(own, shares, MOST_WEIGHT, MOST_WEIGHT_OF_MANY)
         for arm, share in shares.items():
             if share and not any(weights[name] for name in own[arm]):
                 raise HookError(f"{arm} cannot get {show_share(share)}: it is too small", hint="give it a larger share")

@@ -27,15 +27,31 @@ _WEIGHTS: TypeAdapter[dict[str, int]] = TypeAdapter(
 # ------------------------------------------------------------------ from shares to weights
 
 
-def find_weights(own: Mapping[str, Mapping[str, int]], shares: Mapping[str, float], most: int) -> dict[str, int]:
+def find_weights(
+    own: Mapping[str, Mapping[str, int]], shares: Mapping[str, float], most: int, at_most: int = 0
+) -> dict[str, int]:
     """Find whole weights from 0 to `most` that give each arm its share: server → weight.
 
     `own`: arm → server → its own weight: how much it gets compared with the other servers of its arm; of an arm whose
     own weights are all 0, all servers count the same. `shares`: arm → share, which add up to 1; each arm has a server.
+    `at_most`: the largest weight, where one of the servers would get nothing by smaller ones; 0: `most`.
+
     If one arm gets all, its servers get their own weights. Otherwise the shares come as near as possible (see
     `_AS_GOOD`), by weights as small as possible: each share and each server gets the whole number that the method of
     the largest remainder gives it.
     """
+    weights = _find_small_weights(own, shares, most)
+    is_left_out = any(
+        weight and not weights[server]
+        for arm, servers in own.items()
+        if shares[arm]
+        for server, weight in servers.items()
+    )
+    return _find_small_weights(own, shares, at_most) if is_left_out and at_most > most else weights
+
+
+def _find_small_weights(own: Mapping[str, Mapping[str, int]], shares: Mapping[str, float], most: int) -> dict[str, int]:
+    """Do what `find_weights` does, with weights up to `most`."""
     equal_or_own = {
         arm: dict(weights) if any(weights.values()) else dict.fromkeys(weights, 1) for arm, weights in own.items()
     }

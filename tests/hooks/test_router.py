@@ -253,6 +253,14 @@ def test_weights_are_exact_where_they_can_be():
     assert find_weights({"b": {"x": 7}, "c": {"y": 3, "z": 9}}, {"b": 0, "c": 1}, 256) == {"x": 0, "y": 3, "z": 9}
 
 
+def test_no_server_is_left_out_where_weights_may_be_larger():
+    own = {"b": {"b1": 1}, "c": {f"c{number}": 1 + number % 2 for number in range(40)}}
+    small, large = (find_weights(own, {"b": 0.99, "c": 0.01}, 1000, most) for most in (0, 100_000))
+    assert min(small[name] for name in own["c"]) == 0
+    assert large["c1"] / large["c0"] == pytest.approx(2, rel=0.05)
+    assert sum_shares(large, own)["c"] == pytest.approx(0.01, abs=1e-4)
+
+
 def test_many_servers_take_no_second():
     own = equal(b=500, c=500)
     began = time.process_time()
