@@ -192,7 +192,8 @@ class Kubernetes(BaseHook[KubernetesOptions]):
         if status is None:
             return []
         patch = shlex.quote(json.dumps({"status": status}))
-        return [f"{self._kubectl} patch rollout {self._name} --subresource=status --type=merge -p {patch}"]
+        words = [self._kubectl, "patch", "rollout", self._name, "--subresource=status", "--type=merge", "-p", patch]
+        return [" ".join(words)]
 
     def _write_weights_by_hand(self, rules: Sequence[tuple[str, Mapping[str, int]]]) -> list[str]:
         """Write the line that sets weights of references of the route.
