@@ -90,7 +90,8 @@ class Kubernetes(KubernetesHook):
         if status is None:
             return []
         patch = shlex.quote(json.dumps({"status": status}))
-        return [f"{self._kubectl} patch rollout {self._name} --subresource=status --type=merge -p {patch}"]
+        words = [self._kubectl, "patch", "rollout", self._name, "--subresource=status", "--type=merge", "-p", patch]
+        return [" ".join(words)]
 
     def _check_rollout(self, resource: Json, change: str) -> None:
         """Raise HookError if a Rollout cannot be promoted as it is; abort and retry are always possible."""

@@ -433,3 +433,15 @@ def test_the_earlier_weights_can_be_set_by_hand(api, tmp_path):
     assert TOKEN not in lines
     calls = (tmp_path / "calls").read_text()
     assert f"--server={api.url} --token={TOKEN} -n default get httproute foo-route -o json" in calls
+
+
+@pytest.mark.parametrize(("do", "aborted", "status"), [("abort", False, "false"), ("retry", True, "true")])
+def test_a_rollout_can_be_put_back_by_hand(api, tmp_path, do, aborted, status):
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/words\n')
+    kubectl.chmod(0o755)
+    variables = {"K8S": TOKEN, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    paste(rollout_hook(api, do), undoes=True, earlier={"aborted": aborted}, environment=variables)
+    words = (tmp_path / "words").read_text().splitlines()
+    patch = f'{{"status": {{"abort": {status}}}}}'
+    assert words[-7:] == ["patch", "rollout", "cart", "--subresource=status", "--type=merge", "-p", patch]
