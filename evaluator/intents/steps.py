@@ -95,7 +95,9 @@ def plan_steps(
                 earlier_value = json.loads(delivery.outcome.undo) if delivery.outcome.undo else None
                 entries.append((UNDO, executed_entry, earlier_value, promoted_release))
             else:
-                hook = PlannedHook(len(entries), delivery.event, executed_entry, step, promoted=promoted_release)
+                hook = PlannedHook(
+                    len(entries), delivery.event, executed_entry, step, promoted=promoted_release, link=rules.link
+                )
                 context = make_context(_draft_intent(action, release), release, None, hook) if release else None
                 irreversible.append(f"{step.hook.kind} ({step.hook.describe(context)}) cannot be undone")
     entries += [(ANNOUNCE, entry, None, None) for entry in rules.hooks.get(ANNOUNCE, ())]
