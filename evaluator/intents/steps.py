@@ -101,7 +101,9 @@ def plan_steps(
                 undone_hook = (delivery.intent, delivery.position)
                 entries.append((UNDO, executed_entry, earlier_value, promoted_release, undone_hook))
             else:
-                hook = PlannedHook(len(entries), delivery.event, executed_entry, step, promoted=promoted_release)
+                hook = PlannedHook(
+                    len(entries), delivery.event, executed_entry, step, promoted=promoted_release, link=rules.link
+                )
                 context = make_context(_draft_intent(action, release), release, None, hook) if release else None
                 irreversible.append(f"{step.hook.kind} ({step.hook.describe(context)}) cannot be undone")
     entries += [(ANNOUNCE, entry, None, None, None) for entry in rules.hooks.get(ANNOUNCE, ())]

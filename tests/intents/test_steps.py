@@ -156,6 +156,12 @@ def test_a_hook_is_given_service_arm_share_and_link():
     assert make_context(INTENT, ONE_SERVICE, None, plan_steps(RULES, Action.PROMOTE)[0][0]).link == ""
 
 
+def test_what_cannot_be_undone_is_named_with_its_link():
+    linked = replace(RULES, link="https://e.example.org/${release}")
+    _, (text,) = plan_steps(linked, Action.ROLLBACK, [delivered("acknowledged", "${link}", undo="")], ONE_SERVICE)
+    assert "https://e.example.org/cart%402" in text
+
+
 def test_only_a_promotion_has_a_share():
     """A hook that is undone has the action of the promotion, and must not set its share again."""
     undo = plan_steps(RULES, Action.ROLLBACK, [delivered("acknowledged", "one")])[0][1]
