@@ -30,7 +30,7 @@ class UnusableHook:
         """Whether something is to be taken back: that is not known, so a person has to look."""
         return True
 
-    def read(self) -> Json:
+    def read(self, context: HookContext | None = None) -> Json:  # noqa: ARG002 - as a hook
         """Read nothing."""
         return None
 

@@ -108,9 +108,11 @@ def plan_steps(
             event_name,
             entry,
             _make_step_to_undo(entry) if event_name == UNDO else make_step(entry.kind, entry.options),
-            *more,
+            earlier_value,
+            promoted_release,
+            undone_hook_id,
         )
-        for position, (event_name, entry, *more) in enumerate(entries)
+        for position, (event_name, entry, earlier_value, promoted_release, undone_hook_id) in enumerate(entries)
     )
     return tuple(planned), tuple(irreversible)
 
