@@ -1,4 +1,5 @@
 import socket
+import subprocess
 import time
 
 import pytest
@@ -7,6 +8,7 @@ from metrics_servers import free_port, program, running
 
 from evaluator.errors import PolicyError
 from evaluator.hooks import make_hook
+from evaluator.hooks.by_hand import write_file
 from evaluator.hooks.nginx import MARK
 
 CONFIG = """
@@ -243,3 +245,10 @@ def test_the_earlier_file_can_be_written_by_hand(proxy):
     paste(hook)
     assert split_becomes(port, {"canary": 100})
     assert hook.undo(make_context(), before).state == "acknowledged"
+
+
+def test_lines_that_write_a_file_write_it_as_it_was(tmp_path):
+    """Tabs, quotes, variables, a line like the end of the text; only line ends of Windows become plain ones."""
+    file, text = tmp_path / "it's.conf", "\tserver $a `b` \\c 'd';\r\nEND\n# é\n"
+    subprocess.run(["bash", "-eu"], input="\n".join(write_file(str(file), text)), text=True, check=True)
+    assert file.read_text() == text.replace("\r", "")
