@@ -132,7 +132,7 @@ def paste(
 ):
     """Do by hand what a hook would do: paste its lines into a shell. Returns the lines and what they write."""
     lines = write_by_hand(Step(hook), make_context(**changed), undoes=undoes, earlier=earlier)
-    text = "\n".join(map(plain_text, lines))  # as they are shown
+    text = "\n".join("\t".join(map(plain_text, line.split("\t"))) for line in lines)  # as they are shown
     variables = {"PATH": os.environ["PATH"] + ":/usr/sbin", **(environment or {})}
     pasted = subprocess.run(
         ["bash", "-eu"], check=False, input=text, env=variables, capture_output=True, text=True, timeout=20

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -91,10 +91,8 @@ def _go_back(session: Session, action: Action, release: str, **options: Any) -> 
     try:
         return _request_action(session, action, release, requested=requested, **options)
     except OutcomeNotStored as outcome:
-        from evaluator.reports import plain_text
-
         lines = [f"{action.label} {release}: {outcome.state}", *outcome.lines, *_introduce_by_hand(outcome.by_hand)]
-        _emit_if_possible("\n".join(map(plain_text, lines)))
+        _emit_if_possible(_show_lines(lines))
         _say_if_possible(session, f"{outcome.message}; {outcome.hint}")
         return EXIT_CODES.get(IntentState(outcome.state), 4)
     except (StoreError, OSError) as error:
@@ -163,13 +161,13 @@ def _go_back_without_store(
     except StoreError as error:
         if lines := list_policy_by_hand(rules, action, person, release, reason):
             say("nothing was done. As far as the policy knows, this does it by hand, in a shell:")
-            _emit_if_possible("\n".join(map(plain_text, lines)))
+            _emit_if_possible(_show_lines(lines))
         raise StoreError(f"{problem.message}; {error.message}", hint=problem.hint) from problem
     say(f"acting from the journal: {', '.join(map(str, journal.paths))}")
     _warn_of_unknown(session, journal, release)
     if dry_run or not yes:
         lines = preview_from_journal(session.store_path.absolute(), journal, rules, person, action, release, reason)
-        (emit if dry_run else say)("\n".join(map(plain_text, lines)))
+        (emit if dry_run else say)(_show_lines(lines))
     if dry_run:
         return 0
     if not yes:
@@ -189,7 +187,7 @@ def _go_back_without_store(
             stop=stop,
         )
     lines = [f"{action.label} {release}: {acted.state}", *acted.lines, *_introduce_by_hand(acted.by_hand)]
-    _emit_if_possible("\n".join(map(plain_text, lines)))
+    _emit_if_possible(_show_lines(lines))
     if acted.not_written:
         say(f"this could not be written anywhere, so keep it: {acted.not_written}")
     else:
@@ -235,6 +233,13 @@ def _read_or_make(session: Session, journal: Journal) -> None:
         with suppress(StoreError):
             journal.make()
         journal.read()
+
+
+def _show_lines(lines: Iterable[str]) -> str:
+    """Write lines for a terminal; tabs stay, because lines for a shell may write a file that has some."""
+    from evaluator.reports import plain_text
+
+    return "\n".join("\t".join(map(plain_text, line.split("\t"))) for line in lines)
 
 
 def _say_if_possible(session: Session, text: str) -> None:
@@ -392,7 +397,7 @@ def execute_or_wait(
     if intent.state in (IntentState.FAILED, IntentState.UNKNOWN) and (
         lines := _introduce_by_hand(_list_left_by_hand(session, store, intent))
     ):
-        show("\n".join(map(plain_text, lines)))
+        show(_show_lines(lines))
     if intent.state in (IntentState.FAILED, IntentState.UNKNOWN):
         if not store.control.deliveries(intent.id):
             _say_if_possible(session, "nothing was executed: fix the cause above, then request it again")

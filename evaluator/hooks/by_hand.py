@@ -58,7 +58,8 @@ def quote(text: str, fill: Callable[[str], str] = str) -> str:
 def write_file(path: str, text: str) -> list[str]:
     """Write lines for a shell that replace the content of a file."""
     end = "END"
-    lines = text.removesuffix("\n").split("\n")
+    # A terminal would not take the control character of a line end of Windows.
+    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
     while end in lines:
         end += "_"
     return [f"cat > {shlex.quote(path)} <<'{end}'", *lines, end]

@@ -115,10 +115,10 @@ def plan_steps(
             _make_step_to_undo(entry) if event_name == UNDO else make_step(entry.kind, entry.options),
             earlier_value,
             promoted_release,
-            undone,
+            undone_hook_id,
             rules.link,
         )
-        for position, (event_name, entry, earlier_value, promoted_release, undone) in enumerate(entries)
+        for position, (event_name, entry, earlier_value, promoted_release, undone_hook_id) in enumerate(entries)
     )
     return tuple(planned), tuple(irreversible)
 

@@ -1,5 +1,6 @@
 import os
 import socket
+import subprocess
 import time
 from contextlib import closing
 
@@ -9,6 +10,7 @@ from metrics_servers import free_port, program, running
 
 from evaluator.errors import HookError, PolicyError
 from evaluator.hooks import make_hook
+from evaluator.hooks.by_hand import write_file
 from evaluator.hooks.nginx_config import read_split, read_upstream, set_split, set_weights
 
 CONFIG = """
@@ -172,6 +174,13 @@ def test_the_earlier_shares_can_be_written_by_hand(proxy, unchanged):
     assert split_becomes(port, {"canary": 100})
     paste(hook, action="rollback")
     assert split_becomes(port, {"baseline": 100})
+
+
+def test_lines_that_write_a_file_write_it_as_it_was(tmp_path):
+    """Tabs, quotes, variables, a line like the end of the text; only line ends of Windows become plain ones."""
+    file, text = tmp_path / "it's.conf", "\tserver $a `b` \\c 'd';\r\nEND\n# é\n"
+    subprocess.run(["bash", "-eu"], input="\n".join(write_file(str(file), text)), text=True, check=True)
+    assert file.read_text() == text.replace("\r", "")
 
 
 def test_users_do_not_go_to_an_upstream_that_no_server_of_serves(proxy, unchanged):
