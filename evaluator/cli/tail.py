@@ -199,6 +199,7 @@ def _make_plan(
         lateness_s=LATENESS_S if follow_options.lateness is None else follow_options.lateness,
         stats_address=check_stats_address(follow_options.stats_socket) if follow_options.stats_socket else "",
         fresh=follow_options.fresh,
+        policy_path=policy.path,
     )
 
 

@@ -21,6 +21,7 @@ from evaluator.records.access_logs import (
     RouterFacts,
     add_router_facts,
     check_log_options,
+    list_unread,
     sum_counts,
 )
 from evaluator.records.cells import (
@@ -257,6 +258,7 @@ __all__ = [
     "counts_from_start",
     "find_bin_edges",
     "is_imported",
+    "list_unread",
     "metric_name",
     "sum_counts",
     "sum_left_out",

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from evaluator.records import (
     RunFacts,
     RunState,
     choose_bucket_s,
+    list_unread,
     sum_counts,
     sum_left_out,
 )
@@ -321,7 +322,7 @@ def _make_run(release: Release, group: str, plan: LogPlan, logs: Sequence[_Conve
     """Make the run of the files, with what is known of it."""
     first = min(log.first_request for log in logs if log.first_request is not None)
     last = max(log.last_request for log in logs if log.last_request is not None)
-    router = sum_counts([counts, _describe_unread(plan, counts, (last - first).total_seconds())]).router
+    router = replace(counts.router, unread=list_unread(counts))
     return Run(
         id=group,
         release=release.id,
@@ -342,24 +343,6 @@ def _make_run(release: Release, group: str, plan: LogPlan, logs: Sequence[_Conve
         service=plan.options.service,
         shares=plan.shares,
     )
-
-
-_MOST_UNREAD = 0.01
-"""Largest share of the requests of an arm that lines that cannot be read may be."""
-
-
-def _describe_unread(plan: LogPlan, counts: LogCounts, seconds: float) -> LogCounts:
-    """Name the lines that could not be read, if there are any, as a hole of the log; its arm is not known.
-
-    Its time is the share that they would be of the arm with the fewest requests, of the `seconds` of the log. Above
-    1 % it is unknown, because they could hide what would change the verdict.
-    """
-    unread = counts.read.get("", 0)
-    if not unread:
-        return LogCounts()
-    share = unread / max(min(counts.read.get(arm, 0) for arm in plan.options.arms), 1)
-    hole = f"{unread:,} of {count_of(counts.lines, 'line')} could not be read, so it is not known whose they are"
-    return LogCounts(router=RouterFacts(holes=(hole,), unread_s=share * seconds if share <= _MOST_UNREAD else None))
 
 
 def _write_run(
@@ -418,8 +401,8 @@ def _find_doubts(run: Run) -> Iterator[str]:
         )
     if router.retried_by_unknown:
         yield (
-            f"{count_of(router.retried_by_unknown, 'attempt')} failed, and the log does not say at which server, so a "
-            "verdict cannot be GO"
+            f"{count_of(router.retried_by_unknown, 'attempt')} failed, and the log does not say at which server, which "
+            "may forbid a GO"
         )
     for arm, rows in router.grpc_unread.items():
         yield f"the log has no status of {count_of(rows, 'request')} of gRPC of {arm}, so their failures are not known"
@@ -429,6 +412,8 @@ def _find_doubts(run: Run) -> Iterator[str]:
             f"are '{OTHER_ENDPOINTS}', such as {router.pooled_example}; a rule in `sources.access_log.endpoints` of "
             "the policy can give such paths one name"
         )
+    for what, lines in router.unread.items():
+        yield f"{count_of(lines, 'line')} {what}: it is not known whose requests these are"
     yield from router.holes
 
 

@@ -404,16 +404,17 @@ def test_a_clock_of_another_zone_is_refused(log, quick, offset_s, message):
     assert run.facts.stopped_by == caught.value.message
 
 
-def test_lines_whose_times_go_back_or_ahead_are_holes(log, quick):
+def test_lines_whose_times_go_back_or_ahead_are_counted(log, quick):
     now = time.time()
     times = [now, now - 30, now - 100, now + 100, now + 1]
     log.write(line(now - 40))
     run = follow_lines(log, [line(at) for at in times], from_start=True)
     assert run.landed == 4
-    assert run.facts.router.holes == (
-        f"1 line of {log.path} with times more than a minute before those of earlier lines",
-        f"1 line of {log.path} with times more than a minute after now",
-    )
+    assert run.facts.router.unread == {
+        f"of {log.path} with times more than a minute before those of earlier lines": 1,
+        f"of {log.path} with times more than a minute after now": 1,
+    }
+    assert not run.facts.router.holes
 
 
 # ------------------------------------------------------------------ plans

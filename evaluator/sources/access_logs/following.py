@@ -15,7 +15,6 @@ from pathlib import Path
 from evaluator.errors import InputError, SourceError
 from evaluator.sources.access_logs.log_files import FileId, FilePosition, FollowedFile, LineBlock, Truncated
 from evaluator.sources.access_logs.rotation import find_file_id, find_position, list_rotated, open_unread
-from evaluator.wording import count_of
 
 GRACE_S = 60.0
 """A rotated file is read until nothing was added for this long: processes of a router may write on for a while."""
@@ -29,9 +28,11 @@ class Hole:
     """A part of a log that could not be read."""
 
     text: str
-    """A sentence for people."""
+    """A sentence for people; of whole lines the end of one that begins with their number, `3 lines …`."""
     seconds: float | None = None
     """How long it is at most (s); `None`: not known."""
+    lines: int = 0
+    """Number of lines, if whole lines were not read; else 0."""
 
 
 class LogFollower:
@@ -108,7 +109,7 @@ class LogFollower:
                 self._finish(file)
                 continue
             if too_long:
-                self._holes.append(Hole(f"{count_of(too_long, 'line')} of {self.path} longer than 1 MB"))
+                self._holes.append(Hole(f"of {self.path} longer than 1 MB", lines=too_long))
             self._read_at[file] = self._clock()
             if lines or file.changed_ns != changed_before:
                 self._grown_at[file] = self._clock()
