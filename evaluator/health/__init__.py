@@ -16,7 +16,7 @@
 | left_out | no GO |
 | in_flight | no GO |
 | status_mix, client_aborts | no GO |
-| without_server, retries, other_servers, grpc_status, log_holes, late | no GO if more than is allowed, else warn only |
+| without_server, retries, other_servers, grpc_status, unread_lines, log_holes, late | no GO if more than is allowed, else warn only |
 | single_instance | no GO |
 | load_generator | void: neither GO nor NO-GO |
 | clock | void: neither GO nor NO-GO |

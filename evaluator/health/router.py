@@ -205,10 +205,9 @@ def _check_unread_lines(log: _Log) -> Iterable[Finding]:
     total = sum(unread.values())
     arm, worst = _find_worst_share(log, total)
     causes = "; ".join(f"{format_count(lines)} {what}" for what, lines in unread.items())
-    text = (
-        f"the access log has {count_of(total, 'line')} that {'is' if total == 1 else 'are'} not judged: {causes}. It "
-    )
-    text += f"is not known whose: if each was a failure of {arm}, its failure rate is {worst} pp higher"
+    verb = "is" if total == 1 else "are"
+    text = f"{count_of(total, 'line')} of the access log {verb} not judged: {causes}. Whose they are is not known: if "
+    text += f"each was a failure of {arm}, its failure rate is {worst} pp higher"
     remedy = "find out what these lines are, and let the router write all lines in one format and by one clock "
     remedy += "(docs/access-logs.md)"
     yield grade("unread_lines", text, remedy, fails=_could_hide(log, total))
