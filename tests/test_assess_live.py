@@ -224,12 +224,14 @@ def test_a_release_without_production_has_none_of_these_keys():
 
 def test_the_report_tells_both_apart():
     verdict = replace(to_record(assess_live(SLOW, (SLOW_RUN,), load=LOAD)), step="25%", other_steps=("5%",))
-    text = to_human(verdict, width=200)
+    text = to_human(verdict, width=200).replace("\xa0", " ")
     for part in (
-        "p95 (production)", "✓ complete (production)", "10 min of production,", "judged: step 25%, the newest",
+        "p95 (production)", "✓ complete ", "✓ clock ", "10 min of production,",
+        "judged: step 25%, the newest",
         "other steps: 5% (--step)",
     ):  # fmt: skip
         assert part in text
+    assert text.count("✓ complete") == 1, "it is the same for both"
     assert "(production)" not in to_human(to_record(assess_release(ReleaseData((RUN,), LOAD), RULEBOOK).evidence))
 
 
