@@ -226,7 +226,7 @@ def test_the_report_tells_both_apart():
     verdict = replace(to_record(assess_live(SLOW, (SLOW_RUN,), load=LOAD)), step="25%", other_steps=("5%",))
     text = to_human(verdict, width=200).replace("\xa0", " ")
     for part in (
-        "p95 (production)", "✓ complete ", "✓ clock ", "10 min of production,",
+        "p95 (production)", "✓ complete ", "✓ overlap ", "10 min of production,",
         "judged: step 25%, the newest",
         "other steps: 5% (--step)",
     ):  # fmt: skip

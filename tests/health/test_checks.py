@@ -64,8 +64,8 @@ def test_a_healthy_release_has_nothing_but_good_findings():
     levels = {f.check: f.level for f in evidence(CELLS, runs=(LOADED,)).findings}
     assert {check: level for check, level in levels.items() if level is not Level.OK} == {}
     # Those of skipped, cut off and rare requests have nothing to say, nor of endpoints, history and young instances, of
-    # phases and the load of instances, of a router, of clients that give up, and of statuses.
-    assert len(levels) >= len(CHECKS[EvidenceKind.REQUESTS]) - 10
+    # phases and the load of instances, of a router, of clients that give up, of statuses, and of sizes.
+    assert len(levels) >= len(CHECKS[EvidenceKind.REQUESTS]) - 11
 
 
 @pytest.mark.parametrize(
