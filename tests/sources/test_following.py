@@ -226,6 +226,26 @@ def test_copytruncate_reads_the_copy_and_names_the_hole(follow, writer):
     assert list_holes(follower) == []
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_copy_that_the_next_one_overwrites_is_not_read_twice(follow, writer, restarts):
+    """`cp access.log access.log.1; : > access.log` writes into the same file each time."""
+    follower = follow(writer.path)
+    lines = []
+    for _ in range(4):
+        writer.write(20)
+        lines += read_all(follower)
+        writer.write(5)
+        writer.copy_and_truncate()
+        writer.write(10)
+        lines += read_all(follower)
+        assert len(list_holes(follower)) == 1, "between copying and emptying"
+        if restarts:
+            follower.close()
+            follower = follow(writer.path, follower.positions())
+            lines += read_all(follower)
+    assert sorted(lines) == sorted(writer.written)
+
+
 def test_copytruncate_while_away(follow, writer):
     follower = follow(writer.path)
     writer.write(10)

@@ -55,6 +55,8 @@ class LogFollower:
         self._files: list[FollowedFile] = []
         """The oldest first; the last one is that to which the path leads, if it leads to any."""
         self._done: list[FilePosition] = [position for position in positions if position.is_done]
+        self._copies: set[FollowedFile] = set()
+        """Copies of the log that were made before it was emptied: they do not grow."""
         self._grown_at: dict[FollowedFile, float] = {}
         """File → when it had lines last (`clock`)."""
         self._holes: list[Hole] = []
@@ -100,7 +102,10 @@ class LogFollower:
             try:
                 lines, too_long = file.read_lines()
             except Truncated:
-                self._go_on_after_truncation(file)
+                if file is self._files[-1]:
+                    self._go_on_after_truncation(file)
+                else:
+                    self._leave_overwritten(file)
                 return self.read_block()
             except OSError as error:
                 raise SourceError(f"{file.path} cannot be read: {error.strerror}") from error
@@ -115,7 +120,8 @@ class LogFollower:
                 self._grown_at[file] = self._clock()
             if lines:
                 return LineBlock(self.path, file.file_id, lines, is_fresh=was_at_end and file is self._files[-1])
-            if file is not self._files[-1] and file.is_at_end and self._clock() - self._grown_at[file] > GRACE_S:
+            is_silent = file in self._copies or self._clock() - self._grown_at[file] > GRACE_S
+            if file is not self._files[-1] and file.is_at_end and is_silent:
                 rest = file.read_rest()
                 self._finish(file)
                 if rest:
@@ -163,6 +169,7 @@ class LogFollower:
         located = find_position(others, position) if position.mark_bytes else None
         if located:
             _, copy = located
+            self._copies.add(copy)
             self._files.insert(self._files.index(file), copy)
             self._grown_at[copy] = self._clock()
             self._holes.append(Hole(self._describe_copying(), lost_s))
@@ -170,6 +177,16 @@ class LogFollower:
             text = f"{self.path} was emptied or written again: lines after byte {position.offset} were lost"
             self._holes.append(Hole(text, lost_s))
         file.restart()
+
+    def _leave_overwritten(self, file: FollowedFile) -> None:
+        """Stop reading a rotated file that has other contents now, such as the next copy of the log.
+
+        These are read from the log itself. What was not read of the file before is lost.
+        """
+        if not file.is_at_end:
+            offset = file.make_position().offset
+            self._holes.append(Hole(f"{file.path} was written again: lines after byte {offset} were lost"))
+        self._finish(file)
 
     def _describe_copying(self) -> str:
         """Describe the hole that is left when a log is copied and emptied."""
@@ -193,6 +210,7 @@ class LogFollower:
             self._add(opened)
             if position.file_id != file.file_id and position.file_id == current_id:
                 # The inode is still that of the log, but its contents are in another file.
+                self._copies.add(opened)
                 self._holes.append(Hole(self._describe_copying()))
         others = [file for file in rotated if file.file_id != current_id]  # the path itself is opened later
         for unread in open_unread(others, [*self._done, *positions], self._files):
@@ -219,5 +237,6 @@ class LogFollower:
         self._files.remove(file)
         del self._grown_at[file]
         self._read_at.pop(file, None)
+        self._copies.discard(file)
         with contextlib.suppress(OSError):
             file.close()
