@@ -19,6 +19,7 @@ from evaluator.records import (
     RunFacts,
     RunState,
     Service,
+    list_left_out,
     list_unread,
 )
 from evaluator.sources.access_logs.tail_state import TailedRunNow
@@ -91,7 +92,7 @@ def _describe_tailed(tailed: TailedRunNow) -> tuple[RunState, RunFacts]:
     run = tailed.run
     facts = RunFacts(
         read=run.counts.read,
-        left_out=run.counts.left_out,
+        left_out=list_left_out(run.counts),
         router=replace(run.counts.router, unread=list_unread(run.counts)),
         clock_offset_s=run.clock_ahead_s or None,
     )

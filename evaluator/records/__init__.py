@@ -21,6 +21,7 @@ from evaluator.records.access_logs import (
     RouterFacts,
     add_router_facts,
     check_log_options,
+    list_left_out,
     list_unread,
     sum_counts,
 )
@@ -258,6 +259,7 @@ __all__ = [
     "counts_from_start",
     "find_bin_edges",
     "is_imported",
+    "list_left_out",
     "list_unread",
     "metric_name",
     "sum_counts",

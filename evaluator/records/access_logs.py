@@ -181,6 +181,11 @@ def list_unread(counts: LogCounts) -> dict[str, int]:
     return {**counts.router.unread, **({"that could not be read": bad_lines} if bad_lines else {})}
 
 
+def list_left_out(counts: LogCounts) -> tuple[LeftOut, ...]:
+    """List the rows of arms that are not judged. Lines of no known arm are not among them: `list_unread` has these."""
+    return tuple(part for part in counts.left_out if part.arm)
+
+
 MOST_SERVERS = 20
 """Most servers without an arm that keep their names."""
 

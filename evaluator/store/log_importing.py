@@ -26,6 +26,7 @@ from evaluator.records import (
     RunFacts,
     RunState,
     choose_bucket_s,
+    list_left_out,
     list_unread,
     sum_counts,
     sum_left_out,
@@ -194,11 +195,15 @@ def _refuse_without_arm(plan: LogPlan, logs: Sequence[_ConvertedLog]) -> None:
             "`sources.access_log.time_zone`",
         )
     named = list(counts.router.other_servers)[:_MOST_SHOWN]
-    what = f"the requests are of {', '.join(named)}" if named else f"no server answered any of {counts.lines:,} lines"
-    raise InputError(
-        f"no request of {names} belongs to an arm: {what}",
-        hint="give each arm the names of its servers, for example --arm-server canary='c*'",
-    )
+    what = f"the requests are of {', '.join(named)}"
+    hint = "give each arm the names of its servers, for example --arm-server canary='c*'"
+    if not named:
+        lines, bad_lines = count_of(counts.lines, "line"), counts.read.get("", 0)
+        what = f"no server answered any of {lines}"
+        if bad_lines:
+            what = f"{bad_lines:,} of {lines} could not be read"
+            hint = "without --skip-bad-rows the first of them is shown, with what is wrong"
+    raise InputError(f"no request of {names} belongs to an arm: {what}", hint=hint)
 
 
 def _time(engine: Engine, log: _ConvertedLog) -> _ConvertedLog:
@@ -338,7 +343,7 @@ def _make_run(release: Release, group: str, plan: LogPlan, logs: Sequence[_Conve
             "response_time": sorted({log.file.layout.response_time for log in logs}),
             "arms": {arm: list(patterns) for arm, patterns in plan.options.arms.items()},
         },
-        facts=RunFacts(read=counts.read, left_out=counts.left_out, router=router),
+        facts=RunFacts(read=counts.read, left_out=list_left_out(counts), router=router),
         step=plan.step,
         service=plan.options.service,
         shares=plan.shares,
@@ -374,7 +379,7 @@ def _write_run(
     return Landed(
         rows=sum(log.rows for log in logs),
         segments=len(logs),
-        left_out=run.facts.left_out,
+        left_out=sum_counts(log.counts for log in logs).left_out,
         runs=(run.id,),
         parts=(len(logs),),
         doubts=tuple(_find_doubts(run)),

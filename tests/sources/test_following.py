@@ -197,6 +197,27 @@ def test_a_restart_in_a_packed_file_and_again(follow, writer, monkeypatch):
     assert lines + read_all(follower) == writer.written
 
 
+def test_a_file_that_is_just_being_packed_is_not_read_as_text(follow, writer):
+    writer.write(5)
+    follower = follow(writer.path)
+    writer.write(3000)
+    follower.close()
+    writer.rename()
+    writer.write(5)
+    writer.rename()
+    writer.write(5)
+    oldest = writer.path.with_name("access.log.2")
+    packed = oldest.with_name("access.log.2.gz")
+    packed.touch()
+    os.utime(packed, ns=(oldest.stat().st_atime_ns, oldest.stat().st_mtime_ns))
+    follower = follow(writer.path, follower.positions())
+    lines = read_all(follower)
+    with gzip.open(packed, "wb") as stream:
+        stream.write(oldest.read_bytes())
+    oldest.unlink()
+    assert lines + read_all(follower) == writer.written[5:]
+
+
 def test_packing_what_was_read_does_not_repeat_it(follow, writer):
     follower = follow(writer.path)
     writer.write(100)

@@ -112,6 +112,11 @@ class FollowedFile:
         if self._packed:
             self._packed.close()
 
+    @property
+    def is_packed(self) -> bool:
+        """Was the file packed (gzip and so on) when it was opened?"""
+        return self._packed is not None
+
     def make_position(self, *, is_done: bool = False) -> FilePosition:
         """Describe up to where the file was read. `is_done`: it will not be read again."""
         return FilePosition(
