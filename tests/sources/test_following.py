@@ -267,6 +267,24 @@ def test_a_copy_that_the_next_one_overwrites_is_not_read_twice(follow, writer, r
     assert sorted(lines) == sorted(writer.written)
 
 
+def test_many_copies_between_restarts_are_not_read_twice(follow, writer):
+    follower = follow(writer.path)
+    writer.write(5)
+    lines = read_all(follower)
+    writer.rename()  # this file is read for another minute
+    for number in range(12):
+        writer.write(20)
+        lines += read_all(follower)
+        shutil.copyfile(writer.path, writer.path.with_name(f"access.log-202611{number:02}"))
+        os.truncate(writer.path, 0)
+        writer.write(5)
+        lines += read_all(follower)
+        follower.close()
+        follower = follow(writer.path, follower.positions())
+        lines += read_all(follower)
+    assert sorted(lines) == sorted(writer.written)
+
+
 def test_copytruncate_while_away(follow, writer):
     follower = follow(writer.path)
     writer.write(10)

@@ -7,6 +7,7 @@ what was written between the two steps: this is named as a hole, because no prog
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ GRACE_S = 60.0
 """A rotated file is read until nothing was added for this long: processes of a router may write on for a while."""
 
 _MOST_DONE = 8
-"""How many files that were read to their end are remembered, so that their packed copies are not read again."""
+"""How many files that were read to their end are remembered, so that their packed copies are not read again; and as
+many more as a start may find, because they were changed after a file that is still read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +235,11 @@ class LogFollower:
 
     def _finish(self, file: FollowedFile) -> None:
         """Stop reading a file that has come to its end."""
-        self._done = [*self._done, file.make_position(is_done=True)][-_MOST_DONE:]
         self._files.remove(file)
+        done = [*self._done, file.make_position(is_done=True)]
+        oldest_ns = min((other.changed_ns for other in self._files), default=0)
+        is_recent = [position.changed_ns >= oldest_ns and bool(self._files) for position in done[:-_MOST_DONE]]
+        self._done = [*itertools.compress(done[:-_MOST_DONE], is_recent), *done[-_MOST_DONE:]]
         del self._grown_at[file]
         self._read_at.pop(file, None)
         self._copies.discard(file)
