@@ -341,6 +341,31 @@ def test_a_file_that_disappears_and_comes_back(follow, writer):
     assert follower.is_caught_up
 
 
+@pytest.mark.parametrize(("restarts", "problem"), [(1, "there is no such file"), (3, "access.log is not a file")])
+def test_a_file_that_comes_back_after_a_restart_goes_on_where_it_was_left(follow, writer, restarts, problem):
+    """Its disk was not mounted yet."""
+    writer.write(5)
+    follower = follow(writer.path, from_start=True)
+    lines = read_all(follower)
+    away = writer.path.with_name("away")
+    writer.path.rename(away)
+    if "no such" not in problem:
+        writer.path.mkdir()
+    for _ in range(restarts):
+        writer.write(2)
+        follower.close()
+        follower = follow(writer.path, follower.positions())
+        assert read_all(follower) == []
+        assert follower.problem.endswith(problem)
+        assert not follower.is_caught_up
+    if writer.path.is_dir():
+        writer.path.rmdir()
+    away.rename(writer.path)
+    writer.write(2)
+    assert lines + read_all(follower) == writer.written
+    assert list_holes(follower) == []
+
+
 def test_a_file_that_is_gone_after_a_restart_is_a_hole(follow, writer):
     follower = follow(writer.path)
     writer.write(3)

@@ -57,6 +57,8 @@ class LogFollower:
         self._files: list[FollowedFile] = []
         """The oldest first; the last one is that to which the path leads, if it leads to any."""
         self._done: list[FilePosition] = [position for position in positions if position.is_done]
+        self._awaited: list[FilePosition] = []
+        """Positions in a file that was not there at the start, and may come back: a disk is not mounted yet."""
         self._copies: set[FollowedFile] = set()
         """Copies of the log that were made before it was emptied: they do not grow."""
         self._grown_at: dict[FollowedFile, float] = {}
@@ -84,7 +86,7 @@ class LogFollower:
 
     def positions(self) -> tuple[FilePosition, ...]:
         """Up to where the files were read, the oldest first: from there another follower goes on."""
-        return (*self._done, *(file.make_position() for file in self._files))
+        return (*self._done, *self._awaited, *(file.make_position() for file in self._files))
 
     def take_holes(self) -> list[Hole]:
         """Return, once, the parts of the log that could not be read."""
@@ -158,7 +160,25 @@ class LogFollower:
                 current = FollowedFile(self.path, newest)
         if self._has_started:
             current.is_at_end = True  # all of its lines were written since the last look
-        self._add(current)
+        self._add(self._go_on_where_awaited(current))
+
+    def _can_be_opened(self) -> bool:
+        """Does the path lead to a file that can be read now?"""
+        try:
+            FollowedFile(self.path).close()
+        except (OSError, InputError):
+            return False
+        return True
+
+    def _go_on_where_awaited(self, current: FollowedFile) -> FollowedFile:
+        """Open a file at the position that was awaited, if it has what was read; else name what is gone."""
+        awaited, self._awaited = self._awaited, []
+        found = [position for position in awaited if current.has_mark_of(position)]
+        if found:
+            current.close()
+            return FollowedFile(self.path, max(found, key=lambda position: position.offset))
+        self._holes += [_describe_gone(position) for position in awaited]
+        return current
 
     def _go_on_after_truncation(self, file: FollowedFile) -> None:
         """Read the rest of what a file had from a copy of it, if there is one; then the file from its start."""
@@ -205,8 +225,11 @@ class LogFollower:
             if not position.mark_bytes:
                 continue  # nothing was read of the file: it is found among the unread ones
             located = find_position(rotated, position)
+            if located is None and position == positions[-1] and not self._can_be_opened():
+                self._awaited.append(position)
+                continue
             if located is None:
-                self._holes.append(Hole(f"what followed byte {position.offset} of {position.path} is gone"))
+                self._holes.append(_describe_gone(position))
                 continue
             file, opened = located
             self._add(opened)
@@ -245,3 +268,8 @@ class LogFollower:
         self._copies.discard(file)
         with contextlib.suppress(OSError):
             file.close()
+
+
+def _describe_gone(position: FilePosition) -> Hole:
+    """Describe what was not read of a file that is no longer there."""
+    return Hole(f"what followed byte {position.offset} of {position.path} is gone")
