@@ -35,6 +35,7 @@ from evaluator.records import (
 from evaluator.reports import FORMATS, to_json
 from evaluator.reports.base import Page
 from evaluator.reports.human import to_human
+from evaluator.reports.overview import build_heat_map
 from evaluator.reports.reading import from_json
 from evaluator.simulate import Change, simulate, simulate_cells
 from evaluator.simulate.readings import DURATION
@@ -274,3 +275,12 @@ def test_readings_of_the_time_of_production_are_judged_with_it():
     assert len(of_readings) == 1
     assert "reading_overlap" not in {f.check for f in evidence.findings if f.level is Level.FAIL}
     assert all(c.no_data is None for c in of_readings)
+
+
+def test_the_heat_map_shows_the_throughput_of_the_load_if_production_has_none():
+    verdict = to_record(assess_live(SLOW, (SLOW_RUN,), load=LOAD))
+    heat_map = build_heat_map([verdict])
+    [(_, cells)] = heat_map.rows
+    by_metric = dict(zip(heat_map.metrics, cells, strict=True))
+    assert by_metric["p95"].evidence is EvidenceKind.LIVE, "it is the worst"
+    assert by_metric["throughput"].no_data is None
