@@ -139,7 +139,10 @@ def tail_release(plan: TailPlan, stop: StopRequest, *, say: Say = say_nothing) -
         for follower in tail.followers:
             followers.callback(follower.close)
         with _landing_hourly(plan, say):
-            return tail.follow()
+            end = tail.follow()
+        if end.is_complete:
+            _land(plan, say)
+        return end
 
 
 def _check_plan(plan: TailPlan) -> None:
@@ -169,10 +172,7 @@ def _landing_hourly(plan: TailPlan, say: Say) -> Iterator[None]:
 
     def keep_up() -> None:
         while not block_ended.wait(KEEP_UP_S):
-            try:
-                land_release(Store.open(plan.store_path), plan.release.id)
-            except (EvaluatorError, OSError) as error:
-                say(f"not landed yet: {error}")
+            _land(plan, say)
 
     keeper = threading.Thread(target=keep_up, daemon=True)
     keeper.start()
@@ -181,6 +181,14 @@ def _landing_hourly(plan: TailPlan, say: Say) -> Iterator[None]:
     finally:
         block_ended.set()
         keeper.join()
+
+
+def _land(plan: TailPlan, say: Say) -> None:
+    """Land what was written of the release, unless another process keeps the store: the next command will do it."""
+    try:
+        land_release(Store.open(plan.store_path, wait_s=STORE_WAIT_S), plan.release.id)
+    except (EvaluatorError, OSError) as error:
+        say(f"not landed yet: {error}")
 
 
 class _Tail:
