@@ -103,7 +103,7 @@ def test_lines_of_another_format_than_the_one_that_was_named():
     ],
 )
 def test_a_log_format_that_lacks_something(log_format, missing):
-    with pytest.raises(InputError, match=f"does not say {missing},") as caught:
+    with pytest.raises(InputError, match=f"do not say {missing},") as caught:
         find_layout([HTTP], "access.log", log_format=log_format)
     assert "log it from now on" in caught.value.hint
 
@@ -120,7 +120,7 @@ def test_a_log_format_that_the_shell_emptied():
 
 def test_json_without_a_server():
     line = json.dumps({"ts": 1.0, "request": {"method": "GET", "uri": "/"}, "duration": 0.1, "status": 200})
-    with pytest.raises(InputError, match="does not say the server that answered") as caught:
+    with pytest.raises(InputError, match="do not say the server that answered") as caught:
         find_layout([line], "access.log")
     assert "log_append upstream" in caught.value.hint
 
