@@ -7,6 +7,7 @@ import gzip
 import os
 import random
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -216,6 +217,25 @@ def test_a_file_that_is_just_being_packed_is_not_read_as_text(follow, writer):
         stream.write(oldest.read_bytes())
     oldest.unlink()
     assert lines + read_all(follower) == writer.written[5:]
+
+
+@pytest.mark.parametrize(("generation", "holes"), [(-1, 0), (None, 1)])
+def test_an_inode_that_is_used_again_is_another_file(follow, writer, generation, holes):
+    """The log was renamed and packed, and the new one got its inode: it was not emptied."""
+    writer.write(5)
+    follower = follow(writer.path, from_start=True)
+    lines = read_all(follower)
+    writer.write(5)
+    follower.close()
+    writer.rename()
+    writer.compress()
+    writer.write(5)
+    status = writer.path.stat()
+    [position] = follower.positions()
+    reused = replace(position, device=status.st_dev, inode=status.st_ino, generation=generation)
+    follower = follow(writer.path, [reused])
+    assert lines + read_all(follower) == writer.written
+    assert len(list_holes(follower)) == holes
 
 
 def test_packing_what_was_read_does_not_repeat_it(follow, writer):

@@ -162,6 +162,16 @@ class LogFollower:
             current.is_at_end = True  # all of its lines were written since the last look
         self._add(self._go_on_where_awaited(current))
 
+    def _is_log_of(self, position: FilePosition) -> bool:
+        """Is the file of a position still the log, and not another file with the same inode?"""
+        try:
+            current = FollowedFile(self.path)
+        except (OSError, InputError):
+            return False
+        with contextlib.closing(current):
+            is_new = None not in (position.generation, current.generation) and position.generation != current.generation
+            return current.file_id == position.file_id and not is_new
+
     def _can_be_opened(self) -> bool:
         """Does the path lead to a file that can be read now?"""
         try:
@@ -233,7 +243,7 @@ class LogFollower:
                 continue
             file, opened = located
             self._add(opened)
-            if position.file_id != file.file_id and position.file_id == current_id:
+            if position.file_id != file.file_id and self._is_log_of(position):
                 # The inode is still that of the log, but its contents are in another file.
                 self._copies.add(opened)
                 self._holes.append(Hole(self._describe_copying()))
