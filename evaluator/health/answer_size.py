@@ -29,7 +29,7 @@ def check_answer_size(context: RequestContext) -> Iterable[Finding]:
 
     Nothing if sizes are not recorded, or if the policy has a metric of them: then people have decided what is allowed.
     """
-    if any(rule.metric.type == "response_size" for rule in context.rulebook.rules):
+    if any(rule.metric.is_response_size for rule in context.rulebook.rules):
         return
     for arm, panel in context.panels.items():
         # The file of one arm may have no sizes. Logs and the recorder have them of both arms, or of none.

@@ -12,6 +12,7 @@ from typing import Literal
 
 from evaluator.errors import UsageError
 from evaluator.records.rows import LeftOut, sum_left_out
+from evaluator.records.words import BASELINE
 
 LogColumn = Literal[
     "started", "ended", "request", "method", "target", "status", "time", "bytes", "server", "backend",
@@ -277,6 +278,11 @@ def check_log_options(options: LogOptions) -> None:
         raise UsageError(
             "which requests belong to which arm is not known",
             hint="give --arm-server ARM=PATTERN for each arm, or `sources: {access_log: {arms: …}}` in the policy",
+        )
+    if BASELINE not in options.arms or len(options.arms) < 2:
+        raise UsageError(
+            f"the servers of {' and '.join(options.arms)} are named, and nothing to compare with",
+            hint="name those of baseline and candidate: --arm-server baseline='b*' --arm-server canary='c*'",
         )
     for (arm, patterns), (other_arm, other_patterns) in itertools.combinations(options.arms.items(), 2):
         for pattern, other_pattern in itertools.product(patterns, other_patterns):

@@ -211,7 +211,7 @@ def test_coarse_times_are_named():
 @pytest.mark.parametrize(
     ("grid_us", "median_ms", "level", "says"),
     [
-        pytest.param(10_000, 15.0, Level.WARN, "tool, file or log recorded times in steps of 10 ms", id="file"),
+        pytest.param(10_000, 15.0, Level.WARN, "the load tool, file or log recorded times in steps of 10", id="file"),
         pytest.param(1, 0.006, Level.WARN, "times are kept in whole microseconds", id="store"),
         pytest.param(1, 15.0, Level.OK, "times are kept in whole microseconds", id="fine"),
     ],
