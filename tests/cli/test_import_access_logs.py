@@ -218,7 +218,10 @@ def test_an_hour_without_a_request_of_the_canary_lands_and_is_no_go(place, capsy
 
 def test_servers_of_no_arm_are_named(place, capsys):
     write_lines(place / "a.log")
-    assert run(["import", "cart@2", "--access-log", "a.log", "--arm-server", "baseline=web*"]) == 2
+    words = ["import", "cart@2", "--access-log", "a.log", "--arm-server", "baseline=web*"]
+    assert run(words) == 2
+    assert "the servers of baseline are named, and nothing to compare with" in capsys.readouterr().err
+    assert run([*words, "--arm-server", "canary=new*"]) == 2
     error = capsys.readouterr().err
     assert "no request of a.log belongs to an arm: the requests are of b0, b1, c0, c1" in error
     assert (
