@@ -404,6 +404,8 @@ def _find_doubts(run: Run) -> Iterator[str]:
             f"no server answered {count_of(router.without_server, 'request')} (failed: "
             f"{router.without_server_failures:,}), which belong to no arm"
         )
+    if attempts := sum(router.retried.values()):
+        yield f"{attempts:,} of the requests are attempts that failed before the router tried again"
     if router.retried_by_unknown:
         yield (
             f"{count_of(router.retried_by_unknown, 'attempt')} failed, and the log does not say at which server, which "

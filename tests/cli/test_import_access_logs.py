@@ -70,6 +70,16 @@ def test_a_log_becomes_a_run_of_production(place, capsys):
     assert landed.ended - landed.started == timedelta(seconds=9)
 
 
+def test_the_attempts_among_the_requests_are_named(place, capsys):
+    write_lines(place / "a.log", retries="1")
+    assert run(["import", "cart@2", "--access-log", "a.log", *ARMS]) == 0
+    printed = capsys.readouterr()
+    assert "cart@2: 160 requests" in printed.out
+    assert "80 of the requests are attempts that failed before the router tried again" in printed.err
+    router = read_run().facts.router
+    assert (router.answers, router.failed_answers) == (80, 0)
+
+
 def test_the_same_log_lands_once_and_another_name_or_packing_changes_nothing(place, capsys):
     write_lines(place / "a.log")
     assert import_logs("--access-log", "a.log") == 0
