@@ -11,9 +11,13 @@ from pydantic_core import PydanticCustomError
 from evaluator.errors import UnknownName
 from evaluator.fields import Duration, Name, PositiveDuration, Section, Share, within
 from evaluator.policy.promotion import MOST_APPROVALS, Entries, Entry
+from evaluator.quantities import format_duration
+from evaluator.records.intents import UNDO, HookEntry
 
 FIXED_ACTS = ("end", "always")
 """Acts after all stages: `end` if the release is promoted, `always` whatever happened."""
+
+_NO_UNDO = "undo is allowed only among the hooks of rollback; a rollout undoes its acts by itself"
 
 Agreement = Annotated[int, within(0, MOST_APPROVALS)]
 
@@ -46,7 +50,9 @@ class StageSection(Section):
     )
     deadline: Duration | None = Field(None, description="Time until a person is asked.  Default: bake.")
     least: Annotated[int, within(0, 1_000_000_000)] = Field(500, description="Judged requests of each arm for no_harm.")
-    agree: Agreement = Field(0, description="People who have to agree before it begins.")
+    agree: _NO_UNDO = "undo is allowed only among the hooks of rollback; a rollout undoes its acts by itself"
+
+Agreement = Field(0, description="People who have to agree before it begins.")
 
     @field_validator("deadline")
     @classmethod
@@ -54,7 +60,7 @@ class StageSection(Section):
         """Check that a person is asked after the stage was judged, not before."""
         bake = info.data.get("bake")
         if value is not None and bake is not None and value < bake:
-            raise ValueError(f"must be at least bake ({bake:g}s), not {value:g}s")
+            raise ValueError(f"must be at least bake ({format_duration(bake)}), not {format_duration(value)}")
         return value
 
 
@@ -65,8 +71,19 @@ class ActSection(Section):
     hooks: Entries = Field(default_factory=list, description="Hooks, in order.")
     verify: Entries = Field(default_factory=list, description="Hooks that have to succeed after it.")
     retry_for: Duration = Field(0.0, description="How long it is tried again if it fails.")
-    agree: Agreement = Field(0, description="People who have to agree before it is executed.")
+    agree: _NO_UNDO = "undo is allowed only among the hooks of rollback; a rollout undoes its acts by itself"
+
+Agreement = Field(0, description="People who have to agree before it is executed.")
     irreversible: bool = Field(default=False, description="There is no way back after it.")
+
+    @field_validator("hooks", "verify")
+    @classmethod
+    def _refuse_undo(cls, value: list[HookEntry]) -> list[HookEntry]:
+        """Refuse the entry `undo`: what a rollout did is undone without being named."""
+        for index, entry in enumerate(value):
+            if entry.kind == UNDO:
+                raise PydanticCustomError("no_undo", _NO_UNDO, {"index": index})
+        return value
 
 
 class GuardSection(Section):
@@ -122,6 +139,15 @@ class RolloutSection(Section):
     guard: GuardSection = Field(default_factory=GuardSection)
     lease: PositiveDuration = Field(60.0, description="Time without a driver after which traffic returns.")
     unanswered: UnansweredSection = Field(default_factory=UnansweredSection)
+
+    @field_validator("router")
+    @classmethod
+    def _check_routers(cls, value: dict[str, HookEntry]) -> dict[str, HookEntry]:
+        """Refuse the entry `undo` in the place of a router."""
+        for entry in value.values():
+            if entry.kind == UNDO:
+                raise ValueError(_NO_UNDO)
+        return value
 
     @field_validator("stages")
     @classmethod
@@ -191,7 +217,7 @@ def _find_wrong_shares(stages: Sequence[StageSection]) -> Mistakes:
         if stage.share is None:
             continue
         if stage.share <= earlier:
-            mistakes.append((position, f"the share has to rise, but {stage.share:.4g} follows {earlier:.4g}"))
+            mistakes.append((position, f"the share has to rise, but {100 * stage.share:g}% follows {100 * earlier:g}%"))
         earlier = stage.share
     if earlier != 1.0:
         mistakes.append((len(stages) - 1, "the last stage needs share: 100%, or the release never reaches all users"))
