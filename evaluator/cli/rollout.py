@@ -9,12 +9,12 @@ import click
 
 from evaluator.cli import Session, emit
 from evaluator.cli.terminal import make_page
-from evaluator.records.rollouts import Act, Needs, Observe, RolloutPlan, Step, to_plain
+from evaluator.records.rollouts import Act, Observe, RolloutPlan, Step, StepNeeds, to_plain
 from evaluator.reports.base import align_columns, write_line
 from evaluator.wording import count_of, format_duration, format_number
 
 HEAD = ("#", "step", "where", "users", "needs", "time")
-NEEDS = {Needs.GO: "GO", Needs.NO_HARM: "no harm", Needs.NOTHING: "nothing"}
+NEEDS = {StepNeeds.GO: "GO", StepNeeds.NO_HARM: "no harm", StepNeeds.NOTHING: "nothing"}
 
 
 @click.group("rollout")
@@ -59,7 +59,9 @@ def _make_row(step: Step) -> tuple[str, ...]:
         time = format_duration(step.bake_s) if step.bake_s else "–"
         if step.deadline_s > step.bake_s:
             time += f", a person is asked after {format_duration(step.deadline_s)}"
-        needs = NEEDS[step.needs] + (f" in {count_of(step.least, 'request')}" if step.needs is Needs.NO_HARM else "")
+        needs = NEEDS[step.needs] + (
+            f" in {count_of(step.least, 'request')}" if step.needs is StepNeeds.NO_HARM else ""
+        )
         what = f"observe {step.name}" + (" under load" if step.load else "")
         return what, step.environment, _write_share(step.share), needs, time
     return step.name, _write_place(step), _write_share(step.share), ", ".join(_list_conditions(step)) or "–", "–"

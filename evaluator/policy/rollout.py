@@ -50,9 +50,7 @@ class StageSection(Section):
     )
     deadline: Duration | None = Field(None, description="Time until a person is asked.  Default: bake.")
     least: Annotated[int, within(0, 1_000_000_000)] = Field(500, description="Judged requests of each arm for no_harm.")
-    agree: _NO_UNDO = "undo is allowed only among the hooks of rollback; a rollout undoes its acts by itself"
-
-Agreement = Field(0, description="People who have to agree before it begins.")
+    agree: Agreement = Field(0, description="People who have to agree before it begins.")
 
     @field_validator("deadline")
     @classmethod
@@ -71,9 +69,7 @@ class ActSection(Section):
     hooks: Entries = Field(default_factory=list, description="Hooks, in order.")
     verify: Entries = Field(default_factory=list, description="Hooks that have to succeed after it.")
     retry_for: Duration = Field(0.0, description="How long it is tried again if it fails.")
-    agree: _NO_UNDO = "undo is allowed only among the hooks of rollback; a rollout undoes its acts by itself"
-
-Agreement = Field(0, description="People who have to agree before it is executed.")
+    agree: Agreement = Field(0, description="People who have to agree before it is executed.")
     irreversible: bool = Field(default=False, description="There is no way back after it.")
 
     @field_validator("hooks", "verify")

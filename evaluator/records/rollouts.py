@@ -13,7 +13,7 @@ from typing import Any
 from evaluator.records.intents import HookEntry
 
 
-class Needs(StrEnum):
+class StepNeeds(StrEnum):
     """What an observation has to show before the next step begins."""
 
     GO = "go"
@@ -67,7 +67,7 @@ class Observe:
     stage: str
     environment: str
     services: tuple[str, ...]
-    needs: Needs
+    needs: StepNeeds
     bake_s: float
     """Time until it is judged."""
     deadline_s: float
@@ -191,7 +191,7 @@ class EventKind(StrEnum):
     ENDED = "ended"
 
 
-class Look(StrEnum):
+class JudgedAt(StrEnum):
     """When an observation is judged."""
 
     MEANWHILE = "meanwhile"
@@ -221,7 +221,7 @@ class Event:
     person: str = ""
     text: str = ""
     """Why: a part of a sentence."""
-    look: Look = Look.MEANWHILE
+    look: JudgedAt = JudgedAt.MEANWHILE
     verdict: str = ""
     """Of `judged`: go, no_go or inconclusive."""
     no_harm: bool = False

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from evaluator.records.rollouts import Act, Look, Needs, Observe, RolloutOutcome, RolloutPlan, Step, Unanswered
-from evaluator.rollout.progress import MAY_HAVE_ACTED, MOST_DRIFTS, Progress, StepState
+from evaluator.records.rollouts import Act, JudgedAt, Observe, RolloutOutcome, RolloutPlan, Step, StepNeeds, Unanswered
+from evaluator.rollout.progress import MAY_HAVE_ACTED, MOST_DRIFTS, RolloutProgress, StepState
 
 NO_GO = "no_go"
 GO = "go"
@@ -52,13 +52,13 @@ class Decision:
     """A part of a sentence."""
     until: float | None = None
     """Of `wait`: time (s since 1970) of the next decision; None: only an event changes it."""
-    look: Look = Look.BAKE
+    look: JudgedAt = JudgedAt.BAKE
     """Of `judge`."""
     outcome: RolloutOutcome | None = None
     """Of `end`."""
 
 
-def decide(plan: RolloutPlan, progress: Progress, now: float) -> Decision:
+def decide(plan: RolloutPlan, progress: RolloutProgress, now: float) -> Decision:
     """Decide what a rollout does next. `now`: seconds since 1970."""
     if progress.outcome is not None:
         return Decision(Todo.NOTHING)
@@ -72,8 +72,8 @@ def decide(plan: RolloutPlan, progress: Progress, now: float) -> Decision:
     return decision
 
 
-def _go_forward(plan: RolloutPlan, progress: Progress, now: float) -> Decision:
-    """Decide what follows if nobody holds the rollout."""
+def _go_forward(plan: RolloutPlan, progress: RolloutProgress, now: float) -> Decision:
+    """Decide what follows if no person holds the rollout."""
     if progress.drifts >= MOST_DRIFTS and progress.was_shifted(plan):
         return _stop(f"the router had other shares than it was given, {progress.drifts} times")
     position = progress.position(plan)
@@ -95,7 +95,7 @@ def _stop(why: str) -> Decision:
 # ------------------------------------------------------------------ forward
 
 
-def _decide_act(plan: RolloutPlan, progress: Progress, act: Act, position: int, now: float) -> Decision:
+def _decide_act(plan: RolloutPlan, progress: RolloutProgress, act: Act, position: int, now: float) -> Decision:
     """Decide what follows while an act is the current step."""
     match progress.states[position]:
         case StepState.WAITING:
@@ -114,7 +114,9 @@ def _decide_act(plan: RolloutPlan, progress: Progress, act: Act, position: int, 
     raise AssertionError(f"{act.name} is {progress.states[position]} while the rollout goes on")
 
 
-def _decide_observation(plan: RolloutPlan, progress: Progress, step: Observe, position: int, now: float) -> Decision:
+def _decide_observation(
+    plan: RolloutPlan, progress: RolloutProgress, step: Observe, position: int, now: float
+) -> Decision:
     """Decide what follows while an observation is the current step."""
     if progress.verdict == NO_GO:
         return _stop(f"{step.name} is NO-GO")
@@ -127,9 +129,11 @@ def _decide_observation(plan: RolloutPlan, progress: Progress, step: Observe, po
     return _look(plan, progress, step, position, progress.begun_at, now)
 
 
-def _look(plan: RolloutPlan, progress: Progress, step: Observe, position: int, begun_at: float, now: float) -> Decision:
+def _look(
+    plan: RolloutPlan, progress: RolloutProgress, step: Observe, position: int, begun_at: float, now: float
+) -> Decision:
     """Decide when an observation is judged, and what follows if it has not shown what it needs."""
-    for look, after_s in ((Look.BAKE, step.bake_s), (Look.DEADLINE, step.deadline_s)):
+    for look, after_s in ((JudgedAt.BAKE, step.bake_s), (JudgedAt.DEADLINE, step.deadline_s)):
         at = begun_at + after_s
         if now < at:
             return Decision(Todo.WAIT, position, until=at)
@@ -140,14 +144,14 @@ def _look(plan: RolloutPlan, progress: Progress, step: Observe, position: int, b
     return _ask(plan, progress, position, now, f"{step.name} has not shown what it needs ({step.needs})")
 
 
-def _has_shown(needs: Needs, progress: Progress) -> bool:
+def _has_shown(needs: StepNeeds, progress: RolloutProgress) -> bool:
     """Has the newest look of the current observation shown what it needs? It is no NO-GO."""
-    if needs is Needs.NOTHING:
+    if needs is StepNeeds.NOTHING:
         return True
-    return progress.verdict == GO if needs is Needs.GO else progress.no_harm
+    return progress.verdict == GO if needs is StepNeeds.GO else progress.no_harm
 
 
-def _ask(plan: RolloutPlan, progress: Progress, position: int, now: float, why: str) -> Decision:
+def _ask(plan: RolloutPlan, progress: RolloutProgress, position: int, now: float, why: str) -> Decision:
     """Ask people about the current step, and go back or hold if they do not answer in time."""
     if progress.declined_by:
         return _stop(f"{progress.declined_by} declined {plan.steps[position].name}")
@@ -156,13 +160,13 @@ def _ask(plan: RolloutPlan, progress: Progress, position: int, now: float, why: 
     answer_by = progress.asked_at + plan.answer_within_s
     if now < answer_by or plan.unanswered is Unanswered.STAY:
         return Decision(Todo.WAIT, position, why, until=answer_by if now < answer_by else None)
-    return _stop(f"{why}, and nobody has answered")
+    return _stop(f"{why}, and no person has answered")
 
 
 # ------------------------------------------------------------------ back, and the end
 
 
-def _go_back(plan: RolloutPlan, progress: Progress) -> Decision:
+def _go_back(plan: RolloutPlan, progress: RolloutProgress) -> Decision:
     """Return the traffic first; then undo the other acts, the newest first; then the final acts."""
     if not progress.returned and progress.was_shifted(plan):
         return Decision(Todo.RETURN, why=progress.why_back)
@@ -181,7 +185,7 @@ def _list_undoable(plan: RolloutPlan) -> Iterator[tuple[int, Act]]:
             yield number, step
 
 
-def _finish(plan: RolloutPlan, progress: Progress, outcome: RolloutOutcome) -> Decision:
+def _finish(plan: RolloutPlan, progress: RolloutProgress, outcome: RolloutOutcome) -> Decision:
     """Execute the final acts, each once, and end. One that failed does not keep the others from being executed."""
     for number in range(plan.body, len(plan.steps)):
         if progress.states[number] in (StepState.WAITING, StepState.BEGUN):

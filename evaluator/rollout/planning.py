@@ -5,7 +5,7 @@ from __future__ import annotations
 from evaluator.errors import PolicyError
 from evaluator.policy import Policy
 from evaluator.policy.rollout import RolloutSection
-from evaluator.records.rollouts import GuardLimits, Needs, Observe, RolloutPlan, Unanswered
+from evaluator.records.rollouts import GuardLimits, Observe, RolloutPlan, StepNeeds, Unanswered
 from evaluator.rollout.strategies import STRATEGIES
 from evaluator.version import find_version
 
@@ -22,7 +22,7 @@ def make_plan(policy: Policy, release: str) -> RolloutPlan:
     services = tuple(service for group in groups for service in group)
     _check_routers(policy, section, services)
     steps = STRATEGIES[section.strategy](section, groups)
-    judged = sum(isinstance(step, Observe) and step.needs is not Needs.NOTHING for step in steps)
+    judged = sum(isinstance(step, Observe) and step.needs is not StepNeeds.NOTHING for step in steps)
     guard = section.guard
     return RolloutPlan(
         release=release,

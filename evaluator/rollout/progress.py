@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from evaluator.records.rollouts import Act, Event, EventKind, Look, Observe, RolloutOutcome, RolloutPlan
+from evaluator.records.rollouts import Act, Event, EventKind, JudgedAt, Observe, RolloutOutcome, RolloutPlan
 
 
 class StepState(StrEnum):
@@ -40,14 +40,14 @@ _STEP_STATES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class RolloutProgress:
     """How far a rollout is."""
 
     states: tuple[StepState, ...]
     """One for each step of the plan."""
     begun_at: float | None = None
     """When the current step was begun; None: it was not."""
-    looks: tuple[Look, ...] = ()
+    looks: tuple[JudgedAt, ...] = ()
     """Looks at its end, and at its deadline, at which the current observation was judged."""
     verdict: str = ""
     """Newest verdict of the current observation."""
@@ -58,7 +58,7 @@ class Progress:
     agreed: frozenset[str] = frozenset()
     """Who agreed to it."""
     declined_by: str = ""
-    """Who declined it; empty: nobody did."""
+    """Who declined it; empty: no person did."""
     held: bool = False
     """Does it wait until a person lets it continue?"""
     why_held: str = ""
@@ -105,12 +105,12 @@ class Progress:
         return ""
 
 
-def begin_progress(plan: RolloutPlan) -> Progress:
+def begin_progress(plan: RolloutPlan) -> RolloutProgress:
     """Make the progress of a rollout that has no events yet."""
-    return Progress((StepState.WAITING,) * len(plan.steps))
+    return RolloutProgress((StepState.WAITING,) * len(plan.steps))
 
 
-def fold(plan: RolloutPlan, events: Iterable[Event]) -> Progress:
+def fold(plan: RolloutPlan, events: Iterable[Event]) -> RolloutProgress:
     """Find how far a rollout is after its events."""
     progress = begin_progress(plan)
     for event in events:
@@ -118,7 +118,7 @@ def fold(plan: RolloutPlan, events: Iterable[Event]) -> Progress:
     return progress
 
 
-def follow(plan: RolloutPlan, progress: Progress, event: Event) -> Progress:
+def follow(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> RolloutProgress:
     """Find how far a rollout is after one more event. Events after its end, or of a step that has passed, are nothing.
 
     After `stopped` nothing turns it forward again. An act without a way back turns `stopped` into a hold, unless a
@@ -148,7 +148,7 @@ def follow(plan: RolloutPlan, progress: Progress, event: Event) -> Progress:
     return after
 
 
-def _stop(plan: RolloutPlan, progress: Progress, event: Event) -> Progress:
+def _stop(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> RolloutProgress:
     """Turn a rollout back, or hold it if an act without a way back was executed and no person stops it."""
     if progress.going_back:
         return progress
@@ -158,7 +158,7 @@ def _stop(plan: RolloutPlan, progress: Progress, event: Event) -> Progress:
     return replace(progress, going_back=True, why_back=event.text, held=False, why_held="")
 
 
-def _follow_step(plan: RolloutPlan, progress: Progress, event: Event) -> Progress:
+def _follow_step(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> RolloutProgress:
     """Find how far a rollout is after an event of a step."""
     if event.kind in _STEP_STATES:
         return _change_state(plan, progress, event)
@@ -167,7 +167,7 @@ def _follow_step(plan: RolloutPlan, progress: Progress, event: Event) -> Progres
     if event.kind is EventKind.ASKED:
         return replace(progress, asked_at=event.at)
     if event.kind is EventKind.JUDGED and isinstance(plan.steps[event.step], Observe) and progress.begun_at is not None:
-        is_new = event.look is not Look.MEANWHILE and event.look not in progress.looks
+        is_new = event.look is not JudgedAt.MEANWHILE and event.look not in progress.looks
         looks = (*progress.looks, event.look) if is_new else progress.looks
         return replace(progress, looks=looks, verdict=event.verdict, no_harm=event.no_harm)
     # An answer counts only after the question: what was agreed to must have been shown.
@@ -178,7 +178,7 @@ def _follow_step(plan: RolloutPlan, progress: Progress, event: Event) -> Progres
     return progress
 
 
-def _change_state(plan: RolloutPlan, progress: Progress, event: Event) -> Progress:
+def _change_state(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> RolloutProgress:
     """Change the state of a step. What was asked and judged is of the current step, so it ends with that."""
     number, state = event.step, _STEP_STATES[event.kind]
     states = (*progress.states[:number], state, *progress.states[number + 1 :])

@@ -13,14 +13,14 @@ from evaluator.records.rollouts import (
     Act,
     Event,
     EventKind,
-    Look,
+    JudgedAt,
     Observe,
     RolloutOutcome,
     RolloutPlan,
     Unanswered,
 )
 from evaluator.rollout.deciding import Decision, Todo, decide
-from evaluator.rollout.progress import Progress, StepState, begin_progress, follow
+from evaluator.rollout.progress import RolloutProgress, StepState, begin_progress, follow
 from evaluator.rollout.strategies import STRATEGIES
 
 LOAD = {"locustfile": "l.py", "baseline": ["http://b"], "canary": ["http://c"], "run_time": "60s"}
@@ -100,7 +100,7 @@ def list_answers(decision: Decision) -> Iterator[tuple[Event, ...]]:
             yield (at(EventKind.ENDED, outcome=decision.outcome),)
 
 
-def list_interruptions(plan: RolloutPlan, progress: Progress) -> Iterator[Event]:
+def list_interruptions(plan: RolloutPlan, progress: RolloutProgress) -> Iterator[Event]:
     """List what others may do at any time: people, and the guard."""
     position = progress.position(plan)
     yield Event(EventKind.STOPPED, 0.0)
@@ -127,12 +127,12 @@ def is_shift(step) -> bool:
     return isinstance(step, Act) and step.is_shift
 
 
-def may_have_shifted(plan: RolloutPlan, progress: Progress) -> bool:
+def may_have_shifted(plan: RolloutPlan, progress: RolloutProgress) -> bool:
     steps = zip(plan.steps, progress.states, strict=True)
     return any(is_shift(step) and state is not StepState.WAITING for step, state in steps)
 
 
-def check_event(plan: RolloutPlan, progress: Progress, event: Event, after: Progress) -> None:
+def check_event(plan: RolloutPlan, progress: RolloutProgress, event: Event, after: RolloutProgress) -> None:
     """Assert what holds of each single event."""
     assert after.going_back >= progress.going_back, "there is no turning forward again"
     step = plan.steps[event.step]
@@ -148,17 +148,17 @@ def check_event(plan: RolloutPlan, progress: Progress, event: Event, after: Prog
             assert not after.going_back, "after an act without a way back, a person decides"
 
 
-def check_time(plan: RolloutPlan, progress: Progress, decision: Decision, now: float) -> None:
+def check_time(plan: RolloutPlan, progress: RolloutProgress, decision: Decision, now: float) -> None:
     """Assert that nothing comes before its time. In this model each step begins at 0."""
     if decision.todo is Todo.JUDGE:
         step = plan.steps[decision.step]
         assert isinstance(step, Observe)
-        assert now >= (step.bake_s if decision.look is Look.BAKE else step.deadline_s)
-    if decision.todo is Todo.STOP and "nobody has answered" in decision.why:
+        assert now >= (step.bake_s if decision.look is JudgedAt.BAKE else step.deadline_s)
+    if decision.todo is Todo.STOP and "no person has answered" in decision.why:
         assert now >= plan.answer_within_s
 
 
-def check_decision(plan: RolloutPlan, progress: Progress, decision: Decision) -> None:
+def check_decision(plan: RolloutPlan, progress: RolloutProgress, decision: Decision) -> None:
     """Assert what holds in each state, whatever happened before."""
     assert (progress.exposed(plan) > 0) == (may_have_shifted(plan, progress) and not progress.returned)
     if not progress.going_back and progress.outcome is None:
@@ -200,10 +200,10 @@ def check_decision(plan: RolloutPlan, progress: Progress, decision: Decision) ->
 
 
 @cache
-def explore(name: str) -> dict[Progress, set[Progress]]:
+def explore(name: str) -> dict[RolloutProgress, set[RolloutProgress]]:
     """Find all states of a rollout, and from each those that may follow; what holds in each is asserted."""
     plan = PLANS[name]
-    following: dict[Progress, set[Progress]] = {}
+    following: dict[RolloutProgress, set[RolloutProgress]] = {}
     waiting = deque([begin_progress(plan)])
     while waiting:
         progress = waiting.popleft()
@@ -248,7 +248,7 @@ def test_every_way_is_safe_and_ends(name):
     ends = {progress for progress in following if progress.outcome is not None}
     assert {progress.outcome for progress in ends} >= {RolloutOutcome.PROMOTED, RolloutOutcome.ROLLED_BACK}
     # From each state an end can be reached: states are walked backwards from the ends.
-    before: dict[Progress, set[Progress]] = {}
+    before: dict[RolloutProgress, set[RolloutProgress]] = {}
     for progress, afters in following.items():
         for after in afters:
             before.setdefault(after, set()).add(progress)
@@ -283,10 +283,10 @@ def test_no_harm_and_go_are_told_apart():
             continue
         states = tuple([StepState.DONE] * position + [StepState.WAITING] * (len(plan.steps) - position))
         for name, (verdict, no_harm) in looks.items():
-            progress = Progress(states)
+            progress = RolloutProgress(states)
             for event in (
                 Event(EventKind.BEGUN, 0.0, position),
-                Event(EventKind.JUDGED, 60.0, position, look=Look.BAKE, verdict=verdict, no_harm=no_harm),
+                Event(EventKind.JUDGED, 60.0, position, look=JudgedAt.BAKE, verdict=verdict, no_harm=no_harm),
             ):
                 progress = follow(plan, progress, event)
             passed[step.name, name] = decide(plan, progress, 60.0).todo is Todo.PASS

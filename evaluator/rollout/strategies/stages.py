@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from evaluator.policy.rollout import ActSection, RolloutSection, StageSection
-from evaluator.records.rollouts import Act, Needs, Observe, Step
+from evaluator.records.rollouts import Act, Observe, Step, StepNeeds
 
 
 def list_acts(section: RolloutSection, stage: str, *, final: bool = False) -> Iterator[Act]:
@@ -74,7 +74,7 @@ def observe(stage: StageSection, services: Sequence[str]) -> Observe:
         stage=stage.name,
         environment=stage.environment,
         services=tuple(services),
-        needs=Needs(stage.needs),
+        needs=StepNeeds(stage.needs),
         bake_s=bake_s,
         deadline_s=bake_s if stage.deadline is None else max(stage.deadline, bake_s),
         share=stage.share or 0.0,
