@@ -30,6 +30,7 @@ from evaluator.fields import (
 from evaluator.policy.built_in import BUILT_IN_METRICS
 from evaluator.policy.metrics import MetricSection
 from evaluator.policy.promotion import ApprovalsSection, HooksSection, RolesSection
+from evaluator.policy.rollout import RolloutSection
 from evaluator.records import EvidenceKind
 from evaluator.sources.access_logs.options import AccessLogSource
 from evaluator.sources.prometheus.options import PrometheusSource
@@ -49,10 +50,10 @@ def _check_link(text: str) -> str:
     return text
 
 
-PLANNED_SECTIONS = ("rollout", "stages", "strategy")
+PLANNED_SECTIONS = ("stages", "strategy")
 """Sections that are planned and not available in this version."""
 
-PROMOTION_SECTIONS = ("sensitive", "hooks", "approvals", "journal", "link", "roles")
+PROMOTION_SECTIONS = ("sensitive", "hooks", "approvals", "journal", "link", "roles", "rollout")
 """Sections about what happens after a verdict: not part of the rules that judge, nor of their hash."""
 
 
@@ -229,6 +230,9 @@ class PolicyFile(Section):
     )
     roles: RolesSection | None = Field(
         None, description="Without it, accounts of this machine may do everything, and people who sign in may read."
+    )
+    rollout: RolloutSection | None = Field(
+        None, description="How a release is taken to its users, stage by stage; `evaluator rollout plan` shows it."
     )
 
     @field_validator("services")

@@ -76,7 +76,7 @@ def _write_entry(entry: HookEntry) -> Any:
 
 
 def add_hooks(schema: JsonSchemaValue) -> JsonSchemaValue:
-    """Add to the policy's JSON Schema what an entry under `hooks` may be: `undo`, or one hook with its options.
+    """Add to the policy's JSON Schema what a hook may be: one with its options, or under `hooks` the word `undo`.
 
     Only hooks of this package are added, not those of other installed packages. Changes and returns `schema`. Raises
     UsageError if no hook is installed.
@@ -97,9 +97,13 @@ def add_hooks(schema: JsonSchemaValue) -> JsonSchemaValue:
             kind: _replace_references(hook.Options.model_json_schema()) for kind, hook in built_in_hooks.items()
         },
     }
-    schema["$defs"]["HookEntry"] = {"anyOf": [{"const": UNDO}, one_hook]}
+    schema["$defs"]["HookEntry"] = {"anyOf": [{"const": UNDO}, {"$ref": "#/$defs/OneHook"}]}
+    schema["$defs"]["OneHook"] = one_hook
     for event in schema["$defs"][HooksSection.__name__]["properties"].values():
         event["items"] = {"$ref": "#/$defs/HookEntry"}
+    for hooks in ("hooks", "verify"):
+        schema["$defs"]["ActSection"]["properties"][hooks]["items"] = {"$ref": "#/$defs/OneHook"}
+    schema["$defs"]["RolloutSection"]["properties"]["router"]["additionalProperties"] = {"$ref": "#/$defs/OneHook"}
     return schema
 
 
