@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from evaluator.errors import StoreBusy, StoreError
-from evaluator.intents.checking import CLOCK_TOLERANCE
+from evaluator.intents.checking import BEFORE_RESTART, CLOCK_TOLERANCE, is_before_restart
 from evaluator.intents.observing import hash_data_now, hash_policy_now
 from evaluator.intents.versions import explain_other_versions
 from evaluator.pipeline.runs import is_live, is_stale
@@ -96,6 +96,12 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
             remedy=rejudge,
         ),
         _check_age(verdict, policy.promotion.approvals.max_age, rejudge),
+        PromotionCondition(
+            "no decision was lost since the verdict",
+            met=not is_before_restart(verdict.judged_at, store.control.restarted_at()),
+            otherwise=f"the verdict is {BEFORE_RESTART}",
+            remedy=rejudge,
+        ),
         _check_hooks(policy),
         _check_versions(policy, verdict.release),
         _check_judged_versions(verdict.release, current_release, rejudge),

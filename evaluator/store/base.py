@@ -25,6 +25,7 @@ from typing import Self
 from evaluator.errors import StoreError
 from evaluator.permissions import is_private, make_private, private_files
 from evaluator.records import ReleaseSummary
+from evaluator.segments import data_folder
 from evaluator.store.control import Control
 from evaluator.store.control_file import ControlFile, control_path
 from evaluator.store.data import StoredData
@@ -52,6 +53,23 @@ def stamp_of(path: Path) -> Stamp:
         else:
             stamps.append((status.st_mtime_ns, status.st_size))
     return tuple(stamps)
+
+
+def check_data_are_there(path: Path) -> None:
+    """Raise StoreError if the DuckDB file at `path` is gone, but not the decisions that stand on its data."""
+    control = ControlFile(path, WAIT_S)
+    if path.exists() or not control.path.exists():
+        return
+    with control.opened() as connection:
+        # A file without both was made by a process that is just making the store, or was killed before it had.
+        is_used = connection.execute("SELECT 1 FROM audit UNION ALL SELECT 1 FROM releases LIMIT 1").fetchone()
+    if is_used:
+        raise StoreError(
+            f"{path}, which has the data of the store, is gone: it was deleted or moved; its decisions are in "
+            f"{control.path}",
+            hint="move it back, or restore a backup with `evaluator data restore --replace`; to begin with other data, "
+            f"move {control.path.name} and {data_folder(path).name} to another folder",
+        )
 
 
 _UNUSABLE = ("?", ",")
@@ -106,6 +124,7 @@ class Store:
         if decisions_only and control.file.path.exists():
             control.file.make()
             return cls(file, control, StoredData(file, control))
+        check_data_are_there(path)
         if not create and not path.exists():
             raise StoreError(
                 f"there is no store at {path}",

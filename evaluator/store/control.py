@@ -28,7 +28,7 @@ from evaluator.records.intents import (
     Person,
     are_same_person,
 )
-from evaluator.store import audit, covering, intents
+from evaluator.store import audit, covering, intents, restarts
 from evaluator.store.control_file import Connection, ControlFile, to_text, to_time
 from evaluator.store.locks import locked_services
 from evaluator.store.releases import find_release, put_release, read_release, to_release
@@ -404,6 +404,24 @@ class Control:
         """Read the states of the hooks of an intent; `None`: of all intents."""
         with self.file.opened() as connection:
             return intents.read_deliveries(connection, intent_id)
+
+    # -------------------------------------------------------------- restarts
+
+    def restart(self, event: str, actor: str, text: str, last_intent: int) -> tuple[Intent, ...]:
+        """Store that decisions were lost up to now: `event` is one of `restarts`, `text` says which, and why.
+
+        `last_intent`: highest number of a request that is known of. Requests that wait or are being executed become
+        unknown; returns them as they were.
+        """
+        with self.file.opened(write=True) as connection:
+            restarts.add(connection, event, actor, text, last_intent + restarts.UNKNOWN_REQUESTS)
+            return intents.suspend(connection, actor, f"{text}: whether it was executed is not known")
+
+    def restarted_at(self) -> datetime | None:
+        """Read when decisions were lost up to; `None`: never. Verdicts from before are acted on no more."""
+        with self.file.opened() as connection:
+            restart = restarts.read_latest(connection)
+        return restart.at if restart else None
 
     # -------------------------------------------------------------- audit trail
 

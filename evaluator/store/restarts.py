@@ -1,0 +1,73 @@
+"""Restarts: the store was restored from a backup, or began with new decisions after these were lost.
+
+What was decided before a restart, and is not in the store, is not known: requests may have been executed, releases
+held, verdicts given. So nothing that stands in the store from before is acted on by itself, and neither the number of a
+request nor a key that receivers of hooks may have seen is given again.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from evaluator.errors import EvaluatorError
+from evaluator.store import audit
+from evaluator.store.control_file import Connection, to_text, to_time
+from evaluator.store.journal import find_journal
+
+RESTORED, BEGUN = "restored", "begun"
+"""Events of the audit trail: the store was restored from a backup; new decisions began because the old were lost."""
+
+UNKNOWN_REQUESTS = 1000
+"""So many requests may have been made that are not known: their numbers are not given again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """One restart."""
+
+    at: datetime
+    event: str
+    last_intent: int
+    """The highest number that a request may have got before it."""
+    salt: str
+    """A random text that makes keys of requests after it differ from those before."""
+
+
+def add(connection: Connection, event: str, actor: str, text: str, last_intent: int) -> Restart:
+    """Store a restart of this moment, with its row in the audit trail, which has the `text`."""
+    restart = Restart(datetime.now(UTC), event, last_intent, secrets.token_hex(16))
+    connection.execute(
+        "INSERT INTO restarts (happened_at, event, last_intent, salt) VALUES (?, ?, ?, ?)",
+        [to_text(restart.at), event, last_intent, restart.salt],
+    )
+    audit.add(connection, actor, event, "", "", text, hash_restart(restart))
+    return restart
+
+
+def read(connection: Connection) -> tuple[Restart, ...]:
+    """Read the restarts, the oldest first."""
+    rows = connection.execute("SELECT happened_at, event, last_intent, salt FROM restarts ORDER BY number").fetchall()
+    return tuple(Restart(to_time(at), event, last_intent, salt) for at, event, last_intent, salt in rows)
+
+
+def read_latest(connection: Connection) -> Restart | None:
+    """Read the latest restart; `None` if there was none."""
+    return next(reversed(read(connection)), None)
+
+
+def hash_restart(restart: Restart) -> str:
+    """Hash a restart, for the row of the audit trail that covers it."""
+    return audit.hash_values(to_text(restart.at), restart.event, restart.last_intent, restart.salt)
+
+
+def find_last_in_journal(path: Path) -> int:
+    """Find the highest number of a request that the journal of the store at `path` knows of; 0: none."""
+    try:
+        records = find_journal(path).read()
+    except EvaluatorError:
+        return 0
+    numbers = [str(record.get("intent", "")).removeprefix("i") for record in records]
+    return max([0, *(int(number) for number in numbers if number.isdecimal())])
