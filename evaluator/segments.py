@@ -104,6 +104,12 @@ def segment_paths(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(path for path in folder.glob("seg-*.parquet") if _PATTERN.fullmatch(path.name)))
 
 
+def read_segment_number(name: str) -> int | None:
+    """Read the number in the name of a segment, which may have folders before it; `None` for another file."""
+    match = _PATTERN.fullmatch(name.rpartition("/")[2])
+    return int(match["seq"]) if match else None
+
+
 def make_table(schema: pa.Schema, columns: Mapping[str, Sequence[Any] | pa.Array | None], rows: int) -> pa.Table:
     """Build a table of `rows` rows with the columns of a schema.
 

@@ -48,7 +48,9 @@ def backup(session: Session, folder: Path, pause_s: float) -> int:
         session.say(f"warning: {manifest.changed_by_hand}; the backup has what is there now")
     if report.missing:
         files = count_of(len(report.missing), "file")
-        session.say(f"warning: missing in the store, and so in the backup: {files} of rows, such as {report.missing[0]}")
+        session.say(
+            f"warning: missing in the store, and so in the backup: {files} of rows, such as {report.missing[0]}"
+        )
     return 0
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from evaluator.errors import EvaluatorError, StoreError
 from evaluator.permissions import is_private, private_files
-from evaluator.segments import to_folder_name
+from evaluator.segments import STAGED_SUFFIX, read_segment_number, to_folder_name
 from evaluator.store import audit, control_file, covering
 from evaluator.store.base import Store
 from evaluator.store.control_file import explained
@@ -212,23 +212,30 @@ class _Moment:
 
 
 def _read_moment(root: Path) -> _Moment:
-    """Read what is in the folder of request rows. Raises _Changed if a log is followed too fast, and OSError.
+    """Read what is in the folder of request rows. Raises OSError.
 
-    The position up to which `evaluator tail` has read a log must be that of the rows in the list: neither a row more,
-    which would be read again, nor less.
+    The position up to which `evaluator tail` has read a log must be that of the rows: neither a row more, which would
+    be read again, nor less. So segments that were written after the position are left out.
     """
+    # Facts of recorders are those from before the list: a recorder that has ended since counts as running.
     texts = _read_texts(root)
-    for _ in range(_MOST_TRIES):
-        names = dict(_list_files(root))
-        texts_now = _read_texts(root)
-        positions = [name for name in {**texts, **texts_now} if _is_position(name)]
-        if all(texts.get(name) == texts_now.get(name) for name in positions) and _has_staged(texts, names):
-            # Facts of recorders are those from before the list: a recorder that has ended since counts as running.
-            claimed = frozenset(str(Path(name).parent) for name in names if Path(name).name == CLAIM)
-            files = {name: _identify(status) for name, status in names.items() if name not in texts_now}
-            return _Moment(texts, {name: files[name] for name in files if Path(name).name != CLAIM}, claimed)
-        texts = texts_now
-    raise _Changed(f"what `evaluator tail` wrote in {root}")
+    names = dict(_list_files(root))
+    end_by_run: dict[str, int] = {}  # folder of a run → number of the first segment that is left out
+    for name, text in texts.items():
+        if _is_position(name):
+            with suppress(ValueError, TypeError, KeyError, AttributeError):  # a file that was damaged before
+                state, release = json.loads(text), Path(name).parent
+                end_by_run |= {f"{release}/{to_folder_name(run['run'])}": run["next_segment"] for run in state["runs"]}
+                for staged in state["staged"]:
+                    segment = f"{release}/{staged}".removesuffix(STAGED_SUFFIX)
+                    with suppress(FileNotFoundError):  # it has got its name, maybe while the list was made
+                        names[segment] = (root / segment).stat()
+    files = {
+        name: _identify(status)
+        for name, status in names.items()
+        if not name.endswith(".json") and not _is_beyond(name, end_by_run) and Path(name).name != CLAIM
+    }
+    return _Moment(texts, files, frozenset(str(Path(name).parent) for name in names if Path(name).name == CLAIM))
 
 
 def _is_position(name: str) -> bool:
@@ -236,16 +243,10 @@ def _is_position(name: str) -> bool:
     return name.count("/") == 1 and Path(name).name.startswith("tail")
 
 
-def _has_staged(texts: Mapping[str, bytes], names: Mapping[str, Any]) -> bool:
-    """Whether all segments that belong to the positions are in the list: one may just have got its name."""
-    for name, text in texts.items():
-        if _is_position(name):
-            with suppress(ValueError, TypeError, KeyError, AttributeError):  # a file that was damaged before
-                for staged in json.loads(text)["staged"]:
-                    path = f"{Path(name).parent}/{staged}"
-                    if path not in names and path.removesuffix(".staged") not in names:
-                        return False
-    return True
+def _is_beyond(name: str, end_by_run: Mapping[str, int]) -> bool:
+    """Whether a file is a segment that was written after the position of `evaluator tail`."""
+    end, number = end_by_run.get(str(Path(name).parent)), read_segment_number(name.removesuffix(STAGED_SUFFIX))
+    return end is not None and number is not None and number >= end
 
 
 def _read_texts(root: Path) -> dict[str, bytes]:
@@ -301,7 +302,7 @@ def _copy_unchanged(source: Path, identity: tuple[int, int, int], target: Path) 
     try:
         opened = source.open("rb")
     except FileNotFoundError:
-        if source.suffix != ".staged":
+        if source.suffix != STAGED_SUFFIX:
             raise _Changed(str(source)) from None
         opened = source.with_suffix("").open("rb")  # it has got its name meanwhile
     with opened as reader, target.open("xb") as writer:
