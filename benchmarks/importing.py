@@ -101,7 +101,7 @@ def measure(folder: Path, file: Path) -> tuple[list[tuple[float, int]], list[tup
     return ours[1:], theirs[1:]
 
 
-def run(code: str, *arguments: Path) -> tuple[float, int]:
+def run(code: str, *arguments: Path | str) -> tuple[float, int]:
     """Run Python code in its own process; return the seconds that it prints, and its peak memory (MB)."""
     process = subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
     output = process.stdout.read() if process.stdout else ""

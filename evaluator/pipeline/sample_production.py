@@ -16,7 +16,7 @@ from evaluator.sources.sample_router import RouterUsers, SampleRouter, start_use
 LATENESS_S = 3.0
 """How long a request of the sample service takes at most: nine medians of its slowest endpoint, and retries."""
 
-_EXTRA_S = 60.0
+_EXTRA_S = 600.0
 """Users go on for so long (s) after the time that is judged, unless they are ended: the newest lines show its end."""
 
 

@@ -86,6 +86,24 @@ def test_plain_arrays_are_used_only_where_they_are_small(tmp_path):
         assert int(bits) < rollup._DIRECT_BITS
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), -1.0, float("inf")])
+def test_failures_whose_time_is_left_out_are_of_no_kind(tmp_path, wrong):
+    path = write_segment(tmp_path / "seg.parquet", ["/a"] * 20, ["i"] * 20)  # four of them failed
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("response_time_ms")
+    times = pa.array([wrong, *table["response_time_ms"].to_pylist()[1:]])
+    cut = table.set_column(place, table.schema.field(place), times)
+    for rows, failures in ((table, 4), (cut, 3)):
+        pq.write_table(rows, path)
+        with open_engine() as engine:
+            rollup.roll_up(engine, [path], bucket_s=1, units_per_ms=MICROSECONDS)
+            kinds, moments = (
+                engine.execute(f"SELECT CAST(sum({column}) AS BIGINT) FROM cells_{name}").fetchone()[0]
+                for name, column in (("failure_kinds", "n"), ("moments", "failures"))
+            )
+        assert kinds == moments == failures
+
+
 def test_the_step_of_times_is_found_of_sums_beyond_64_bits(tmp_path):
     path = write_segment(tmp_path / "seg.parquet", ["/a"] * 20, ["i"] * 20, step_us=1)
     table = pq.read_table(path)
