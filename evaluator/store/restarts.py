@@ -10,12 +10,9 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
-from evaluator.errors import EvaluatorError
 from evaluator.store import audit
 from evaluator.store.control_file import Connection, to_text, to_time
-from evaluator.store.journal import find_journal
 
 RESTORED, BEGUN = "restored", "begun"
 """Events of the audit trail: the store was restored from a backup; new decisions began because the old were lost."""
@@ -61,13 +58,3 @@ def read_latest(connection: Connection) -> Restart | None:
 def hash_restart(restart: Restart) -> str:
     """Hash a restart, for the row of the audit trail that covers it."""
     return audit.hash_values(to_text(restart.at), restart.event, restart.last_intent, restart.salt)
-
-
-def find_last_in_journal(path: Path) -> int:
-    """Find the highest number of a request that the journal of the store at `path` knows of; 0: none."""
-    try:
-        records = find_journal(path).read()
-    except EvaluatorError:
-        return 0
-    numbers = [str(record.get("intent", "")).removeprefix("i") for record in records]
-    return max([0, *(int(number) for number in numbers if number.isdecimal())])

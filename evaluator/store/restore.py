@@ -246,8 +246,8 @@ def _prepare(manifest: Manifest, staged: Path, actor: str, last_intent: int) -> 
 
 
 def _find_last_intent(path: Path) -> int:
-    """Find the highest number of a request that the files at `path` and the journal know of; 0: none."""
-    numbers = [restarts.find_last_in_journal(path)]
+    """Find the highest number of a request that the files at `path` know of; 0: none."""
+    numbers = [0]
     with suppress(EvaluatorError):
         control = ControlFile(path, 1.0)
         with control.opened() as connection:
@@ -283,7 +283,6 @@ def _put_in_place(staged: Path, path: Path) -> tuple[Path | None, Path | None]:
     StoreFile(staged).folder.rename(folder)
     kept_journal = journal if os.path.lexists(journal) else None
     if kept_journal is None and default_paths(staged)[0].exists():
-        default_paths(staged)[0].chmod(0o600)
         default_paths(staged)[0].rename(journal)
     control_path(staged).rename(control)
     return aside, kept_journal

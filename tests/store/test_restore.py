@@ -95,10 +95,8 @@ def test_numbers_and_keys_that_may_have_been_given_are_not_given_again(store, ba
     assert int(next_one.id.removeprefix("i")) == int(new.id.removeprefix("i")) + 1
 
 
-def test_numbers_that_only_the_journal_knows_are_not_given_again(store, backup):
-    journal = find_journal(store.path)
-    journal.make()
-    journal.append({"kind": "hook", "at": "2026", "intent": "i1700", "release": "cart@2", "position": 0})
+def test_numbers_of_a_store_that_is_replaced_are_not_given_again(store, backup):
+    edit_decisions(store, "UPDATE intents SET number = 1700, id = 'i1700' WHERE id = 'i3'")
     restore_backup(backup, store.path, "ann", replace=True)
     assert int(Store.open(store.path).control.request(draft(verdict_hash="d")).id.removeprefix("i")) > 2700
 
