@@ -164,7 +164,16 @@ def _request_action(
         until = f"{intent.expires_at:%Y-%m-%d %H:%M} UTC"
         approvals = f"{missing} more of {intent.approvals_needed} approvals by {who}"
         session.say(f"waits until {until} for {approvals}: `{quote_command('approve', intent.id)}`")
+        tell_people(session, store)
     return execute_or_wait(session, store, intent.id, wait_s=wait_s, queue=queue)
+
+
+def tell_people(session: Session, store: Store) -> None:
+    """Notify people of what happened to requests, by the policy's hooks for that. Says what could not be sent."""
+    from evaluator.intents import notify_people
+    from evaluator.reports import plain_text
+
+    notify_people(store, session.load_policy, lambda text: session.say(plain_text(text)))
 
 
 def _confirm(action: Action, release: str) -> None:
@@ -241,6 +250,8 @@ def execute_or_wait(
             break
         time.sleep(min(POLL_S, remaining_s))
     emit(*describe_intents(store, [intent]))
+    if intent.state in FINAL_STATES:
+        tell_people(session, store)
     if intent.state in (IntentState.FAILED, IntentState.UNKNOWN):
         if not store.control.deliveries(intent.id):
             session.say("nothing was executed: fix the cause above, then request it again")

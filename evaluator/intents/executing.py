@@ -22,6 +22,7 @@ from evaluator.errors import EvaluatorError, StoreBusy, StoreError
 from evaluator.hooks import run_hook, undo_hook
 from evaluator.intents.checking import check_execution
 from evaluator.intents.emergency import record_actions, record_closed, record_hook
+from evaluator.intents.notifying import Notifier
 from evaluator.intents.observing import find_latest, observe, read_deliveries_to_undo, services_of
 from evaluator.intents.steps import PlannedHook, make_context, plan_steps
 from evaluator.intents.versions import read_hook_release, read_promoted_releases
@@ -135,6 +136,7 @@ def run_worker(
     sentence for each executed intent and each error. Errors do not end the worker.
     """
     worker = name_worker()
+    notifier = Notifier(store, load, say)
     last_stamp = None  # of the store when it was last read; None: read it at the next poll
     idle_s = 0.0  # since the store was last read
     failures: list[str] = []
@@ -164,8 +166,10 @@ def run_worker(
                 say(failure)
             if failures:
                 last_stamp = None  # try again at the next poll, even if the store has not changed
+            notifier.start()  # no action waits for a message
         idle_s += poll_s
         stop.wait(poll_s)
+    notifier.wait()
 
 
 @dataclass(slots=True)
