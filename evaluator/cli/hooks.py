@@ -11,7 +11,7 @@ import click
 
 from evaluator.cli import Session, emit
 from evaluator.cli.completing import completing_hooks
-from evaluator.cli.promote import describe_intents, execute_or_wait, tell_people
+from evaluator.cli.promote import describe_intents, execute_or_wait, send_notifications
 from evaluator.cli.terminal import write_time
 from evaluator.errors import EvaluatorError, HookError, PolicyError
 from evaluator.reports import plain_text
@@ -134,7 +134,7 @@ def resolve(session: Session, intent: str, hook_number: int, known: str, reason:
     was_done = known == "done"
     resolved = resolve_hook(store, policy, system_person(), intent, hook_number, done=was_done, reason=reason)
     emit(*describe_intents(store, [resolved]))
-    tell_people(session, store)
+    send_notifications(session, store)
 
 
 @command.command("worker")
@@ -156,7 +156,7 @@ def worker(session: Session, once: bool) -> int:
         with completing_hooks(session, stop):
             executed = execute_waiting(store, session.load_policy, name_worker(), stop=stop)
         emit("\n".join(describe_intents(store, executed)) or "no intent waits for execution")
-        tell_people(session, store)
+        send_notifications(session, store)
         return 0
     session.say(f"{name_worker()} executes intents of {session.store_path}; Ctrl-C ends it")
     with completing_hooks(session, stop) as received:

@@ -95,6 +95,7 @@ def _go_back_without_store(
     """
     from evaluator.intents import system_person
     from evaluator.intents.emergency import act_from_journal, load_rules
+    from evaluator.intents.notifying import notify_without_store
     from evaluator.reports import plain_text
     from evaluator.store.journal import find_journal
 
@@ -122,6 +123,10 @@ def _go_back_without_store(
     if acted.by_hand:
         session.say("do this by hand:\n" + "\n".join(f"  {plain_text(text)}" for text in acted.by_hand))
     session.say("the next command that can use the decisions adds this to the audit trail")
+    did = "; ".join(acted.lines)
+    notify_without_store(
+        rules, action, release, system_person(), reason or problem.message, acted.state, did, session.say
+    )
     return EXIT_CODES.get(acted.state, 4)
 
 
@@ -164,16 +169,21 @@ def _request_action(
         until = f"{intent.expires_at:%Y-%m-%d %H:%M} UTC"
         approvals = f"{missing} more of {intent.approvals_needed} approvals by {who}"
         session.say(f"waits until {until} for {approvals}: `{quote_command('approve', intent.id)}`")
-        tell_people(session, store)
+        send_notifications(session, store)
     return execute_or_wait(session, store, intent.id, wait_s=wait_s, queue=queue)
 
 
-def tell_people(session: Session, store: Store) -> None:
+def send_notifications(session: Session, store: Store) -> None:
     """Notify people of what happened to requests, by the policy's hooks for that. Says what could not be sent."""
     from evaluator.intents import notify_people
     from evaluator.reports import plain_text
 
-    notify_people(store, session.load_policy, lambda text: session.say(plain_text(text)))
+    # The policy must be found without waiting for what uses the data.
+    needed_no_data, session.needs_no_data = session.needs_no_data, True
+    try:
+        notify_people(store, session.load_policy, lambda text: session.say(plain_text(text)))
+    finally:
+        session.needs_no_data = needed_no_data
 
 
 def _confirm(action: Action, release: str) -> None:
@@ -251,7 +261,7 @@ def execute_or_wait(
         time.sleep(min(POLL_S, remaining_s))
     emit(*describe_intents(store, [intent]))
     if intent.state in FINAL_STATES:
-        tell_people(session, store)
+        send_notifications(session, store)
     if intent.state in (IntentState.FAILED, IntentState.UNKNOWN):
         if not store.control.deliveries(intent.id):
             session.say("nothing was executed: fix the cause above, then request it again")

@@ -10,7 +10,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -23,7 +22,7 @@ from evaluator.intents.versions import read_hook_release
 from evaluator.policy import Policy
 from evaluator.policy.promotion import PromotionRules, check_link
 from evaluator.records import Release, StoredVerdict
-from evaluator.records.intents import FINAL_STATES, NOTIFY, AuditRow, Intent, IntentState
+from evaluator.records.intents import FINAL_STATES, NOTIFY, Action, AuditRow, Intent, IntentState, Person
 from evaluator.store import Store
 from evaluator.store.notifications import MOST_ATTEMPTS, Notifications
 from evaluator.wording import count_of, quote_command
@@ -95,8 +94,19 @@ def _make_context(store: Store, rules: PromotionRules, intent: Intent, row: Audi
     outcome, summary = row.event, f"{intent.id}: {intent.action.label} {row.event} by {row.actor}: {row.text}"
     if row.event == IntentState.REQUESTED:
         outcome, summary = WAITING, _describe_waiting(store, intent)
+    elif row.event in (IntentState.FAILED, IntentState.UNKNOWN):
+        summary = "; ".join([summary, *_list_problems(store, intent)])
     verdict = find_latest(store, intent.release)
     return make_notice(rules, intent, release, verdict, hook, outcome=outcome, summary=summary, number=row.number)
+
+
+def _list_problems(store: Store, intent: Intent) -> list[str]:
+    """Say of each hook that failed, or whose outcome is unknown, why."""
+    return [
+        f"hook {delivery.position + 1} ({delivery.hook}) {delivery.outcome.state}: {delivery.outcome.text}"
+        for delivery in store.control.deliveries(intent.id)
+        if delivery.outcome.state in (IntentState.FAILED, IntentState.UNKNOWN)
+    ]
 
 
 def _describe_waiting(store: Store, intent: Intent) -> str:
@@ -188,14 +198,35 @@ def send_together(hooks: Sequence[tuple[Step, HookContext]]) -> list[Outcome]:
 
 
 def notify_without_store(
-    rules: PromotionRules, intent: Intent, release: Release, outcome: str, summary: str, say: Say
+    rules: PromotionRules,
+    action: Action,
+    release: str,
+    person: Person,
+    reason: str,
+    state: IntentState,
+    did: str,
+    say: Say,
 ) -> None:
-    """Notify people of an action that was executed without the store, as well as that is possible. Raises nothing."""
+    """Notify people of an action that was executed without the store, as well as that is possible. Raises nothing.
+
+    `state`: how it ended; `did`: what was done, in sentences. People are notified again when it is in the audit trail.
+    """
+    now = datetime.now(UTC)
+    intent = Intent(
+        id="", key="", release=release, action=action, requester=person.name, reason=reason, verdict_hash="",
+        data_hash="", policy_hash="", requested_at=now, expires_at=now + timedelta(seconds=TIME_S),
+    )  # fmt: skip
+    summary = f"{action.label} {state} by {person.name}, without the database, from the journal: {did}"
     hooks = []
     for position, entry in enumerate(rules.hooks.get(NOTIFY, ())):
-        with suppress(EvaluatorError):
+        try:
             planned = PlannedHook(position, NOTIFY, entry, make_step(entry.kind, entry.options))
-            context = make_notice(rules, intent, release, None, planned, outcome=outcome, summary=summary, number=-1)
+            context = make_notice(
+                rules, intent, Release(release), None, planned, outcome=state.value, summary=summary, number=-1
+            )
+        except EvaluatorError as error:
+            say(f"people were not notified: {entry.kind}: {error.message}")
+        else:
             hooks.append((planned.step, context))
     for (step, _), sent in zip(hooks, send_together(hooks), strict=True):
         if sent.state != "acknowledged":
