@@ -163,7 +163,7 @@ def _send(recipient: apprise.NotifyBase, title: str, body: str, kind: str) -> bo
 
 
 def defuse(value: str) -> str:
-    """Make a value from outside mention nobody in a chat: neither `@everyone` nor `<@123>`."""
+    """Make a value from outside mention no user in a chat: neither `@everyone` nor `<@123>`."""
     return _MENTION.sub(lambda match: f"{match[0]}\u200b", value)
 
 

@@ -96,12 +96,7 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
             remedy=rejudge,
         ),
         _check_age(verdict, policy.promotion.approvals.max_age, rejudge),
-        PromotionCondition(
-            "no decision was lost since the verdict",
-            met=not is_before_restart(verdict.judged_at, store.control.restarted_at()),
-            otherwise=f"the verdict is {BEFORE_RESTART}",
-            remedy=rejudge,
-        ),
+        _check_restart(store, verdict, rejudge),
         _check_hooks(policy),
         _check_versions(policy, verdict.release),
         _check_judged_versions(verdict.release, current_release, rejudge),
@@ -139,6 +134,16 @@ def explain_change_by_hand(store: Store, release: str) -> str:
     except StoreError as error:
         return error.message
     return ""
+
+
+def _check_restart(store: Store, verdict: Verdict, remedy: str) -> PromotionCondition:
+    """Check that no decision was lost since the verdict: a newer one, or a hold, may be among them."""
+    return PromotionCondition(
+        "no decision was lost since the verdict",
+        met=not is_before_restart(verdict.judged_at, store.control.restarted_at()),
+        otherwise=f"the verdict is {BEFORE_RESTART}",
+        remedy=remedy,
+    )
 
 
 def _check_arm(verdict: Verdict) -> PromotionCondition:

@@ -1,6 +1,6 @@
 """Which rows of the audit trail people were notified of, and by which hook: each at most once.
 
-A row that a process is about to send is claimed first. If that process is killed, nobody knows whether it was sent, and
+A row that a process is about to send is claimed first. If that process is killed, it is not known whether it was sent, and
 it is sent again: twice is better than not at all.
 """
 

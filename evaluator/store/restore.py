@@ -2,7 +2,7 @@
 
 All files are first copied next to the store, and compared with the manifest. Then they get their names, the file of
 decisions last: a store without it is refused by every command. So an interrupted restore leaves a store that nothing
-reads, and the next restore begins anew. Files that were there before are moved to another folder, never deleted.
+reads, and the next restore begins again. Files that were there before are moved to another folder, never deleted.
 """
 
 from __future__ import annotations
