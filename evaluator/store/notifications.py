@@ -1,7 +1,7 @@
 """Which rows of the audit trail people were notified of, and by which hook: each at most once.
 
-A row that a process is about to send is claimed first. If that process is killed, it is not known whether it was sent, and
-it is sent again: twice is better than not at all.
+A row that a process is about to send is claimed first. If that process is killed, it is not known whether it was sent,
+and it is sent again: twice is better than not at all.
 """
 
 from __future__ import annotations
