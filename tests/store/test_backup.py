@@ -16,6 +16,7 @@ import pytest
 from stored import edit_decisions
 
 from evaluator.errors import StoreError
+from evaluator.sources.access_logs.tail_state import TailedRun, TailJournal, TailState
 from evaluator.store import Store, backup
 from evaluator.store.backup import DATA, DECISIONS, JOURNAL, MANIFEST, ROWS, make_backup
 from evaluator.store.journal import Journal, find_journal
@@ -66,8 +67,8 @@ def test_a_backup_has_all_files_with_their_checksums_for_the_owner_only(filled, 
 def test_a_restored_store_is_the_same_also_under_another_name(filled, tmp_path):
     filled.control.note("ann", "note", "cart@2", "slow disk")
     back_up(filled, tmp_path / "b")
-    for path in (tmp_path / "elsewhere" / "evaluator.duckdb", tmp_path / "elsewhere" / "shop.duckdb"):
-        path.parent.mkdir(exist_ok=True)
+    for path in (tmp_path / "one" / "evaluator.duckdb", tmp_path / "other" / "shop.duckdb"):
+        path.parent.mkdir()
         restore_backup(tmp_path / "b", path, "ann")
         restored = Store.open(path)
         assert count_rows(restored) == 200
@@ -220,6 +221,9 @@ def test_decisions_and_readers_are_not_stopped_by_a_backup_and_deleting_is(fille
     copy_database = backup.copy_database
 
     def use_it_meanwhile(*arguments):
+        code = "import duckdb, sys; duckdb.connect(sys.argv[1])"
+        writer = subprocess.run([sys.executable, "-c", code, str(filled.path)], capture_output=True, check=False)
+        assert b"Could not set lock" in writer.stderr  # nothing lands
         filled.control.note("ann", "note", "cart@2", "meanwhile")
         seen.append(Store.open(filled.path).releases()[0].release.id)
         copy_database(*arguments)
@@ -260,6 +264,53 @@ def test_a_file_that_is_replaced_meanwhile_begins_it_again(filled, tmp_path, mon
     back_up(filled, tmp_path / "b")
     assert len(times) == 2
     assert list_left(tmp_path) == []
+
+
+def test_rows_of_a_log_that_come_after_its_position_are_left_out(filled, tmp_path, rows, monkeypatch):
+    release = filled.file.folder / "tail@1"
+    with TailJournal(release) as journal:
+        state = journal.commit(TailState("g", 0.0, runs=(TailedRun("t"),)), {"t": [rows(10)]})
+        read_texts = backup._read_texts
+
+        def follow_on(root):
+            texts = read_texts(root)
+            journal.commit(state, {"t": [rows(20)]})
+            return texts
+
+        monkeypatch.setattr(backup, "_read_texts", follow_on)
+        back_up(filled, tmp_path / "b")
+    restore_backup(tmp_path / "b", tmp_path / "r.duckdb", "ann")
+    [position] = json.loads((tmp_path / "r.data" / "tail@1" / "tail.json").read_text())["runs"]
+    assert position["rows"] == 10
+    assert [path.name for path in (tmp_path / "r.data" / "tail@1" / "t").iterdir()] == ["seg-tail-000000.parquet"]
+
+
+def test_a_segment_that_gets_its_name_meanwhile_is_there(filled, tmp_path, rows, monkeypatch):
+    release = filled.file.folder / "tail@1"
+    with TailJournal(release) as journal:
+        journal.commit(TailState("g", 0.0, runs=(TailedRun("t"),)), {"t": [rows(10)]})
+    published = release / "t" / "seg-tail-000000.parquet"
+    staged = published.with_name(published.name + ".staged")
+    for attempt, moment in enumerate(("_read_texts", "_list_files", "_choose_files")):
+        published.rename(staged)
+        operation = getattr(backup, moment)
+
+        def publish_then(*arguments, operation=operation):
+            result = operation(*arguments)
+            result = list(result) if moment == "_list_files" else result  # noqa: B023 - called in this turn
+            if staged.exists():
+                staged.rename(published)
+            return result
+
+        with monkeypatch.context() as patch:
+            patch.setattr(backup, moment, publish_then)
+            back_up(filled, tmp_path / f"b{attempt}")
+        (tmp_path / str(attempt)).mkdir()
+        restore_backup(tmp_path / f"b{attempt}", tmp_path / str(attempt) / "r.duckdb", "ann")
+        with TailJournal(tmp_path / str(attempt) / "r.data" / "tail@1") as journal:
+            journal.load()
+        restored = tmp_path / str(attempt) / "r.data" / "tail@1" / "t"
+        assert [path.name for path in restored.iterdir()] == [published.name]
 
 
 # ------------------------------------------------------------------ refused, and cut off
