@@ -109,6 +109,8 @@ def restore_backup(backup: Path, path: Path, actor: str, *, replace: bool = Fals
             f"{existing[0]} exists already; nothing was restored",
             hint="with --replace, what is there is moved to another folder; or give another path with --store",
         )
+    if not path.parent.is_dir():
+        raise StoreError(f"there is no folder {path.parent}; nothing was restored", hint="make it first")
     check_unused(path)
     try:
         with private_files(when=manifest.private), unfinished_folder(path.parent, prefix) as folder:

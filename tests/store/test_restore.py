@@ -263,6 +263,42 @@ def test_decisions_that_were_rewritten_with_their_checksum_are_found(backup, tmp
     assert list((tmp_path / "r").iterdir()) == []
 
 
+def test_a_full_disk_and_a_missing_folder_end_it_with_a_sentence(backup, tmp_path):
+    code = """
+import resource, signal, sys
+from pathlib import Path
+from evaluator.errors import StoreError
+from evaluator.store.restore import restore_backup
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    restore_backup(Path(sys.argv[1]), Path(sys.argv[2]), "ann")
+except StoreError as error:
+    print(error.message, error.hint)
+"""
+    (tmp_path / "r").mkdir()
+    path = tmp_path / "r" / "evaluator.duckdb"
+    done = subprocess.run([sys.executable, "-c", code, str(backup), str(path)], stdout=subprocess.PIPE, check=True)
+    assert b"cannot be restored: File too large" in done.stdout
+    assert b"run the same command again" in done.stdout
+    assert list((tmp_path / "r").iterdir()) == []
+    with pytest.raises(StoreError, match="there is no folder"):
+        restore_backup(backup, tmp_path / "no" / "evaluator.duckdb", "ann")
+
+
+def test_a_private_store_stays_private(tmp_path):
+    store = Store.open(tmp_path / "evaluator.duckdb", create=True, private=True)
+    make_backup(store, tmp_path / "b", find_journal(store.path))
+    (tmp_path / "r").mkdir()
+    restore_backup(tmp_path / "b", tmp_path / "r" / "evaluator.duckdb", "ann")
+    for path in (tmp_path / "r").rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0
+    make_backup(Store.open(tmp_path / "public.duckdb", create=True), tmp_path / "c", find_journal(store.path))
+    restore_backup(tmp_path / "c", tmp_path / "r" / "public.duckdb", "ann")
+    assert (tmp_path / "r" / "public.control.sqlite").stat().st_mode & 0o044
+
+
 # ------------------------------------------------------------------ killed in the middle
 
 
