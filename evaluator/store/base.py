@@ -77,6 +77,23 @@ _UNUSABLE = ("?", ",")
 the folder separates two folders that it searches."""
 
 
+def check_path(path: Path) -> None:
+    """Raise StoreError if no store can be at this absolute path."""
+    if path.is_dir():
+        raise StoreError(f"the store {path} is a directory", hint="give the path of a file with --store")
+    if path == data_folder(path):
+        raise StoreError(
+            f"the store cannot be called {path.name}: its requests go into a folder of that name",
+            hint="give another path with --store, such as evaluator.duckdb",
+        )
+    unusable = next((sign for sign in _UNUSABLE if sign in str(path if sign == "?" else path.parent)), "")
+    if unusable:
+        raise StoreError(
+            f"DuckDB cannot keep a store under a path with '{unusable}': {path}",
+            hint="rename the folder, or give a path without this character with --store",
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Store:
     """A store that has been checked. Holds no connection: each call opens the file for as long as it needs.
@@ -107,19 +124,7 @@ class Store:
         """
         path = Path(path).absolute()
         file = StoreFile(path, wait_s)
-        if path.is_dir():
-            raise StoreError(f"the store {path} is a directory", hint="give the path of a file with --store")
-        if path == file.folder:
-            raise StoreError(
-                f"the store cannot be called {path.name}: its requests go into a folder of that name",
-                hint="give another path with --store, such as evaluator.duckdb",
-            )
-        unusable = next((sign for sign in _UNUSABLE if sign in str(path if sign == "?" else path.parent)), "")
-        if unusable:
-            raise StoreError(
-                f"DuckDB cannot keep a store under a path with '{unusable}': {path}",
-                hint="rename the folder, or give a path without this character with --store",
-            )
+        check_path(path)
         control = Control(ControlFile(path, wait_s))
         if decisions_only and control.file.path.exists():
             control.file.make()

@@ -25,6 +25,7 @@ from evaluator.permissions import private_files
 from evaluator.records.intents import Intent
 from evaluator.store import restarts
 from evaluator.store.backup import DATA, DECISIONS, FORMAT, JOURNAL, MANIFEST, ROWS, Manifest, copy_and_hash
+from evaluator.store.base import check_path
 from evaluator.store.control import Control
 from evaluator.store.control_file import VERSION, ControlFile, control_path
 from evaluator.store.file import WAIT_S, StoreFile
@@ -100,6 +101,7 @@ def restore_backup(backup: Path, path: Path, actor: str, *, replace: bool = Fals
     changed then, or a second restore is possible.
     """
     path = Path(path).absolute()
+    check_path(path)
     manifest = read_manifest(backup)
     prefix = f".{path.name[:40]}.restoring-"
     was_interrupted = any(path.parent.glob(f"{prefix}*/{MARK}")) and not control_path(path).exists()

@@ -204,6 +204,19 @@ def test_a_store_that_is_in_use_is_not_replaced(store, backup, tmp_path):
     restore_backup(backup, store.path, "ann", replace=True)
 
 
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [("a?/e.duckdb", "under a path with '?'"), ("a,b/e.duckdb", "under a path with ','"), ("", "is a directory"),
+     ("evaluator.data", "cannot be called evaluator.data")],
+)  # fmt: skip
+def test_a_path_where_no_store_can_be_is_refused(backup, tmp_path, path, says):
+    (tmp_path / "r" / path).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "r").mkdir(exist_ok=True)
+    with pytest.raises(StoreError, match=says.replace("?", r"\?")):
+        restore_backup(backup, tmp_path / "r" / path, "ann")
+    assert [path for path in (tmp_path / "r").rglob("*") if path.is_file()] == []
+
+
 @pytest.mark.parametrize("name", [DATA, DECISIONS, "rows/schema.parquet"])
 @pytest.mark.parametrize("how", ["flip", "cut", "gone", "link", "longer"])
 def test_a_file_that_is_not_what_was_written_is_refused(backup, tmp_path, name, how):
