@@ -54,6 +54,8 @@ def work(monkeypatch):
         turns = []
         monkeypatch.setattr(executing, "stamp_of", stamp_of)
         monkeypatch.setattr(executing, "execute_waiting", execute_all)
+        quiet = SimpleNamespace(start=lambda: None, wait=lambda: None)
+        monkeypatch.setattr(executing, "Notifier", lambda *_: quiet)
         run_worker(SimpleNamespace(path="x"), None, stop, say=messages.append, poll_s=poll_s)
         assert set(workers) <= {name_worker()}
         assert set(stop.waited) == {poll_s}
