@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from evaluator.cli import Session, emit
+from evaluator.cli import Session, emit, mask_control_characters
 from evaluator.cli.amounts import DURATION
 from evaluator.errors import EvaluatorError, UsageError
 from evaluator.wording import count_of, format_duration, quote_command
@@ -68,18 +68,24 @@ def restore(session: Session, backup: Path, replace: bool) -> int:
     from evaluator.intents import system_person
     from evaluator.store.restore import restore_backup
 
-    restored = restore_backup(backup, session.store_path, system_person().name, replace=replace)
+    private = session.has_sensitive_policy()
+    restored = restore_backup(backup, session.store_path, system_person().name, replace=replace, private=private)
     manifest = restored.manifest
     made_at = f"{datetime.fromisoformat(manifest.made_at):%Y-%m-%d %H:%M} UTC"
-    emit(f"{session.store_path}: restored from the backup of {made_at}, made by evaluator {manifest.evaluator}")
     releases, rows = count_of(restored.releases, "release"), count_of(manifest.audit_rows, "row")
-    emit(f"  {releases}; audit trail: {rows}, the last is {manifest.audit_head or 'none'}")
+    lines = [
+        f"{session.store_path}: restored from the backup of {made_at}, made by evaluator {manifest.evaluator}",
+        f"  {releases}; audit trail: {rows}, the last is {manifest.audit_head or 'none'}",
+    ]
     if restored.aside is not None:
-        emit(f"  what was there before is in {restored.aside}")
+        lines.append(f"  what was there before is in {restored.aside}")
     if restored.kept_journal is not None:
-        emit(f"  the journal {restored.kept_journal} was kept: it may know more than that of the backup")
-    for intent in restored.suspended:
-        emit(f"  {intent.id} {intent.action.label} {intent.release} was {intent.state}, and is unknown now")
+        lines.append(f"  the journal {restored.kept_journal} was kept: it may know more than that of the backup")
+    lines += [
+        f"  {intent.id} {intent.action.label} {intent.release} was {intent.state}, and is unknown now"
+        for intent in restored.suspended
+    ]
+    emit(mask_control_characters("\n".join(lines)))  # a backup may have been changed by hand
     if manifest.changed_by_hand:
         session.say(f"warning: the backup had been changed by hand: {manifest.changed_by_hand}")
     session.say(
@@ -109,7 +115,8 @@ def new_decisions(session: Session, reason: str) -> int:
     emit(f"{session.store_path}: new decisions on {count_of(len(begun.releases), 'release')}; those before are lost")
     for release in begun.releases:
         services = " and ".join(service.name for service in release.services)
-        emit(f"  {release.id}: {f'service {services}' if services else 'its service is not known'}, no versions")
+        known = f"service {services}" if services else "its service is not known"
+        emit(mask_control_characters(f"  {release.id}: {known}, no versions"))
     session.say(
         "lost are also services, versions and labels of releases, and what calibration learnt. Set services again with "
         "`evaluator data service`, where services have policies of their own; land data again with "

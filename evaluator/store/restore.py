@@ -64,6 +64,7 @@ def read_manifest(backup: Path) -> Manifest:
             if values["schemas"][what] > known:
                 version = values["schemas"][what]
                 raise _refuse_newer(backup, values, f"schema {version} of the {what}, this one knows {known}")
+        _check_types(values)
         files = {name: (int(size), str(sha256)) for name, (size, sha256) in values["files"].items()}
         manifest = Manifest(**{part.name: values[part.name] for part in fields(Manifest)} | {"files": files})
     except FileNotFoundError:
@@ -85,6 +86,14 @@ def read_manifest(backup: Path) -> Manifest:
     return manifest
 
 
+def _check_types(values: Mapping[str, Any]) -> None:
+    """Raise TypeError or ValueError if what is to be shown of a manifest has another type than it was written with."""
+    datetime.fromisoformat(values["made_at"])
+    texts = [values[name] for name in ("evaluator", "store", "audit_head", "changed_by_hand")]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(values["private"], bool):
+        raise TypeError
+
+
 def _refuse_newer(backup: Path, values: Mapping[str, Any], what: str) -> StoreError:
     """Make the error for a backup of a newer evaluator."""
     return StoreError(
@@ -93,12 +102,13 @@ def _refuse_newer(backup: Path, values: Mapping[str, Any], what: str) -> StoreEr
     )
 
 
-def restore_backup(backup: Path, path: Path, actor: str, *, replace: bool = False) -> Restored:
+def restore_backup(backup: Path, path: Path, actor: str, *, replace: bool = False, private: bool = False) -> Restored:
     """Restore the store at `path` from a backup.
 
     `actor`: who does it, for the audit trail. `replace`: move a store that is there to another folder, after which
-    nothing uses it. Requests that waited when the backup was made become unknown. Raises StoreError; nothing was
-    changed then, or a second restore is possible.
+    nothing uses it. `private`: let only the owner read it, as if the backup is of such a store. Requests that waited
+    when the backup was made become unknown. Raises StoreError; nothing was changed then, or a second restore is
+    possible.
     """
     path = Path(path).absolute()
     check_path(path)
@@ -115,7 +125,7 @@ def restore_backup(backup: Path, path: Path, actor: str, *, replace: bool = Fals
         raise StoreError(f"there is no folder {path.parent}; nothing was restored", hint="make it first")
     check_unused(path)
     try:
-        with private_files(when=manifest.private), unfinished_folder(path.parent, prefix) as folder:
+        with private_files(when=private or manifest.private), unfinished_folder(path.parent, prefix) as folder:
             staged = folder / path.name
             _copy_verified(backup, manifest, staged)
             suspended, releases = _prepare(manifest, staged, actor, _find_last_intent(path))

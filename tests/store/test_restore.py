@@ -243,7 +243,8 @@ def test_a_file_that_is_not_what_was_written_is_refused(backup, tmp_path, name, 
     [
         "not JSON", "[]", "{}", {"files": None}, {"files": {}}, {"files": {"../../x": [1, "a"]}},
         {"files": {"rows/../../x": [1, "a"]}}, {"files": {"/etc/passwd": [1, "a"]}}, {"schemas": {}}, {"format": "x"},
-        {"audit_head": "sha256:0"}, {"audit_rows": 1},
+        {"audit_head": "sha256:0"}, {"audit_rows": 1}, {"made_at": "today"}, {"made_at": 7}, {"evaluator": 5},
+        {"store": None}, {"private": "no"}, {"files": {"rows/x": [1]}}, {"files": {"rows": [1, "a"]}},
     ],
 )  # fmt: skip
 def test_a_damaged_manifest_is_refused(backup, tmp_path, change):
