@@ -299,6 +299,7 @@ def _put_in_place(staged: Path, path: Path) -> tuple[Path | None, Path | None]:
     if kept_journal is None and default_paths(staged)[0].exists():
         default_paths(staged)[0].rename(journal)
     control_path(staged).rename(control)
+    os.sync()  # the new names, too
     return aside, kept_journal
 
 
