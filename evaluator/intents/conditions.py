@@ -49,12 +49,11 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
         are_data_same = bool(hash_data_now(store, release, verdict.data_hash))
         current_release = store.control.release(release)
     rejudge = f"judge it again: `{policy.command(release)}`"
-    word_text = verdict.word.value.replace("_", "-").upper()
     return (
         PromotionCondition(
             "the verdict is GO",
             met=verdict.word is VerdictWord.GO,
-            otherwise=f"the verdict is {word_text}",
+            otherwise=f"the verdict is {verdict.word.value.replace('_', '-').upper()}",
             remedy=verdict.next_action,
         ),
         PromotionCondition(

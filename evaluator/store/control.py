@@ -407,16 +407,6 @@ class Control:
 
     # -------------------------------------------------------------- restarts
 
-    def restart(self, event: str, actor: str, text: str, last_intent: int) -> tuple[Intent, ...]:
-        """Store that decisions were lost up to now: `event` is one of `restarts`, `text` says which, and why.
-
-        `last_intent`: highest number of a request that is known of. Requests that wait or are being executed become
-        unknown; returns them as they were.
-        """
-        with self.file.opened(write=True) as connection:
-            restarts.add(connection, event, actor, text, last_intent + restarts.UNKNOWN_REQUESTS)
-            return intents.suspend(connection, actor, f"{text}: whether it was executed is not known")
-
     def restarted_at(self) -> datetime | None:
         """Read when decisions were lost up to; `None`: never. Verdicts from before are acted on no more."""
         with self.file.opened() as connection:

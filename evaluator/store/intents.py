@@ -14,7 +14,7 @@ from typing import Any
 
 from evaluator.errors import UnknownName
 from evaluator.records.intents import FINAL_STATES, Action, Approval, Delivery, HookOutcome, Intent, IntentState
-from evaluator.store import audit, restarts
+from evaluator.store import audit
 from evaluator.store.control_file import Connection, to_text, to_time
 
 _COLUMNS = """id, key, release, action, requester, reason, verdict_hash, data_hash, policy_hash, requested_at,
@@ -68,9 +68,10 @@ def add(connection: Connection, draft: Intent, *, earlier_count: int, consents: 
     [highest] = connection.execute("SELECT coalesce(max(number), 0) FROM intents").fetchone()
     # Receivers of hooks recognise repeated attempts by the key, which no other intent has.
     identity_parts = [draft.release, draft.verdict_hash, draft.action, earlier_count]
-    if restart := restarts.read_latest(connection):  # intents that were made before it may not be known
-        highest = max(highest, restart.last_intent)
-        identity_parts.append(restart.salt)
+    restart = connection.execute("SELECT last_intent, salt FROM restarts ORDER BY number DESC LIMIT 1").fetchone()
+    if restart:  # intents that were made before it may not be known
+        highest = max(highest, restart[0])
+        identity_parts.append(restart[1])
     identity = json.dumps(identity_parts)
     intent = replace(
         draft,
@@ -204,25 +205,6 @@ def expire(connection: Connection, now: datetime) -> None:
     for intent in select(connection, OVERDUE, [*OPEN, to_text(now)]):  # the parameters of OVERDUE
         text = f"not executed by {intent.expires_at:%Y-%m-%d %H:%M} UTC"
         end(connection, intent, IntentState.EXPIRED, "evaluator", text)
-
-
-def suspend(connection: Connection, actor: str, text: str) -> tuple[Intent, ...]:
-    """Make all intents unknown that wait or are being executed, with the reason `text`; returns them as they were.
-
-    The same becomes of their hooks that may have been executed. So nothing of them is executed by itself.
-    """
-    suspended = select(connection, "WHERE state IN (?, ?, ?)", [*OPEN, IntentState.SENT])
-    for intent in suspended:
-        connection.execute(
-            "UPDATE deliveries SET state = ?, text = ? WHERE intent = ? AND state IN (?, ?)",
-            [IntentState.UNKNOWN, text, intent.id, IntentState.SENT, IntentState.REQUESTED],
-        )
-        connection.execute(
-            "UPDATE deliveries SET state = ? WHERE intent = ? AND state = ?",
-            [IntentState.FAILED, intent.id, IntentState.APPROVED],
-        )
-        end(connection, intent, IntentState.UNKNOWN, actor, text)
-    return suspended
 
 
 def find_in_effect(connection: Connection, earlier: Sequence[Intent], draft: Intent) -> Intent | None:

@@ -58,7 +58,7 @@ def begin_decisions(path: Path, actor: str, reason: str) -> NewDecisions:
                 for release in releases:
                     put_release(connection, release)
             text = f"new decisions: verdicts, requests and the audit trail before are lost; {reason}"
-            control.restart(restarts.BEGUN, actor, text, last_intent=0)
+            restarts.restart(control.file, restarts.BEGUN, actor, text, last_intent=0)
             os.link(control.file.path, target)  # fails if another process was faster
     except OSError as error:
         raise StoreError(f"{target} cannot be made: {error.strerror}", hint="check the permissions") from error

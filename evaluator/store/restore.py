@@ -255,7 +255,7 @@ def _prepare(manifest: Manifest, staged: Path, actor: str, last_intent: int) -> 
     last_intent = max([last_intent, *(int(intent.id.removeprefix("i")) for intent in control.intents())])
     made_at = f"{datetime.fromisoformat(manifest.made_at):%Y-%m-%d %H:%M} UTC"
     text = f"restored from a backup of {made_at}"
-    suspended = control.restart(restarts.RESTORED, actor, text, last_intent)
+    suspended = restarts.restart(control.file, restarts.RESTORED, actor, text, last_intent)
     return suspended, len(control.releases())
 
 
