@@ -149,16 +149,25 @@ def worker(session: Session, once: bool) -> int:
     from evaluator.intents import execute_waiting, name_worker, run_worker
     from evaluator.policy.selection import list_policies
 
-    store = session.open_store()
+    # Holds and rollbacks need no data, and must not wait for what uses them.
+    store = session.open_store(decisions_only=True)
     list_policies(session.find_policy())  # a mistake in a policy is reported at the start
     stop = threading.Event()
     if once:
         with completing_hooks(session, stop):
-            executed = execute_waiting(store, session.load_policy, name_worker(), stop=stop)
+            executed = execute_waiting(
+                store, session.load_policy, name_worker(), stop=stop, load_to_go_back=session.load_policy_to_go_back
+            )
         emit("\n".join(describe_intents(store, executed)) or "no intent waits for execution")
         send_notifications(session, store)
         return 0
     session.say(f"{name_worker()} executes intents of {session.store_path}; Ctrl-C ends it")
     with completing_hooks(session, stop) as received:
-        run_worker(store, session.load_policy, stop, say=lambda text: emit(plain_text(text)))
+        run_worker(
+            store,
+            session.load_policy,
+            stop,
+            say=lambda text: emit(plain_text(text)),
+            load_to_go_back=session.load_policy_to_go_back,
+        )
     return 128 + signal.SIGINT if signal.SIGINT in received else 0  # as for any command that Ctrl-C ends

@@ -30,6 +30,7 @@ from evaluator.store.control import Control
 from evaluator.store.control_file import ControlFile, control_path
 from evaluator.store.data import StoredData
 from evaluator.store.file import WAIT_S, StoreFile
+from evaluator.store.journal import own_path
 from evaluator.store.migrations import bring_up_to_date
 
 _log = logging.getLogger("evaluator")
@@ -172,6 +173,7 @@ def _make_store_private(file: StoreFile) -> None:
         for path in (file.path, control_path(file.path))
         for other in path.parent.glob(f"{glob.escape(path.name)}?*")
     ]
+    others += [path for path in (own_path(file.path),) if path.exists()]
     try:
         for path in (*others, control_path(file.path), file.folder.resolve(), file.path):
             make_private(path)

@@ -203,7 +203,9 @@ def _reading(path: Path, wait_s: float) -> Iterator[Connection | None]:
     """Open a transaction that reads the file at `path`; yields `None` if SQLite cannot read it without writing."""
     try:
         connection = _connect(path, "ro", wait_s)
-    except sqlite3.OperationalError:
+    except sqlite3.OperationalError as error:
+        if any(text in str(error) for text in _BUSY):  # another process writes to it, and lets no other read
+            raise
         yield None
         return
     try:
