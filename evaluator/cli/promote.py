@@ -191,12 +191,9 @@ def _go_back_without_store(
         )
     lines = [f"{action.label} {release}: {acted.state}", *acted.lines, *_introduce_by_hand(acted.by_hand)]
     _emit_if_possible("\n".join(map(plain_text, lines)))
-    if acted.not_written:
-        say(f"this could not be written anywhere, so keep it: {acted.not_written}")
-    else:
-        say("the next command that can use the decisions adds this to the audit trail")
-    did = "; ".join(acted.lines)
-    notify_without_store(rules, action, release, person, reason, acted.state, did, say)
+    keep_it = f"this could not be written anywhere, so keep it: {acted.not_written}"
+    say(keep_it if acted.not_written else "the next command that can use the decisions adds this to the audit trail")
+    notify_without_store(rules, action, release, person, reason, acted.state, "; ".join(acted.lines), say)
     return EXIT_CODES.get(acted.state, 4)
 
 
