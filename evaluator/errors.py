@@ -8,6 +8,7 @@ EvaluatorError            4  could not evaluate
 │   └── InputError        2  an input file cannot be used
 ├── StoreError            4  the store cannot be opened, read or written
 │   └── StoreBusy         4  another process keeps it open for longer than the wait time
+├── OutcomeNotStored      4  an action was executed, and the store does not have its outcome
 ├── SourceError           4  a source could not be reached or run
 │   └── LoadError         4  a load run did not happen, or not completely
 ├── HookError             4  a hook could not be called, or its target refused
@@ -75,6 +76,20 @@ class StoreError(EvaluatorError):
 
 class StoreBusy(StoreError):
     """Another process holds the store; the message names it."""
+
+
+class OutcomeNotStored(EvaluatorError):
+    """An action was executed, but the store could not be written: its outcome is in the journal."""
+
+    def __init__(
+        self, message: str, *, state: str, lines: Iterable[str], by_hand: Iterable[str], hint: str | None = None
+    ) -> None:
+        """`state`: how the action ended; `lines`: a sentence about each of its hooks.
+
+        `by_hand`: lines for a shell by which a person does what is left.
+        """
+        super().__init__(message, hint=hint)
+        self.state, self.lines, self.by_hand = state, tuple(lines), tuple(by_hand)
 
 
 class SourceError(EvaluatorError):

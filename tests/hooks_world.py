@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import ssl
+import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +16,8 @@ from pathlib import Path
 
 from metrics_servers import free_port, program, running
 
-from evaluator.hooks import HookContext
+from evaluator.hooks import HookContext, Step, write_by_hand
+from evaluator.reports import plain_text
 
 
 def make_context(**changed) -> HookContext:
@@ -122,6 +125,20 @@ def split_of(port: int, n: int = 100) -> dict[str, int]:
             name = connection.getresponse().read().decode()
         counted[name] = counted.get(name, 0) + 1
     return counted
+
+
+def paste(
+    hook, *, undoes: bool = False, earlier: object = None, environment: Mapping[str, str] | None = None, **changed
+):
+    """Do by hand what a hook would do: paste its lines into a shell. Returns the lines and what they write."""
+    lines = write_by_hand(Step(hook), make_context(**changed), undoes=undoes, earlier=earlier)
+    text = "\n".join(map(plain_text, lines))  # as they are shown
+    variables = {"PATH": os.environ["PATH"] + ":/usr/sbin", **(environment or {})}
+    pasted = subprocess.run(
+        ["bash", "-eu"], check=False, input=text, env=variables, capture_output=True, text=True, timeout=20
+    )
+    assert pasted.returncode == 0, (text, pasted)
+    return text, pasted.stdout
 
 
 HAPROXY = """

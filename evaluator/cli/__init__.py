@@ -19,13 +19,14 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from evaluator.errors import PolicyError, UnknownName
+from evaluator.errors import PolicyError, StoreError, UnknownName
 from evaluator.extensions import load_object
 
 if TYPE_CHECKING:
     from evaluator.policy import Policy
     from evaluator.records import Release
     from evaluator.store import Store
+    from evaluator.store.journal import Journal
 
 __all__ = ["COMMANDS", "Session", "emit", "evaluator", "flush", "mask_control_characters", "wants_color"]
 
@@ -57,9 +58,12 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "policy": ("evaluator.cli.policy", "Check the policy, print it, or print its JSON Schema."),
     "releases": ("evaluator.cli.releases", "List the releases in the store with their latest verdict."),
     "audit": ("evaluator.cli.audit", "Show who did what, check that the record was not changed, and add notes."),
-    "data": ("evaluator.cli.data", "Query, export or purge what is stored."),
+    "data": ("evaluator.cli.data", "Query, export, purge, back up or restore what is stored."),
 }
 """Sub-command → (module, what it does), in the order of the help."""
+
+_ACTION_KINDS = ("began", "recorded")
+"""Kinds of records of the journal that show whether an action is not in the audit trail yet."""
 
 DEFAULT_STORE = Path("evaluator.duckdb")
 
@@ -78,6 +82,12 @@ class Session:
     """Whether a policy that applies here says `sensitive: true`; `None`: no policy was read yet."""
     needs_no_data: bool = False
     """Whether the command needs decisions only: then it must not wait for what uses the data."""
+    wait_s: float | None = None
+    """How long each use of the store waits for another process; `None`: as usual."""
+    is_journal_recorded: bool = False
+    """Whether what was done without the decisions was added to the audit trail, or need not be by this command."""
+    policies_to_go_back: dict[str, Policy] = field(default_factory=dict)
+    """Release → its policy for a hold or a rollback."""
     typed: tuple[str, ...] = ()
     """The words of the command line after `evaluator`."""
 
@@ -86,14 +96,21 @@ class Session:
 
         With `adopt`, recordings by hand that no command has seen yet are added to the store. Otherwise they are added
         when their release is judged. With `decisions_only`, the command needs no data, and waits for nothing that uses
-        them, now and when it loads a policy. Raises StoreError.
+        them, now and when it loads a policy. What was done while the decisions could not be used is added to the audit
+        trail. Raises StoreError.
         """
         from evaluator.pipeline.adopting import adopt_recordings, open_store
+        from evaluator.store.file import WAIT_S
 
         self.needs_no_data = decisions_only
         store = open_store(
-            self.store_path, create=create, private=self.has_sensitive_policy(), decisions_only=decisions_only
+            self.store_path,
+            create=create,
+            private=self.has_sensitive_policy(),
+            decisions_only=decisions_only,
+            wait_s=WAIT_S if self.wait_s is None else self.wait_s,
         )
+        self._record_journal(store)
         if adopt:
             adopt_recordings(store, say=self.say)
         return store
@@ -112,6 +129,58 @@ class Session:
             except (PolicyError, OSError):
                 return False
         return self.is_sensitive
+
+    def find_journal(self) -> Journal:
+        """Find the journal of the store: at the default paths, and where a policy that applies here names one."""
+        from evaluator.policy.going_back import list_journal_paths
+        from evaluator.store.journal import Journal, find_journal
+
+        try:
+            named = list_journal_paths(self.find_policy())
+        except (PolicyError, OSError):
+            named = []
+        default = find_journal(self.store_path.absolute())
+        return Journal(tuple(dict.fromkeys([*default.paths, *map(Path, named)])))
+
+    def _record_journal(self, store: Store) -> None:
+        """Add what was done while the decisions could not be used to the audit trail, where there is any such thing.
+
+        A command goes on if that is not possible; one that holds or goes back adds it itself.
+        """
+        if self.is_journal_recorded:
+            return
+        self.is_journal_recorded = True
+        try:
+            records = self.find_journal().read()
+        except StoreError:  # mostly there is none
+            return
+        ids = {
+            kind: {record.get("action_id") for record in records if record.get("kind") == kind}
+            for kind in _ACTION_KINDS
+        }
+        if not ids["began"] - ids["recorded"]:
+            return
+        from evaluator.intents.journal_trail import record_actions  # a slow import, and rarely needed
+
+        try:
+            if count := record_actions(store, self.find_journal()):
+                noun = "action" if count == 1 else "actions"
+                self.say(f"added to the audit trail what was done without the decisions: {count} {noun}")
+        except StoreError as error:
+            self.say(f"what was done without the decisions is not in the audit trail yet: {error.message}")
+
+    def load_policy_to_go_back(self, release: str) -> Policy:
+        """Load the policy for a hold or a rollback of a stored release: a mistake in a policy does not prevent it."""
+        from evaluator.policy.going_back import choose_policy_to_go_back
+
+        def find_services() -> list[str]:
+            """List the services of the release."""
+            stored = self.open_store(decisions_only=True).control.release(release)
+            return [service.name for service in stored.services] or [""]
+
+        if release not in self.policies_to_go_back:  # what is wrong with it is said once
+            self.policies_to_go_back[release] = choose_policy_to_go_back(self.find_policy, find_services, self.say)
+        return self.policies_to_go_back[release]
 
     def load_policy(self, release: str | None = None, *, service: str | None = None) -> Policy:
         """Load the policy that applies here; where each service has its own, the one for the release's service.

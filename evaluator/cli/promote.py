@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,13 +17,15 @@ from evaluator.cli import Session, emit
 from evaluator.cli.amounts import DURATION
 from evaluator.cli.completing import completing_hooks
 from evaluator.cli.gathering import with_options
-from evaluator.errors import StoreError, UsageError
+from evaluator.errors import EvaluatorError, OutcomeNotStored, Refused, StoreError, UnknownName, UsageError
 from evaluator.records.intents import FINAL_STATES, PROMOTING, Action, Delivery, Intent, IntentState
 from evaluator.wording import quote_command
 
 if TYPE_CHECKING:
     from evaluator.intents import Preview
+    from evaluator.policy import Policy
     from evaluator.store import Store
+    from evaluator.store.journal import Journal
 
 
 EXIT_CODES = {IntentState.ACKNOWLEDGED: 0, IntentState.FAILED: 4, IntentState.UNKNOWN: 4}
@@ -29,6 +33,8 @@ EXIT_CODES = {IntentState.ACKNOWLEDGED: 0, IntentState.FAILED: 4, IntentState.UN
 
 POLL_S = 1.0
 LOCK_WAIT_S = 60.0
+GOING_BACK_WAIT_S = 5.0
+"""How long what goes back waits for another process that writes the decisions, before it acts from the journal."""
 
 _options = with_options(
     click.argument("release", metavar="RELEASE"),
@@ -71,58 +77,178 @@ def rollback(session: Session, /, release: str, **options: Any) -> int:
     """Take back what the promotions of RELEASE changed, and execute the policy's hooks for rollback.
 
     If the decisions cannot be used (locked, damaged or gone, a full or read-only disk), what is needed is read from the
-    journal, and what was done is added to the audit trail by a later command.
+    journal, and what was done is added to the audit trail by a later command. What even that cannot do is printed as
+    commands for a shell; `--dry-run` prints them for everything.
     """
     return _go_back(session, Action.ROLLBACK, release, **options)
 
 
 def _go_back(session: Session, action: Action, release: str, **options: Any) -> int:
     """Hold or roll back a release: through the store, or from the journal if the store cannot be used."""
+    session.is_journal_recorded = True  # `ask` records it, and nothing else waits for the decisions
+    session.wait_s = GOING_BACK_WAIT_S
+    requested: list[Intent] = []
     try:
-        return _request_action(session, action, release, **options)
-    except StoreError as error:
-        if options["dry_run"] or options["queue"]:
+        return _request_action(session, action, release, requested=requested, **options)
+    except OutcomeNotStored as outcome:
+        from evaluator.reports import plain_text
+
+        lines = [f"{action.label} {release}: {outcome.state}", *outcome.lines, *_introduce_by_hand(outcome.by_hand)]
+        _emit_if_possible("\n".join(map(plain_text, lines)))
+        _say_if_possible(session, f"{outcome.message}; {outcome.hint}")
+        return EXIT_CODES.get(IntentState(outcome.state), 4)
+    except (StoreError, OSError) as error:
+        if options["queue"]:
             raise
-        return _go_back_without_store(session, action, release, error, reason=options["reason"], yes=options["yes"])
+        problem = error if isinstance(error, StoreError) else StoreError(str(error))
+        request = requested[-1].key if requested else ""
+    except (Refused, UnknownName) as error:
+        if action is not Action.ROLLBACK or not _is_only_in_journal(session, release):
+            raise
+        problem, request = StoreError(f"they do not know what the journal knows ({error.message})"), ""
+    return _go_back_without_store(
+        session, action, release, problem, request=request,
+        reason=options["reason"], yes=options["yes"], dry_run=options["dry_run"],
+    )  # fmt: skip
+
+
+def _is_only_in_journal(session: Session, release: str) -> bool:
+    """Whether the journal has a promotion of a release that is in effect, and that the decisions do not have.
+
+    So it is if the decisions were restored from an older backup, or were lost and begun again.
+    """
+    from evaluator.intents.journal_records import list_promotions
+
+    try:
+        stored = {intent.key for intent in session.open_store(decisions_only=True).control.intents()}
+        promotions = list_promotions(session.find_journal().read())
+    except StoreError:
+        return False
+    return any(
+        promotion.release.id == release and promotion.key not in stored and promotion.changed_something
+        for promotion in promotions
+    )
 
 
 def _go_back_without_store(
-    session: Session, action: Action, release: str, problem: StoreError, *, reason: str, yes: bool
+    session: Session,
+    action: Action,
+    release: str,
+    problem: StoreError,
+    *,
+    request: str,
+    reason: str,
+    yes: bool,
+    dry_run: bool,
 ) -> int:
     """Hold or roll back a release from the journal, because of a problem of the store. Returns the exit code.
 
-    Raises the problem itself if there is no journal.
+    `request`: key of the stored request that this executes; empty: it could not be stored. Raises the problem itself if
+    there is no journal, after showing what the policy knows.
     """
     from evaluator.intents import system_person
-    from evaluator.intents.emergency import act_from_journal, load_rules
+    from evaluator.intents.emergency import act_from_journal, list_policy_by_hand, load_rules, preview_from_journal
+    from evaluator.intents.notifying import notify_without_store
     from evaluator.reports import plain_text
-    from evaluator.store.journal import find_journal
 
-    store = session.store_path.absolute()
-    session.say(f"the decisions cannot be used: {problem.message}")
-    rules = load_rules(session.find_policy, release, store, session.say)
-    journal = find_journal(store, rules.journal)
+    def say(text: str) -> None:
+        """Show progress, if that is possible."""
+        _say_if_possible(session, text)
+
+    say(f"the decisions cannot be used: {problem.message}")
+    journal, person = session.find_journal(), system_person()
+    rules = load_rules(session.find_policy, release, journal, say)
+    reason = reason or f"the decisions cannot be used: {problem.message}"
     try:
-        journal.read()
+        _read_or_make(session, journal)
     except StoreError as error:
+        if lines := list_policy_by_hand(rules, action, person, release, reason):
+            say("nothing was done. As far as the policy knows, this does it by hand, in a shell:")
+            _emit_if_possible("\n".join(map(plain_text, lines)))
         raise StoreError(f"{problem.message}; {error.message}", hint=problem.hint) from problem
-    session.say(f"acting from the journal: {', '.join(map(str, journal.paths))}")
+    say(f"acting from the journal: {', '.join(map(str, journal.paths))}")
+    _warn_of_unknown(session, journal, release)
+    if dry_run or not yes:
+        lines = preview_from_journal(session.store_path.absolute(), journal, rules, person, action, release, reason)
+        (emit if dry_run else say)("\n".join(map(plain_text, lines)))
+    if dry_run:
+        return 0
     if not yes:
         _confirm(action, release)
-    acted = act_from_journal(
-        journal,
-        rules,
-        system_person(),
-        action,
-        release,
-        reason or problem.message,
-        say=lambda text: session.say(plain_text(text)),
-    )
-    emit("\n".join([f"{action.label} {plain_text(release)}: {acted.state}", *map(plain_text, acted.lines)]))
-    if acted.by_hand:
-        session.say("do this by hand:\n" + "\n".join(f"  {plain_text(text)}" for text in acted.by_hand))
-    session.say("the next command that can use the decisions adds this to the audit trail")
+    stop = threading.Event()
+    with completing_hooks(session, stop):
+        acted = act_from_journal(
+            session.store_path.absolute(),
+            journal,
+            rules,
+            person,
+            action,
+            release,
+            reason,
+            lambda text: say(plain_text(text)),
+            request=request,
+            stop=stop,
+        )
+    lines = [f"{action.label} {release}: {acted.state}", *acted.lines, *_introduce_by_hand(acted.by_hand)]
+    _emit_if_possible("\n".join(map(plain_text, lines)))
+    keep_it = f"this could not be written anywhere, so keep it: {acted.not_written}"
+    say(keep_it if acted.not_written else "the next command that can use the decisions adds this to the audit trail")
+    notify_without_store(rules, action, release, person, reason, acted.state, "; ".join(acted.lines), say)
     return EXIT_CODES.get(acted.state, 4)
+
+
+def _warn_of_unknown(session: Session, journal: Journal, release: str) -> None:
+    """Say that the journal has no promotion of a release, if it has others: the name may be mistyped."""
+    from evaluator.intents.journal_records import list_releases
+
+    known = list_releases(journal)
+    if known and release not in known:
+        _say_if_possible(session, f"the journal knows no promotion of {release}, but of {', '.join(known)}")
+
+
+def _introduce_by_hand(lines: Sequence[str]) -> list[str]:
+    """Write lines for a shell after a comment that says what they are; nothing if there are none."""
+    return ["", "# what is left to do by hand, in a shell:", *lines] if lines else []
+
+
+def _list_left_by_hand(session: Session, store: Store, intent: Intent) -> list[str]:
+    """List the lines for a shell that do what hooks of a hold or a rollback did not do; empty for a promotion."""
+    from evaluator.intents import list_left_by_hand
+
+    if intent.action in PROMOTING:
+        return []
+    try:
+        return list_left_by_hand(store, session.load_policy_to_go_back(intent.release), intent)
+    except EvaluatorError:  # what was executed is shown all the same
+        return []
+
+
+def _read_or_make(session: Session, journal: Journal) -> None:
+    """Read the journal; make it if nothing was promoted yet, and there is a store. Raises StoreError."""
+    try:
+        journal.read()
+    except StoreError:
+        from evaluator.store.control_file import control_path
+
+        if not (session.store_path.exists() or control_path(session.store_path.absolute()).exists()):
+            raise
+        with suppress(StoreError):
+            journal.make()
+        journal.read()
+
+
+def _say_if_possible(session: Session, text: str) -> None:
+    """Show progress; if it cannot be written, as to a file on a full disk, the command goes on."""
+    with suppress(OSError):
+        session.say(text)
+
+
+def _emit_if_possible(text: str) -> None:
+    """Write a result to stdout; if that is not possible, send all further output nowhere: what was done stays done."""
+    try:
+        emit(text)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _request_action(
@@ -135,18 +261,22 @@ def _request_action(
     dry_run: bool,
     queue: bool,
     wait_s: float | None,
+    requested: list[Intent] | None = None,
 ) -> int:
     """Request an action on a release, after a confirmation, and execute it if it is allowed. Returns the exit code.
 
     `yes`: do not ask for the confirmation. `dry_run`: only show what would happen. `queue`, `wait_s`: as
-    `execute_or_wait`. Raises UsageError without a confirmation, and the errors of `ask` if the action is not allowed.
+    `execute_or_wait`. The request is appended to `requested` when it is stored and approved. Raises UsageError without
+    a confirmation, and the errors of `ask` if the action is not allowed.
     """
     from evaluator.intents import ActionRequest, ask, system_person
 
     # Going back, and holding, must not wait for what uses the data.
-    store, person = session.open_store(decisions_only=action not in PROMOTING), system_person()
+    goes_back = action not in PROMOTING
+    store = session.open_store(decisions_only=goes_back)
+    person = system_person()
     store.control.release(release)  # raises UnknownName
-    policy = session.load_policy(release)
+    policy = _load_policy(session, action, release)
     if dry_run:
         emit(_describe_action(session, store, action, release))
         return 0
@@ -158,13 +288,34 @@ def _request_action(
     if not yes and request.reason:
         _confirm(action, release)
     intent = ask(store, policy, person, request)
+    if requested is not None and intent.state is not IntentState.REQUESTED:
+        requested.append(intent)
     if intent.state is IntentState.REQUESTED:
         missing = intent.approvals_needed - len(store.control.approvals(intent.id))
         who = "people other than " + intent.requester if intent.distinct else "people who may approve"
         until = f"{intent.expires_at:%Y-%m-%d %H:%M} UTC"
         approvals = f"{missing} more of {intent.approvals_needed} approvals by {who}"
         session.say(f"waits until {until} for {approvals}: `{quote_command('approve', intent.id)}`")
+        send_notifications(session, store)
     return execute_or_wait(session, store, intent.id, wait_s=wait_s, queue=queue)
+
+
+def send_notifications(session: Session, store: Store) -> None:
+    """Notify people of what happened to requests, by the policy's hooks for that. Says what could not be sent."""
+    from evaluator.intents import notify_people
+    from evaluator.reports import plain_text
+
+    # The policy must be found without waiting for what uses the data.
+    needed_no_data, session.needs_no_data = session.needs_no_data, True
+    try:
+        notify_people(store, session.load_policy, lambda text: session.say(plain_text(text)))
+    finally:
+        session.needs_no_data = needed_no_data
+
+
+def _load_policy(session: Session, action: Action, release: str) -> Policy:
+    """Load the policy for an action on a release: mistakes in it do not stop what holds or goes back."""
+    return session.load_policy(release) if action in PROMOTING else session.load_policy_to_go_back(release)
 
 
 def _confirm(action: Action, release: str) -> None:
@@ -184,7 +335,7 @@ def _describe_action(session: Session, store: Store, action: Action, release: st
     from evaluator.intents import find_latest, plan_action, preview_action, read_release_to_preview
     from evaluator.reports import plain_text
 
-    policy, verdict = session.load_policy(release), find_latest(store, release)
+    policy, verdict = _load_policy(session, action, release), find_latest(store, release)
     planned_hooks, irreversible = plan_action(store, policy, release, action)
     until = datetime.now(UTC) + timedelta(minutes=1)
     steps = preview_action(planned_hooks, action, read_release_to_preview(store, release, action), verdict, until)
@@ -225,6 +376,7 @@ def execute_or_wait(
     process has executed it; `None`: do not wait.
     """
     from evaluator.intents import execute, name_worker
+    from evaluator.reports import plain_text
 
     deadline = time.monotonic() + (wait_s or 0.0)
     while True:
@@ -233,20 +385,36 @@ def execute_or_wait(
         if intent.state in (IntentState.APPROVED, IntentState.SENT) and not queue:
             stop = threading.Event()
             with completing_hooks(session, stop) as received:
-                intent = execute(store, session.load_policy, intent_id, name_worker(), wait_s=LOCK_WAIT_S, stop=stop)
+                intent = execute(
+                    store, session.load_policy, intent_id, name_worker(), wait_s=LOCK_WAIT_S, stop=stop,
+                    load_to_go_back=session.load_policy_to_go_back,
+                )  # fmt: skip
             if received and intent.state not in FINAL_STATES:  # it was not begun
                 signal.raise_signal(received[0])
         remaining_s = deadline - time.monotonic()
         if intent.state in FINAL_STATES or remaining_s <= 0:
             break
         time.sleep(min(POLL_S, remaining_s))
-    emit(*describe_intents(store, [intent]))
+    # What went back did so, whether or not its result can be written.
+    show = emit if intent.action in PROMOTING else _emit_if_possible
+    try:
+        show(*describe_intents(store, [intent]))
+    except StoreError:
+        if intent.action in PROMOTING:
+            raise
+        show(f"{intent.id} {intent.action.label} {plain_text(intent.release)}: {intent.state}")
+    if intent.state in FINAL_STATES:
+        send_notifications(session, store)
+    if intent.state in (IntentState.FAILED, IntentState.UNKNOWN) and (
+        lines := _introduce_by_hand(_list_left_by_hand(session, store, intent))
+    ):
+        show("\n".join(map(plain_text, lines)))
     if intent.state in (IntentState.FAILED, IntentState.UNKNOWN):
         if not store.control.deliveries(intent.id):
-            session.say("nothing was executed: fix the cause above, then request it again")
+            _say_if_possible(session, "nothing was executed: fix the cause above, then request it again")
             return 3
         retry, take_back = quote_command("hooks", "retry", intent.id), quote_command("rollback", intent.release)
-        session.say(f"check what was changed, then run `{retry}` or `{take_back} --reason WHY`")
+        _say_if_possible(session, f"check what was changed, then run `{retry}` or `{take_back} --reason WHY`")
     # The caller wanted no more than to leave the execution to others: so this is a success.
     is_queued = queue and wait_s is None and intent.state in (IntentState.APPROVED, IntentState.SENT)
     return 0 if is_queued else EXIT_CODES.get(intent.state, 3)

@@ -20,6 +20,7 @@ from evaluator.hooks.base import (
     run_hook,
     undo_hook,
 )
+from evaluator.hooks.by_hand import write_by_hand
 from evaluator.hooks.options import HookOptions
 
 __all__ = [
@@ -37,4 +38,5 @@ __all__ = [
     "make_step",
     "run_hook",
     "undo_hook",
+    "write_by_hand",
 ]

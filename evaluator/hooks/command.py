@@ -91,6 +91,24 @@ class Command(BaseHook[CommandOptions]):
             return super()._undo(context, earlier)  # raises HookError
         return self._run(self.options.undo, context)
 
+    def write_by_hand(self, context: HookContext) -> list[str]:
+        """Write lines for a shell that do the same."""
+        return self._write_run_by_hand(self.options.run, context)
+
+    def write_undo_by_hand(self, context: HookContext, earlier: Any) -> list[str]:  # noqa: ARG002 - it needs none
+        """Write lines for a shell that undo what the hook did."""
+        return self._write_run_by_hand(self.options.undo, context) if self.options.undo else []
+
+    def _write_run_by_hand(self, template: list[str], context: HookContext) -> list[str]:
+        """Write the line that runs a program as the hook does. Raises HookError for a version that is not known."""
+        variables = [f"EVALUATOR_{word.upper()}={value}" for word, value in context.known_words().items()]
+        words = context.words()
+        command = [template[0], *(_fill_argument(argument, words) for argument in template[1:])]
+        folder = f"cd {shlex.quote(self.options.folder)} && " if self.options.folder else ""
+        names = ", ".join(self.options.environment)
+        note = [f"# it needs these variables in its environment: {names}"] if names else []
+        return [*note, folder + shlex.join(["env", *variables, *command])]
+
     def _find_program(self, program: str) -> str:
         """Return the path of a program, searched for in the hook's PATH. Raises HookError."""
         executable = shutil.which(program, path=self.environment.get("PATH", os.defpath))

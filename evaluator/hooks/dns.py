@@ -6,6 +6,7 @@ keep what they have cached until its TTL has run out: the outcome names that tim
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
 from evaluator.hooks.network import MaybeSent, NetworkOptions, resolve_allowed
 from evaluator.hooks.options import SecretName, Text
+from evaluator.secrecy import OF_HOOKS
 
 if TYPE_CHECKING:
     import dns.message
@@ -141,6 +143,30 @@ class Dns(BaseHook[DnsOptions]):
     def _undo(self, context: HookContext, earlier: Records) -> Outcome:
         """Change the records back to `earlier`, those from before the execution. Raises HookError, MaybeSent."""
         return self._change(self._read(), earlier, context)
+
+    def write_by_hand(self, context: HookContext) -> list[str]:  # noqa: ARG002 - its options have no words
+        """Write lines for a shell that do the same."""
+        return self._write_records_by_hand(self._make_target_records())
+
+    def write_undo_by_hand(self, context: HookContext, earlier: Records) -> list[str]:  # noqa: ARG002 - as above
+        """Write lines for a shell that undo what the hook did."""
+        return self._write_records_by_hand(earlier)
+
+    def _write_records_by_hand(self, records: Records) -> list[str]:
+        """Write the lines that replace the records by these, by `nsupdate` (of BIND, or `knsupdate` of Knot)."""
+        options, name = self.options, self._parse_name().to_text()
+        host, _, port = options.server.rpartition(":")
+        secret = OF_HOOKS.pattern.findall(options.key_secret)[0]
+        key = f'{shlex.quote(f"{options.key_algorithm}:{options.key_name}:")}"${secret}"'
+        return [
+            f"nsupdate -y {key} <<'END'",
+            f"server {host.strip('[]')} {port}",
+            f"zone {options.zone}",
+            f"update delete {name} {options.type}",
+            *(f"update add {name} {records['ttl']} {options.type} {value}" for value in records["values"]),
+            "send",
+            "END",
+        ]
 
     def _change(self, earlier: Records, target: Records, context: HookContext) -> Outcome:
         """Change the records from `earlier` to `target`, and read them back.

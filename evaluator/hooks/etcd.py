@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 from collections.abc import Mapping
 from typing import Annotated, Any, NotRequired, Self, TypedDict
 
@@ -15,9 +16,11 @@ from pydantic import AfterValidator, Field, model_validator
 
 from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
+from evaluator.hooks.by_hand import write_curl
 from evaluator.hooks.network import MaybeSent, TlsOptions, send
 from evaluator.hooks.options import SecretName, Text
 from evaluator.hooks.templates import check_template, fill_words, show_words
+from evaluator.secrecy import OF_HOOKS
 
 _LOGIN_PATH = "auth/authenticate"
 
@@ -117,6 +120,35 @@ class Etcd(BaseHook[EtcdOptions]):
             )
         new_revision = self._set_if_unchanged(our_revision, earlier["value"])
         return Outcome("acknowledged", f"{self.options.key} was restored at revision {new_revision}", earlier=current)
+
+    def write_by_hand(self, context: HookContext) -> list[str]:
+        """Write lines for a shell that do the same."""
+        return self._write_value_by_hand(fill_words(self.options.value, context.words()))
+
+    def write_undo_by_hand(self, context: HookContext, earlier: KeyState) -> list[str]:  # noqa: ARG002 - as above
+        """Write lines for a shell that undo what the hook did."""
+        return self._write_value_by_hand(earlier["value"])
+
+    def _write_value_by_hand(self, value: str | None) -> list[str]:
+        """Write the line that sets the key to a value (None: deletes it), through etcd's JSON gateway."""
+        url, headers, lines = self.options.url.rstrip("/"), {"Content-Type": "application/json"}, list[str]()
+        if self.options.username:
+            name = shlex.quote(self.options.username)
+            password = OF_HOOKS.pattern.findall(self.options.password or "")[0]
+            login = (
+                f"""$(jq -n --arg name {name} --arg password "${password}" '{{name: $name, password: $password}}')"""
+            )
+            ask = write_curl("POST", f"{url}/v3/{_LOGIN_PATH}", headers, f'"{login}"', self.options.ca)
+            lines.append(f"token=$({ask} | jq -r .token)")
+            headers["Authorization"] = '"$token"'
+        message = {"key": _encode(self.options.key)}
+        if value is not None:
+            message["value"] = _encode(value)
+        path = "kv/deleterange" if value is None else "kv/put"
+        shown = "deleted" if value is None else f"set to {value[:200]}"
+        note = f"# in base64: the key {self.options.key} is {shown}, whatever it is now".splitlines()[0]
+        body = shlex.quote(json.dumps(message))
+        return [note, *lines, write_curl("POST", f"{url}/v3/{path}", headers, body, self.options.ca)]
 
     def _set_if_unchanged(self, revision: int, value: str | None) -> int:
         """Set the key to a value (None: delete it), if its last change was at `revision` (0: it does not exist).

@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 
 from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
+from evaluator.hooks.by_hand import write_socat
 from evaluator.hooks.haproxy_state import Backend, explain_refused_weights, parse_backend
 from evaluator.hooks.network import MaybeSent, NetworkOptions, resolve_allowed
 from evaluator.hooks.options import Text
@@ -134,6 +135,24 @@ class HaProxy(BaseHook[HaProxyOptions]):
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - the weights do not depend on it
         """Set the weights that `_read` returned before the execution (`earlier`). Raises HookError, MaybeSent."""
         return self._go_back(check_earlier(earlier))
+
+    def write_by_hand(self, context: HookContext) -> list[str]:  # noqa: ARG002 - the weights do not depend on it
+        """Write lines for a shell that do the same."""
+        return self._write_weights_by_hand(self.options.weights)
+
+    def write_undo_by_hand(self, context: HookContext, earlier: Any) -> list[str]:  # noqa: ARG002 - as above
+        """Write lines for a shell that undo what the hook did."""
+        return self._write_weights_by_hand(check_earlier(earlier))
+
+    def _write_weights_by_hand(self, weights: Mapping[str, int]) -> list[str]:
+        """Write the lines that set weights (server → weight), the largest first, and show the outcome."""
+        backend, commands = self.options.backend, list[str]()
+        for server, weight in sorted(weights.items(), key=lambda item: -item[1]):
+            if weight:
+                commands.append(f"set server {backend}/{server} state ready")
+            commands.append(f"set server {backend}/{server} weight {weight}")
+        commands.append(f"show servers state {backend}")
+        return [write_socat(line, socket=self.options.socket, address=self.options.address) for line in commands]
 
     # -------------------------------------------------------------- forwards: all or nothing
 

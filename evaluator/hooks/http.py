@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, urlsplit
@@ -15,6 +16,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from evaluator.errors import HookError
 from evaluator.fields import Section
+from evaluator.hooks import by_hand
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
 from evaluator.hooks.network import TlsOptions, resolve_allowed, send, split_url
 from evaluator.hooks.options import TextWithWords, refuse_words
@@ -153,6 +155,30 @@ class Http(BaseHook[HttpOptions]):
         if self.options.undo is None:
             return super()._undo(context, earlier)  # raises HookError
         return self._send(self.options.undo, context)
+
+    def write_by_hand(self, context: HookContext) -> list[str]:
+        """Write lines for a shell that do the same."""
+        return self._write_request_by_hand(self.options, context)
+
+    def write_undo_by_hand(self, context: HookContext, earlier: Any) -> list[str]:  # noqa: ARG002 - it needs none
+        """Write lines for a shell that undo what the hook did."""
+        return self._write_request_by_hand(self.options.undo, context) if self.options.undo else []
+
+    def _write_request_by_hand(self, request: HttpRequest, context: HookContext) -> list[str]:
+        """Write the line that sends a request. Raises HookError for a version that is not known."""
+        words = context.words()
+        check_versions(" ".join(request.headers.values()), words)
+
+        def fill_header(text: str) -> str:
+            """Fill in the words of a part of a header; variables are not in it."""
+            return show_words(text, words, lambda value: quote(value, safe=_PRINTABLE))
+
+        headers = {name: by_hand.quote(text, fill_header) for name, text in request.headers.items()}
+        if request.body and not any(name.lower() == "content-type" for name in headers):
+            headers["Content-Type"] = shlex.quote(request.content_type)
+        fill_body = fill_url if _FORM in request.content_type else fill_json
+        body = shlex.quote(fill_body(request.body, words)) if request.body else ""
+        return [by_hand.write_curl(request.method, fill_url(request.url, words), headers, body, self.options.ca)]
 
     def _send(self, request: HttpRequest, context: HookContext) -> Outcome:
         """Send a request with the words of the context and the secrets filled in, and judge the answer.

@@ -9,6 +9,7 @@ must have a ready endpoint (`discovery.k8s.io/v1 EndpointSlice`).
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
@@ -32,6 +33,7 @@ from evaluator.hooks.kubernetes_routes import (
 from evaluator.hooks.network import MaybeSent, TlsOptions, send
 from evaluator.hooks.options import SecretName, Text
 from evaluator.hooks.weights import check_some_traffic, moves_back, show_weights
+from evaluator.secrecy import OF_HOOKS
 
 K8sName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 ServiceName = Annotated[str, Field(pattern=r"^([a-z0-9-]{1,63}/)?[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
@@ -169,6 +171,63 @@ class Kubernetes(BaseHook[KubernetesOptions]):
         if self.options.rollout and self.options.rollout.do in ("abort", "retry"):
             return self._change_rollout(resource, "abort" if earlier.get("aborted") else "retry")
         return super()._undo(context, earlier)  # a promotion cannot be undone: this raises HookError
+
+    def write_by_hand(self, context: HookContext) -> list[str]:  # noqa: ARG002 - its options have no words
+        """Write lines for a shell that do the same."""
+        if self.options.rollout:
+            return self._write_rollout_by_hand(self.options.rollout.do)
+        return self._write_weights_by_hand([("", dict(self._weights))])
+
+    def write_undo_by_hand(self, context: HookContext, earlier: Any) -> list[str]:  # noqa: ARG002 - as above
+        """Write lines for a shell that undo what the hook did."""
+        if self.options.rollout:
+            return self._write_rollout_by_hand("abort" if earlier.get("aborted") else "retry")
+        return self._write_weights_by_hand([(index, entry["weights"]) for index, entry in earlier.items()])
+
+    def _write_rollout_by_hand(self, change: str) -> list[str]:
+        """Write the line that changes the Rollout; empty for a change that depends on its state."""
+        status = {"abort": {"abort": True}, "retry": {"abort": False}, "promote_full": {"promoteFull": True}}.get(
+            change
+        )
+        if status is None:
+            return []
+        patch = shlex.quote(json.dumps({"status": status}))
+        words = [self._kubectl, "patch", "rollout", self._name, "--subresource=status", "--type=merge", "-p", patch]
+        return [" ".join(words)]
+
+    def _write_weights_by_hand(self, rules: Sequence[tuple[str, Mapping[str, int]]]) -> list[str]:
+        """Write the line that sets weights of references of the route.
+
+        `rules`: index of a rule (empty: all rules) and weight by label, as `RuleWeights` has it.
+        """
+        changes = []
+        for index, weights in rules:
+            for label, weight in weights.items():
+                named, _, number = label.partition(" #")
+                service, _, port = named.partition(":")
+                namespace, _, name = service.rpartition("/")
+                conditions = [f".name == {json.dumps(name)}"]
+                conditions += [f".namespace == {json.dumps(namespace)}"] if namespace else []
+                conditions += [f".port == {int(port)}"] if port else []
+                rule = f"[{int(index)}]" if index else "[]"
+                references = f".spec.rules{rule}.backendRefs[] | select({' and '.join(conditions)})"
+                if not index:
+                    changes.append(f"({references} | .weight) = {int(weight)}")
+                    continue
+                # Of several references that are alike, the one with the number of the label.
+                missing = json.dumps(f"rule {index} has no {label}")
+                place = f"[path({references})][{int(number) - 1 if number else 0}] // error({missing})"
+                changes.append(f'setpath(({place}) + ["weight"]; {int(weight)})')
+        jq = shlex.quote(" | ".join(changes))
+        return [f"{self._kubectl} get httproute {self._name} -o json | jq {jq} | {self._kubectl} replace -f -"]
+
+    @property
+    def _kubectl(self) -> str:
+        """The beginning of a line with kubectl: which API, as whom, and the namespace."""
+        token = OF_HOOKS.pattern.findall(self.options.token)[0]
+        ca = f" --certificate-authority={shlex.quote(self.options.ca)}" if self.options.ca else ""
+        server = shlex.quote(self.options.url)
+        return f'kubectl --server={server} --token="${token}"{ca} -n {self.options.namespace}'
 
     @property
     def _weights(self) -> dict[str, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from pydantic import Field, model_validator
 
 from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
+from evaluator.hooks.by_hand import write_file
 from evaluator.hooks.network import MaybeSent
 from evaluator.hooks.nginx_workers import find_workers, wait_for_new
 from evaluator.hooks.options import HookOptions, Seconds, Text
@@ -140,8 +142,21 @@ class Nginx(BaseHook[NginxOptions]):
         """Describe the weights in the text of a file (`value`)."""
         return show_weights(_read_weights(str(value)))
 
-    def _execute(self, context: HookContext) -> Outcome:
-        """Write a file with the servers and their weights, and let nginx reload it."""
+    def write_by_hand(self, context: HookContext) -> list[str]:  # noqa: ARG002 - the file does not depend on it
+        """Write lines for a shell that do the same."""
+        return self._write_install_by_hand(self._write_file_text())
+
+    def write_undo_by_hand(self, context: HookContext, earlier: Any) -> list[str]:  # noqa: ARG002 - as above
+        """Write lines for a shell that undo what the hook did."""
+        return self._write_install_by_hand(earlier) if isinstance(earlier, str) else []
+
+    def _write_install_by_hand(self, text: str) -> list[str]:
+        """Write the lines that replace the file by this text, test the configuration, and reload nginx."""
+        nginx = shlex.join(self.options.nginx)
+        return [*write_file(self.options.file, text), f"{nginx} -t && {nginx} -s reload"]
+
+    def _write_file_text(self) -> str:
+        """Write the text of the file with the servers and their weights."""
         options = self.options
         server_lines = []
         for name, address in options.servers.items():
@@ -150,9 +165,13 @@ class Nginx(BaseHook[NginxOptions]):
             server_lines.append(f"    server {address} {state};  # {name}")
         setting_lines = [f"    {setting};" for setting in options.settings]
         lines = [MARK, f"upstream {options.upstream} {{", *server_lines, *setting_lines, "}", ""]
+        return "\n".join(lines)
+
+    def _execute(self, context: HookContext) -> Outcome:
+        """Write a file with the servers and their weights, and let nginx reload it."""
         is_going_back = self._goes_back(context.action)  # by the weights before the change
-        outcome = self._install("\n".join(lines), is_going_back=is_going_back)
-        return self._report_problems(outcome, options.weights) if is_going_back else outcome
+        outcome = self._install(self._write_file_text(), is_going_back=is_going_back)
+        return self._report_problems(outcome, self.options.weights) if is_going_back else outcome
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - as above
         """Write the earlier text of the file again (`earlier`; None: there was no file), and let nginx reload it.

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import json
 import re
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,8 +24,10 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exp
 
 from evaluator.errors import HookError, NotReached
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
+from evaluator.hooks.by_hand import write_curl
 from evaluator.hooks.network import HttpResponse, MaybeSent, TlsOptions, resolve_allowed, send, split_url
 from evaluator.hooks.options import SecretName, Text
+from evaluator.secrecy import OF_HOOKS
 
 GONE = 410
 """The receiver accepts no more messages."""
@@ -79,11 +82,43 @@ class Webhook(BaseHook[WebhookOptions]):
         return Outcome("acknowledged", f"{host} is allowed, and the secret can sign; nothing was sent")
 
     def _execute(self, context: HookContext) -> Outcome:
-        return self._post(context, f"release.{context.action}")
+        # News of a request have a type of their own: no receiver takes one that waits for a decision to act on.
+        event_type = f"request.{context.outcome}" if context.summary else f"release.{context.action}"
+        return self._post(context, event_type)
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - the receiver knows what was
         """Post that the decision is undone; the message has an id of its own."""
         return self._post(context, f"release.{context.action}.undone", id_suffix="-undo")
+
+    def write_by_hand(self, context: HookContext) -> list[str]:
+        """Write lines for a shell that do the same."""
+        return self._write_message_by_hand(context, f"release.{context.action}")
+
+    def write_undo_by_hand(self, context: HookContext, earlier: Any) -> list[str]:  # noqa: ARG002 - as above
+        """Write lines for a shell that undo what the hook did."""
+        return self._write_message_by_hand(context, f"release.{context.action}.undone", id_suffix="-undo")
+
+    def _write_message_by_hand(self, context: HookContext, event_type: str, id_suffix: str = "") -> list[str]:
+        """Write the lines that sign a message as Standard Webhooks defines it, and post it."""
+        message = {"type": event_type, "timestamp": datetime.now(UTC).isoformat(), "data": context.known_words()}
+        headers = {
+            "Content-Type": "application/json",
+            "webhook-id": '"$id"',
+            "webhook-timestamp": '"$at"',
+            "webhook-signature": '"v1,$signature"',
+        }
+        secret = OF_HOOKS.pattern.findall(self.options.secret)[0]
+        return [
+            f"id={shlex.quote(context.idempotency_key + id_suffix)}",
+            "at=$(date +%s)",
+            f"body={shlex.quote(json.dumps(message))}",
+            f"""key=$(printf %s "${{{secret}#whsec_}}" | base64 -d | od -An -v -tx1 | tr -d ' \\n')""",
+            (
+                'signature=$(printf %s "$id.$at.$body" | openssl dgst -sha256 -mac HMAC -macopt "hexkey:$key" -binary'
+                " | base64 -w 0)"
+            ),
+            write_curl("POST", self.options.url, headers, '"$body"', self.options.ca),
+        ]
 
     def _post(self, context: HookContext, event_type: str, id_suffix: str = "") -> Outcome:
         """Post the decision repeatedly, until it is accepted or refused for good, or the time of the context is over.

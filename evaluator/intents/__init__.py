@@ -8,6 +8,7 @@ from evaluator.intents.asking import (
     approve,
     ask,
     cancel,
+    list_left_by_hand,
     plan_action,
     read_release_to_preview,
     resolve,
@@ -15,15 +16,18 @@ from evaluator.intents.asking import (
     write_note,
 )
 from evaluator.intents.conditions import PromotionCondition, find_waiting, list_conditions
-from evaluator.intents.executing import execute, execute_waiting, name_worker, run_worker
+from evaluator.intents.executing import execute, execute_waiting, name_worker
+from evaluator.intents.notifying import notify_people
 from evaluator.intents.observing import find_latest
 from evaluator.intents.people import SYSTEM, may, may_ask, role_of, system_person, why_not
 from evaluator.intents.steps import Preview, preview_action, preview_intent
 from evaluator.intents.versions import read_hook_release
+from evaluator.intents.worker import WITHOUT_STORE, run_worker
 
 __all__ = [
     "LONGEST_NOTE",
     "SYSTEM",
+    "WITHOUT_STORE",
     "ActionRequest",
     "Preview",
     "PromotionCondition",
@@ -35,9 +39,11 @@ __all__ = [
     "find_latest",
     "find_waiting",
     "list_conditions",
+    "list_left_by_hand",
     "may",
     "may_ask",
     "name_worker",
+    "notify_people",
     "plan_action",
     "preview_action",
     "preview_intent",

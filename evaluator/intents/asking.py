@@ -12,9 +12,9 @@ from datetime import UTC, datetime, timedelta
 from unicodedata import category
 
 from evaluator.errors import Refused, UnknownName, UsageError
-from evaluator.intents.checking import hash_verdict
+from evaluator.intents.checking import BEFORE_RESTART, hash_verdict, is_before_restart
 from evaluator.intents.conditions import NO_HOOKS, explain_change_by_hand, list_conditions
-from evaluator.intents.emergency import record_actions
+from evaluator.intents.journal_trail import record_actions
 from evaluator.intents.observing import (
     find_in_effect,
     find_latest,
@@ -24,7 +24,7 @@ from evaluator.intents.observing import (
     services_of,
 )
 from evaluator.intents.people import may, may_ask, why_not
-from evaluator.intents.steps import PlannedHook, plan_steps
+from evaluator.intents.steps import PlannedHook, list_by_hand, make_context, plan_steps
 from evaluator.intents.versions import explain_other_versions, read_hook_release, read_promoted_releases
 from evaluator.pipeline.landing import land_release
 from evaluator.policy import Policy
@@ -166,6 +166,8 @@ def _check_promotion(store: Store, policy: Policy, request: ActionRequest, lates
             raise Refused(other_versions, hint=f"judge it again: {policy.command(request.release)}")
         if changed_by_hand := explain_change_by_hand(store, request.release):
             raise Refused(changed_by_hand)
+        if is_before_restart(verdict.judged_at, store.control.restarted_at()):
+            raise Refused(f"the verdict is {BEFORE_RESTART}", hint=f"judge it again: {policy.command(request.release)}")
         return
     unmet = [condition for condition in list_conditions(store, policy, verdict) if not condition.met]
     remedy = unmet[0].remedy.replace("`", "") if unmet else ""
@@ -206,6 +208,25 @@ def read_release_to_preview(store: Store, release: str, action: Action) -> Relea
     latest = find_latest(store, release)
     verdict_hash = hash_verdict(latest) if latest else ""
     return read_hook_release(store, release, action, verdict_hash, _list_undone(store, release, action))
+
+
+def list_left_by_hand(store: Store, policy: Policy, intent: Intent) -> list[str]:
+    """List the lines for a shell by which a person does what hooks of a hold or a rollback did not do.
+
+    Raises the errors of `plan_action`.
+    """
+    planned, _ = plan_action(store, policy, intent.release, intent.action, intent.undoes)
+    release = read_hook_release(store, intent.release, intent.action, intent.verdict_hash, intent.undoes)
+    verdict = find_latest(store, intent.release)
+    deliveries = {delivery.position: delivery for delivery in store.control.deliveries(intent.id)}
+    lines: list[str] = []
+    for hook in planned:
+        delivery = deliveries.get(hook.position)
+        is_left = delivery is not None and delivery.outcome.state is not IntentState.ACKNOWLEDGED
+        if delivery and is_left and hook.event != ANNOUNCE:
+            context = make_context(intent, release, verdict, hook)
+            lines += [f"# {hook.describe(context)}: {delivery.outcome.text}", *list_by_hand(hook, context)]
+    return lines
 
 
 def _list_undone(store: Store, release: str, action: Action) -> tuple[str, ...]:

@@ -12,21 +12,22 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from evaluator.errors import EvaluatorError, StoreBusy, StoreError
-from evaluator.hooks import run_hook, undo_hook
+from evaluator.errors import EvaluatorError, OutcomeNotStored, Refused, StoreBusy, StoreError
+from evaluator.hooks import Outcome, run_hook, undo_hook
 from evaluator.intents.checking import check_execution
-from evaluator.intents.emergency import record_actions, record_closed, record_hook
-from evaluator.intents.observing import find_latest, observe, read_deliveries_to_undo, services_of
-from evaluator.intents.steps import PlannedHook, make_context, plan_steps
+from evaluator.intents.journal_records import JournalAction, explain_stop, list_actions, record_closed, record_hook
+from evaluator.intents.journal_trail import ActionWriter, record_actions
+from evaluator.intents.observing import explain_later_stop, find_latest, observe, read_deliveries_to_undo, services_of
+from evaluator.intents.steps import PlannedHook, list_by_hand, make_context, plan_steps
 from evaluator.intents.versions import read_hook_release, read_promoted_releases
 from evaluator.policy import Policy
-from evaluator.records import Release
+from evaluator.records import Release, StoredVerdict
 from evaluator.records.intents import (
     ANNOUNCE,
     FINAL_STATES,
@@ -38,7 +39,7 @@ from evaluator.records.intents import (
     Intent,
     IntentState,
 )
-from evaluator.store import Store, stamp_of
+from evaluator.store import Store
 from evaluator.store.journal import Journal, find_journal
 from evaluator.wording import count_of
 
@@ -52,9 +53,6 @@ _MAY_BE_DONE_STATES = (IntentState.SENT, IntentState.REQUESTED)
 _MAY_BE_DONE_TEXT = "the process that executed it ended before the outcome was recorded; it may have been done"
 KEEP_FOR_S = 600.0
 """How long to try to store a hook's outcome while another process holds the store."""
-POLL_S = 1.0
-SLOWEST_POLL_S = 15.0
-"""An unchanged store is read again after this time: requests expire without a write."""
 
 
 def name_worker() -> str:
@@ -70,13 +68,16 @@ def execute(
     *,
     wait_s: float = 0.0,
     stop: threading.Event | None = None,
+    load_to_go_back: LoadPolicy | None = None,
 ) -> Intent:
     """Execute an approved intent, or continue one whose worker was killed. Returns the intent with its new state.
 
-    An intent in another state is returned as it is. `load` reads the current policy of a release; `worker` is the name
-    of this process. A refusal is not raised: the intent ends with its reason. Raises StoreBusy if another process
-    executes an intent of the same services for longer than `wait_s` seconds. If `stop` was set while it waited for
-    that process, the intent is not begun.
+    An intent in another state is returned as it is. `load` reads the current policy of a release; `load_to_go_back`
+    does for what holds or goes back, also where the policy has mistakes (None: as `load`). `worker` is the name of this
+    process. A refusal is not raised: the intent ends with its reason. Raises StoreBusy if another process
+    executes an intent of the same services for longer than `wait_s` seconds, and OutcomeNotStored if an action that
+    goes back was executed, but the decisions could not be written. If `stop` was set while it waited for that process,
+    the intent is not begun.
     """
     intent = store.control.intent(intent_id)
     with store.control.alone(services_of(store, intent.release), wait_s) as is_locked:
@@ -87,7 +88,8 @@ def execute(
         intent = store.control.intent(intent_id)  # another process may have executed it meanwhile
         if intent.state in _EXECUTABLE_STATES and not (stop and stop.is_set()):
             release = read_hook_release(store, intent.release, intent.action, intent.verdict_hash, intent.undoes)
-            _Execution(store, worker, intent, release).run(load)
+            goes_back = intent.action not in PROMOTING
+            _Execution(store, worker, intent, release).run(load_to_go_back or load if goes_back else load)
         return store.control.intent(intent_id)
 
 
@@ -98,12 +100,13 @@ def execute_waiting(
     *,
     stop: threading.Event | None = None,
     failed: Callable[[Intent, Exception], None] | None = None,
+    load_to_go_back: LoadPolicy | None = None,
 ) -> tuple[Intent, ...]:
     """Execute all approved intents, and continue those of killed workers; skip those that another process executes.
 
     After `stop` was set, no other intent is begun; None: all are executed.
-    An intent whose execution raises an error is passed to `failed` with the error, and the next one follows; without
-    `failed` the error is raised. Returns the executed intents, the oldest first.
+    `load_to_go_back`: as in `execute`. An intent whose execution raises an error is passed to `failed` with the error,
+    and the next one follows; without `failed` the error is raised. Returns the executed intents, the oldest first.
     """
     store.control.expire(datetime.now(UTC))
     executed = []
@@ -111,7 +114,7 @@ def execute_waiting(
         if stop is not None and stop.is_set():
             break
         try:
-            executed.append(execute(store, load, intent.id, worker))
+            executed.append(execute(store, load, intent.id, worker, load_to_go_back=load_to_go_back))
         except StoreBusy:
             continue
         except Exception as error:  # hooks of other packages raise anything
@@ -121,77 +124,55 @@ def execute_waiting(
     return tuple(executed)
 
 
-def run_worker(
-    store: Store,
-    load: LoadPolicy,
-    stop: threading.Event,
-    *,
-    say: Callable[[str], None],
-    poll_s: float = POLL_S,
-) -> None:
-    """Execute approved intents until `stop` is set: the one that is being executed then is the last.
-
-    Every `poll_s` seconds, it tests whether the store has changed, and only then reads it. `say` is called with a
-    sentence for each executed intent and each error. Errors do not end the worker.
-    """
-    worker = name_worker()
-    last_stamp = None  # of the store when it was last read; None: read it at the next poll
-    idle_s = 0.0  # since the store was last read
-    failures: list[str] = []
-
-    def describe(error: Exception) -> str:
-        """Describe an error; without the text of errors of other packages, which may hold secrets."""
-        if not isinstance(error, EvaluatorError):
-            return f"it ended with an unexpected {type(error).__name__}"
-        return f"{error.message} ({error.hint})" if error.hint else error.message
-
-    def add_failure(intent: Intent, error: Exception) -> None:
-        """Note that the execution of an intent raised an error; it is reported below."""
-        failures.append(f"{intent.id} ({intent.action} {intent.release}) could not be executed: {describe(error)}")
-
-    while not stop.is_set():
-        stamp = stamp_of(store.path)  # changes with each write to the store
-        if stamp != last_stamp or idle_s >= SLOWEST_POLL_S:  # intents also expire without a change
-            last_stamp = stamp
-            idle_s = 0.0
-            failures.clear()
-            try:
-                for intent in execute_waiting(store, load, worker, stop=stop, failed=add_failure):
-                    say(f"{intent.id} ({intent.action} {intent.release}) is {intent.state}")
-            except Exception as error:  # noqa: BLE001 - a worker that ends leaves everything waiting
-                failures.append(describe(error))
-            for failure in failures:
-                say(failure)
-            if failures:
-                last_stamp = None  # try again at the next poll, even if the store has not changed
-        idle_s += poll_s
-        stop.wait(poll_s)
+class _StoppedError(Exception):
+    """A hold or a rollback was requested while a promotion was executed: its next hook is not executed."""
 
 
 @dataclass(slots=True)
 class _Execution:
-    """The execution of one intent by this process, which holds the lock of its services."""
+    """The execution of one intent by this process, which holds the lock of its services.
+
+    Once it has begun, what holds or goes back needs the decisions no more: where they cannot be written, the journal
+    gets what was done.
+    """
 
     store: Store
     worker: str
     intent: Intent
     release: Release
     """With the versions that hooks get, whatever is imported while they are executed."""
-    journal: Journal | None = None
-    """What a rollback needs in an emergency; `None` until the policy, which names a copy of it, is known."""
+    journal: Journal = field(default_factory=lambda: Journal(()))
+    """What a rollback needs in an emergency; its copies are known with the policy."""
+    verdict: StoredVerdict | None = None
+    """The newest of the release."""
+    deliveries: dict[int, Delivery] = field(default_factory=dict)
+    """Position → the last state of each hook that was begun."""
+    promotion_keys: dict[str, str] = field(default_factory=dict)
+    """Id → key of the promotions that it undoes, the newest first."""
+    undone_hooks: dict[int, tuple[str, int]] = field(default_factory=dict)
+    """Position → which hook it undoes: id of the promotion, position in it."""
+    kept: ActionWriter | None = None
+    """What writes into the journal what was done; None: the decisions can be written."""
     not_stored: list[Delivery] = field(default_factory=list)
     """Outcomes of hooks that went back, while the decisions could not be written."""
+    by_hand: list[str] = field(default_factory=list)
+    """Lines for a shell by which a person does what hooks that go back did not do."""
+    stopped_by: str = ""
+    """Which later request has stopped this promotion; empty: none."""
 
     def run(self, load: LoadPolicy) -> None:
         """Check that the intent may still be executed, claim it, and execute its hooks. Raises StoreBusy.
 
-        If it may not, it ends with the reason. Nothing is done if another worker claims it first.
+        If it may not, it ends with the reason. Nothing is done if another worker claims it first, or if it was executed
+        from the journal already.
         """
         control = self.store.control
         try:
             policy = load(self.intent.release)
             self.journal = find_journal(self.store.path, policy.promotion.journal)
-            record_actions(self.store, self.journal)  # a hold from the journal stops a promotion that waited
+            self._settle_with_journal()
+            if self.intent.state in FINAL_STATES:
+                return
             check_execution(self.intent, observe(self.store, policy, self.intent, self.release, datetime.now(UTC)))
             if self.intent.action in PROMOTING:  # what goes back to the baseline does so whatever was changed
                 control.verify_release(self.intent.release)
@@ -204,10 +185,54 @@ class _Execution:
         except EvaluatorError as error:
             self._end_refused(error)
             return
+        self.verdict = find_latest(self.store, self.intent.release)
+        self.promotion_keys = {promotion_id: control.intent(promotion_id).key for promotion_id in self.intent.undoes}
+        self.deliveries = self._read_deliveries()
         if not control.claim(self.intent, self.worker):
             return
-        self.intent = control.intent(self.intent.id)
+        self.intent = replace(self.intent, state=IntentState.SENT, claimed_by=self.worker)
         self._run_all(planned, irreversible)
+
+    def _settle_with_journal(self) -> None:
+        """Store what was executed from the journal, which may have executed or stopped this intent.
+
+        Raises Refused for a promotion that is stopped, and StoreBusy for an action while another process goes back.
+        """
+        record_actions(self.store, self.journal)
+        self.intent = self.store.control.intent(self.intent.id)
+        actions = self._list_journal_actions()
+        if self.intent.action in PROMOTING:
+            if reason := explain_stop((action for action in actions if action.is_open), self.intent):
+                raise Refused(
+                    f"{self.intent.id} ({self.intent.action} {self.intent.release}) is not executed: {reason}"
+                )
+            return
+        for action in actions:
+            if action.is_open and action.release.id == self.intent.release:
+                raise StoreBusy(
+                    f"{action.person.name} has begun a {action.action.label} of {action.release.id} from the journal"
+                )
+
+    def _list_journal_actions(self) -> list[JournalAction]:
+        """List the actions in the journal; none if it cannot be read."""
+        try:
+            return list_actions(self.journal.read())
+        except StoreError:
+            return []
+
+    def _check_not_stopped(self) -> None:
+        """Look whether a hold or a rollback was requested since the promotion began. Raises _StoppedError.
+
+        The state of its next hook is in the journal already. What goes back without the database first writes that it
+        begins, then reads these states: so one of both sees the other.
+        """
+        reason = explain_stop(self._list_journal_actions(), self.intent)
+        if not reason:
+            with suppress(StoreError):  # then the journal alone counts
+                reason = explain_later_stop(self.store, self.intent)
+        if reason:
+            self.stopped_by = reason
+            raise _StoppedError
 
     def _end_refused(self, error: EvaluatorError) -> None:
         """End an intent that must not be executed or continued, because of `error`.
@@ -246,7 +271,9 @@ class _Execution:
             states.append(self._run_hook(hook))
             if states[-1] is not IntentState.ACKNOWLEDGED:
                 failed_hooks.append(f"hook {hook.position + 1} ({hook.entry.kind}) {states[-1]}")
-                if hook.step.required and self.intent.action is not Action.ROLLBACK:
+                if self.stopped_by:
+                    failed_hooks.append(self.stopped_by)
+                if self.stopped_by or (hook.step.required and self.intent.action is not Action.ROLLBACK):
                     break
         intent_state = IntentState.ACKNOWLEDGED
         summary = [f"{count_of(len(states), 'hook')} acknowledged" if states else "the policy names no hooks for it"]
@@ -258,11 +285,62 @@ class _Execution:
         for hook in planned:
             if hook.event == ANNOUNCE:
                 self._run_hook(hook, outcome=intent_state)
-        self._store_late()
-        self.store.control.settle(self.intent.id, intent_state, self.worker, "; ".join([*summary, *irreversible]))
-        if self.journal and self.intent.action is Action.ROLLBACK and intent_state is IntentState.ACKNOWLEDGED:
-            with suppress(StoreError):  # then the journal undoes them once more, which changes nothing
-                record_closed(self.journal, self.intent.undoes)
+        self._settle(intent_state, "; ".join([*summary, *irreversible]))
+
+    def _settle(self, state: IntentState, text: str) -> None:
+        """Store how the intent ended, also outcomes of hooks that could not be stored before; else in the journal.
+
+        Raises OutcomeNotStored if only the journal has it, and StoreError for a promotion that cannot be stored.
+        """
+        is_undone = self.intent.action is Action.ROLLBACK and state is IntentState.ACKNOWLEDGED
+        undone = list(self.promotion_keys.values()) if is_undone else []
+        if self.intent.action in PROMOTING:
+            self.store.control.settle(self.intent.id, state, self.worker, text)
+            return
+        if self.kept:
+            text = f"{text}; {self.kept.describe()}"
+        try:
+            for delivery in self.not_stored:
+                self.store.control.deliver(delivery, self.intent.release, self.worker)
+            self.store.control.settle(self.intent.id, state, self.worker, text)
+        except StoreError as error:
+            self._keep().end(state, undone)
+            raise self._explain_kept(error, state) from error
+        if self.kept:
+            self.kept.end(state, undone)
+            self.kept.record()
+        with suppress(StoreError):  # then the journal undoes them once more, which changes nothing
+            record_closed(self.journal, undone)
+
+    def _keep(self) -> ActionWriter:
+        """Return what writes into the journal what this intent does; it begins with the hooks that were executed."""
+        if self.kept is None:
+            self.kept = ActionWriter(self.journal, self.intent, self.release, tuple(self.promotion_keys.values()))
+            for delivery in self.deliveries.values():
+                self.kept.add(delivery, self._find_undone(delivery))
+        return self.kept
+
+    def _find_undone(self, delivery: Delivery) -> tuple[str, int] | None:
+        """Find which hook of a promotion a hook undoes: the promotion's key, and a position; None: none."""
+        undone = self.undone_hooks.get(delivery.position)
+        return (self.promotion_keys[undone[0]], undone[1]) if undone else None
+
+    def _explain_kept(self, error: StoreError, state: IntentState) -> OutcomeNotStored:
+        """Explain that the intent was executed, and where its outcome is."""
+        lines = [
+            f"{delivery.event}: {delivery.hook}  {delivery.outcome.state}: {delivery.outcome.text}"
+            for delivery in self.deliveries.values()
+        ]
+        kept = self._keep()
+        where = f"nor can the journal: {kept.problem}" if kept.problem else "the journal has it"
+        hint = "the next command that can use the decisions adds it to the audit trail"
+        if kept.problem:
+            hint = "keep what is above, and add it when the decisions can be used: `evaluator audit note`"
+        message = (
+            f"{self.intent.id} ({self.intent.action.label} {self.intent.release}) was executed ({state}), but the "
+            f"decisions cannot be written ({error.message}); {where}"
+        )
+        return OutcomeNotStored(message, state=state.value, lines=lines, by_hand=self.by_hand, hint=hint)
 
     def _run_hook(self, hook: PlannedHook, *, outcome: str = "") -> IntentState:
         """Execute a hook and store its outcome; returns its state. A hook whose outcome is known is not executed again.
@@ -271,15 +349,16 @@ class _Execution:
         Before the hook changes a value, the value is stored, so that it can be restored even if this process is killed.
         `outcome`: how the action ended, for a hook that announces it; else empty.
         """
-        delivery = self._read_deliveries().get(hook.position)  # of an earlier attempt; None: this is the first
+        delivery = self.deliveries.get(hook.position)  # of an earlier attempt; None: this is the first
+        if hook.undoes:
+            self.undone_hooks[hook.position] = hook.undoes
         state = delivery.outcome.state if delivery else IntentState.REQUESTED
         if state in FINAL_STATES:
             return state
         if delivery and state is IntentState.SENT and not hook.step.hook.idempotent:
             may_be_done = replace(delivery.outcome, state=IntentState.UNKNOWN, text=_MAY_BE_DONE_TEXT)
             return self._store_outcome(hook, may_be_done, attempts=0)
-        verdict = find_latest(self.store, self.intent.release)
-        context = make_context(self.intent, self.release, verdict, hook, outcome=outcome)
+        context = make_context(self.intent, self.release, self.verdict, hook, outcome=outcome)
         # In a second attempt, a hook may read the value that it has set itself: undo restores the value read first.
         may_be_done_before = delivery is not None and state in _MAY_BE_DONE_STATES
         first_value = None  # None: no earlier attempt has read a value
@@ -293,12 +372,19 @@ class _Execution:
             to_restore = earlier if first_value is None else first_value
             self._store_outcome(hook, HookOutcome(IntentState.SENT, "", _to_json(to_restore)), attempts=1)
             is_counted = True
+            if self.intent.action in PROMOTING and hook.event != ANNOUNCE:
+                self._check_not_stopped()
 
-        if hook.event == UNDO:
-            store_earlier_value(None)  # what takes a change back is not taken back itself
-            hook_outcome = undo_hook(hook.step, context, hook.earlier)
-        else:
-            hook_outcome = run_hook(hook.step, context, store_earlier_value)
+        try:
+            if hook.event == UNDO:
+                store_earlier_value(None)  # what takes a change back is not taken back itself
+                hook_outcome = undo_hook(hook.step, context, hook.earlier)
+            else:
+                hook_outcome = run_hook(hook.step, context, store_earlier_value)
+        except _StoppedError:
+            hook_outcome = Outcome("failed", f"it was not executed: {self.stopped_by}", earlier=first_value)
+        if hook_outcome.state != "acknowledged" and self.intent.action not in PROMOTING and hook.event != ANNOUNCE:
+            self.by_hand += [f"# {hook.describe(context)}: {hook_outcome.did}", *list_by_hand(hook, context)]
         # `store_earlier_value` was not called if the value could not be read: then this attempt is counted below.
         attempts = 0 if is_counted else 1
         state = IntentState(hook_outcome.state)
@@ -326,7 +412,7 @@ class _Execution:
             event=hook.event,
             options=json.dumps(dict(hook.entry.options), sort_keys=True),
         )
-        if self.journal and self.intent.action in PROMOTING and hook.event != ANNOUNCE:
+        if self.intent.action in PROMOTING and hook.event != ANNOUNCE:
             is_about_to_act = outcome.state is IntentState.SENT
             with nullcontext() if is_about_to_act else suppress(StoreError):
                 record_hook(self.journal, self.intent, self.release, delivery)
@@ -338,23 +424,24 @@ class _Execution:
 
         The outcome of an executed hook is known nowhere else, so storing it is tried for KEEP_FOR_S. For a hook of a
         promotion that is only about to be executed (SENT) it is tried once: the hook is then left to the next worker.
-        What goes back does not wait for the decisions: outcomes that could not be stored are stored after all hooks.
+        What goes back waits for the decisions once; then the journal gets its outcomes, and they are stored after all
+        hooks.
         """
         is_about_to_act = delivery.outcome.state is IntentState.SENT
         if self.intent.action in PROMOTING:
             self._keep_trying(delivery, 0.0 if is_about_to_act else KEEP_FOR_S)
+            self.deliveries[delivery.position] = delivery
             return
-        try:
-            self._keep_trying(delivery, 0.0)
-        except StoreError:
+        if self.kept is None:
+            try:
+                self.store.control.deliver(delivery, self.intent.release, self.worker)
+            except StoreError:
+                self._keep()
+        if self.kept:
+            self.kept.add(delivery, self._find_undone(delivery))
             if not is_about_to_act:
                 self.not_stored.append(delivery)
-
-    def _store_late(self) -> None:
-        """Store the outcomes that could not be stored while hooks were executed. Raises StoreError."""
-        while self.not_stored:
-            self._keep_trying(self.not_stored[0], KEEP_FOR_S)
-            del self.not_stored[0]
+        self.deliveries[delivery.position] = delivery
 
     def _keep_trying(self, delivery: Delivery, for_s: float) -> None:
         """Store the state of a hook, trying for `for_s` seconds while another process holds the decisions."""
@@ -368,7 +455,7 @@ class _Execution:
             else:
                 return
 
-    def _read_deliveries(self) -> Mapping[int, Delivery]:
+    def _read_deliveries(self) -> dict[int, Delivery]:
         """Read the intent's hooks that were begun, by their position."""
         return {delivery.position: delivery for delivery in self.store.control.deliveries(self.intent.id)}
 

@@ -67,6 +67,7 @@ def _read_situation(store: Store, policy: Policy, intent: Intent, release: Relea
         max_age=timedelta(seconds=rules.approvals.max_age),
         overtaken_by=_explain_overtaking(store, intent),
         other_versions=other_versions,
+        restarted_at=store.control.restarted_at(),
     )
 
 
@@ -121,10 +122,8 @@ def _explain_overtaking(store: Store, intent: Intent) -> str:
     intents = store.control.intents()  # the oldest first
     position = [entry.id for entry in intents].index(intent.id)
     later_intents = intents[position + 1 :]
-    if intent.action in PROMOTING:
-        for later in later_intents:
-            if later.release == intent.release and later.stops:
-                return f"{later.id} ({later.action.label}) was requested after it"
+    if reason := explain_later_stop(store, intent):
+        return reason
     if intent.action is Action.HOLD:
         return ""
     services = set(services_of(store, intent.release))
@@ -133,6 +132,16 @@ def _explain_overtaking(store: Store, intent: Intent) -> str:
             return ""  # those that follow are older still
         if promotion.release != intent.release and services & set(services_of(store, promotion.release)):
             return f"{promotion.release} was promoted after it was requested ({promotion.id})"
+    return ""
+
+
+def explain_later_stop(store: Store, intent: Intent) -> str:
+    """Say which hold or rollback of its release was requested after a promotion; empty if none was."""
+    intents = store.control.intents(intent.release)  # the oldest first
+    position = [entry.id for entry in intents].index(intent.id)
+    for later in intents[position + 1 :]:
+        if intent.action in PROMOTING and later.stops:
+            return f"{later.id} ({later.action.label}) was requested after it"
     return ""
 
 

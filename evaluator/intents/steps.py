@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from evaluator.hooks import HookContext, Step, describe_current, find_obstacle, make_step
+from evaluator.errors import EvaluatorError
+from evaluator.hooks import HookContext, Step, describe_current, find_obstacle, make_step, write_by_hand
+from evaluator.hooks.unusable import UnusableHook
 from evaluator.intents.checking import hash_verdict
 from evaluator.intents.versions import write_versions
 from evaluator.policy.promotion import PromotionRules
@@ -33,6 +35,8 @@ class PlannedHook:
     """For `undo`: the value to restore, as the hook of the promotion read it; None: it read none."""
     promoted: Release | None = None
     """For `undo`: the release with the versions of the promotion that it takes back; None: those of the intent."""
+    undoes: tuple[str, int] | None = None
+    """For `undo`: the promotion and the position of the hook that it takes back."""
 
     def describe(self, context: HookContext) -> str:
         """Describe what the hook will do, for the person who confirms it, with the words of the context."""
@@ -69,16 +73,17 @@ def plan_steps(
     `to_undo`: executed hooks of earlier promotions, in the order of undoing; they take the place of the entry `undo` in
     the policy's hooks for a rollback. Returns the hooks, and a sentence about each hook that cannot be undone, which
     has the versions of `release` (None: their names). `promoted`: the id of each promotion → its release, with the
-    versions that it promoted: its hooks are undone with these. Raises PolicyError, UnknownName or HookError for a hook
-    that cannot be made any more.
+    versions that it promoted: its hooks are undone with these. A hook to undo that cannot be made any more is planned
+    all the same, and fails. Raises PolicyError, UnknownName or HookError for another hook that cannot be made.
     """
     # A promotion against the verdict (break-glass) has the hooks of a promotion.
     event = Action.PROMOTE if action is Action.BREAK_GLASS else action
-    entries: list[tuple[str, HookEntry, Any, Release | None]] = []  # event, hook, earlier value to restore, versions
+    # Event, hook, earlier value to restore, versions, which hook it undoes.
+    entries: list[tuple[str, HookEntry, Any, Release | None, tuple[str, int] | None]] = []
     irreversible: list[str] = []
     for entry in rules.hooks.get(event, ()):
         if entry.kind != UNDO:
-            entries.append((event, entry, None, None))
+            entries.append((event, entry, None, None, None))
             continue
         for delivery in to_undo:
             # A message stays sent, and a hook that did nothing leaves nothing to undo.
@@ -86,21 +91,36 @@ def plan_steps(
                 continue
             # Undone by the options with which it was executed: those in the policy may have changed.
             executed_entry = HookEntry(delivery.hook, json.loads(delivery.options))
-            step = make_step(executed_entry.kind, executed_entry.options)
+            step = _make_step_to_undo(executed_entry)
             promoted_release = (promoted or {}).get(delivery.intent)
             if step.hook.can_undo():
                 earlier_value = json.loads(delivery.outcome.undo) if delivery.outcome.undo else None
-                entries.append((UNDO, executed_entry, earlier_value, promoted_release))
+                undone_hook = (delivery.intent, delivery.position)
+                entries.append((UNDO, executed_entry, earlier_value, promoted_release, undone_hook))
             else:
                 hook = PlannedHook(len(entries), delivery.event, executed_entry, step, promoted=promoted_release)
                 context = make_context(_draft_intent(action, release), release, None, hook) if release else None
                 irreversible.append(f"{step.hook.kind} ({step.hook.describe(context)}) cannot be undone")
-    entries += [(ANNOUNCE, entry, None, None) for entry in rules.hooks.get(ANNOUNCE, ())]
+    entries += [(ANNOUNCE, entry, None, None, None) for entry in rules.hooks.get(ANNOUNCE, ())]
     planned = (
-        PlannedHook(position, event_name, entry, make_step(entry.kind, entry.options), earlier_value, promoted_release)
-        for position, (event_name, entry, earlier_value, promoted_release) in enumerate(entries)
+        PlannedHook(
+            position,
+            event_name,
+            entry,
+            _make_step_to_undo(entry) if event_name == UNDO else make_step(entry.kind, entry.options),
+            *more,
+        )
+        for position, (event_name, entry, *more) in enumerate(entries)
     )
     return tuple(planned), tuple(irreversible)
+
+
+def _make_step_to_undo(entry: HookEntry) -> Step:
+    """Make a hook that was executed; one that fails if it cannot be made any more: it must stop no other."""
+    try:
+        return make_step(entry.kind, entry.options)
+    except EvaluatorError as error:
+        return Step(UnusableHook(entry.kind, json.dumps(dict(entry.options), sort_keys=True), error.message))
 
 
 def make_context(
@@ -135,6 +155,12 @@ def make_context(
         expires_at=intent.expires_at,
         outcome=outcome,
     )
+
+
+def list_by_hand(hook: PlannedHook, context: HookContext) -> list[str]:
+    """List the lines for a shell by which a person does what a hook would do; a comment where none are known."""
+    lines = write_by_hand(hook.step, context, undoes=hook.event == UNDO, earlier=hook.earlier)
+    return lines or ["# no command is known for this"]
 
 
 def _draft_intent(action: Action, release: Release) -> Intent:

@@ -231,7 +231,12 @@ def _to_policy(file: PolicyFile, origin: str) -> Policy:
         prometheus=file.sources.prometheus if file.sources else None,
         access_log=file.sources.access_log if file.sources else None,
         promotion=to_rules(
-            file.hooks, file.approvals, file.roles, sensitive=file.sensitive, journal=file.journal or ""
+            file.hooks,
+            file.approvals,
+            file.roles,
+            sensitive=file.sensitive,
+            journal=file.journal or "",
+            link=file.link or "",
         ),
         rollout=file.rollout,
         afterwards={key: value for key, value in settings.items() if key in PROMOTION_SECTIONS},

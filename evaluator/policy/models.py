@@ -28,7 +28,7 @@ from evaluator.fields import (
 )
 from evaluator.policy.built_in import BUILT_IN_METRICS
 from evaluator.policy.metrics import MetricSection
-from evaluator.policy.promotion import ApprovalsSection, HooksSection, RolesSection
+from evaluator.policy.promotion import ApprovalsSection, HooksSection, Link, RolesSection
 from evaluator.policy.rollout import RolloutSection
 from evaluator.records import EvidenceKind
 from evaluator.sources.access_logs.options import AccessLogSource
@@ -45,7 +45,7 @@ def _describe(metric: Mapping[str, Any]) -> str:
 PLANNED_SECTIONS = ("stages", "strategy")
 """Sections that are planned and not available in this version."""
 
-PROMOTION_SECTIONS = ("sensitive", "hooks", "approvals", "journal", "roles", "rollout")
+PROMOTION_SECTIONS = ("sensitive", "hooks", "approvals", "journal", "link", "roles", "rollout")
 """Sections about what happens after a verdict: not part of the rules that judge, nor of their hash."""
 
 
@@ -214,6 +214,11 @@ class PolicyFile(Section):
         None,
         description="One more copy of the journal, from which a rollback is executed if no database can be used; an "
         "absolute path, best on another disk. Others are next to the store, and on another file system of the machine.",
+    )
+    link: Link | None = Field(
+        None,
+        description="Address that notifications link to, of the app or of a CI job; words such as ${release} are "
+        "filled in. The environment variable EVALUATOR_LINK replaces it.",
     )
     roles: RolesSection | None = Field(
         None, description="Without it, accounts of this machine may do everything, and people who sign in may read."

@@ -28,7 +28,7 @@ from evaluator.records.intents import (
     Person,
     are_same_person,
 )
-from evaluator.store import audit, covering, intents
+from evaluator.store import audit, covering, intents, restarts
 from evaluator.store.control_file import Connection, ControlFile, to_text, to_time
 from evaluator.store.locks import locked_services
 from evaluator.store.releases import find_release, put_release, read_release, to_release
@@ -250,10 +250,7 @@ class Control:
                 audit.add(connection, draft.requester, "repeated", draft.release, in_effect.id, draft.action)
                 return in_effect
             if draft.action in (Action.HOLD, Action.ROLLBACK):
-                for intent in earlier:
-                    if intent.state in intents.OPEN and intent.action in PROMOTING:
-                        why = f"{draft.action}: {draft.reason}"
-                        intents.end(connection, intent, IntentState.CANCELLED, draft.requester, why)
+                _cancel_promotions(connection, draft)
             if draft.action is Action.ROLLBACK:
                 # The newest first, as they are undone.
                 newly_begun = [
@@ -376,17 +373,39 @@ class Control:
         with self.file.opened(write=True) as connection:
             intents.end(connection, intents.read(connection, intent_id), state, actor, text)
 
-    def add_done(self, done: Intent, deliveries: Sequence[Delivery], text: str) -> Intent:
+    def add_done(self, done: Intent, deliveries: Sequence[Delivery], text: str, request: str = "") -> bool:
         """Store an action that was executed without this file: as an intent that has ended, with its hooks.
 
-        `done`: has the final state; it gets an id and a key here. `text`: how it was done, for the audit trail.
+        `done`: has the final state and a key of its own; it gets an id here. `text`: how it was done, for the audit
+        trail. `request`: key of the stored request that was executed; if that has not ended yet, it ends by this.
+        Promotions of its release that were requested before and wait are cancelled. Returns whether it was stored: it
+        is there already if another process was faster.
         """
         with self.file.opened(write=True) as connection:
-            earlier = intents.select(connection, "WHERE release = ?", [done.release])
-            intent = intents.add(connection, done, earlier_count=len(earlier), consents=False)
+            if intents.select(connection, "WHERE key = ?", [done.key]):
+                return False
+            requested = intents.select(connection, "WHERE key = ? AND key <> ''", [request])
+            if requested and requested[0].state not in FINAL_STATES:
+                intent = requested[0]
+            elif requested and any(
+                done.key.removeprefix("evt_") in row.text for row in audit.read(connection, done.release)
+            ):
+                return False  # the request was ended by this already
+            else:
+                intent = intents.add(connection, done, earlier_count=0, consents=False)
             for delivery in deliveries:
                 intents.put_delivery(connection, replace(delivery, intent=intent.id))
-            return intents.end(connection, intent, done.state, done.requester, text)
+                audit.add(
+                    connection,
+                    done.requester,
+                    f"hook {delivery.outcome.state}",
+                    done.release,
+                    intent.id,
+                    intents.describe_delivery(delivery),
+                )
+            intents.end(connection, intent, done.state, done.requester, text)
+            _cancel_promotions(connection, done, before=done.requested_at)
+            return True
 
     def deliver(self, delivery: Delivery, release: str, actor: str) -> None:
         """Store the state of one hook of an intent; the attempts of `delivery` are added to the stored ones.
@@ -396,14 +415,21 @@ class Control:
         outcome = delivery.outcome
         with self.file.opened(write=True) as connection:
             intents.put_delivery(connection, delivery)
-            name = f"{delivery.position + 1}. {delivery.event}: {delivery.hook}"
-            text = f"{name}: {outcome.text}" if outcome.text else name
+            text = intents.describe_delivery(delivery)
             audit.add(connection, actor, f"hook {outcome.state}", release, delivery.intent, text)
 
     def deliveries(self, intent_id: str | None = None) -> tuple[Delivery, ...]:
         """Read the states of the hooks of an intent; `None`: of all intents."""
         with self.file.opened() as connection:
             return intents.read_deliveries(connection, intent_id)
+
+    # -------------------------------------------------------------- restarts
+
+    def restarted_at(self) -> datetime | None:
+        """Read when decisions were lost up to; `None`: never. Verdicts from before are acted on no more."""
+        with self.file.opened() as connection:
+            restart = restarts.read_latest(connection)
+        return restart.at if restart else None
 
     # -------------------------------------------------------------- audit trail
 
@@ -444,6 +470,13 @@ class Control:
         with self.file.opened() as connection:
             audit.verify(audit.read(connection))
             covering.verify_records(connection, release)
+
+
+def _cancel_promotions(connection: Connection, by: Intent, before: datetime | None = None) -> None:
+    """Cancel the promotions that wait of a release that is held or rolled back; `before`: only if requested before."""
+    for intent in intents.select(connection, "WHERE release = ?", [by.release]):
+        if intent.state in intents.OPEN and intent.action in PROMOTING and (not before or intent.requested_at < before):
+            intents.end(connection, intent, IntentState.CANCELLED, by.requester, f"{by.action}: {by.reason}")
 
 
 def _select_verdicts(connection: Connection, clauses: str, parameter: str | int) -> tuple[StoredVerdict, ...]:

@@ -58,6 +58,14 @@ SCHEMA: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX audit_of_release ON audit (release)",
         "CREATE TABLE imported (from_store TEXT NOT NULL, happened_at TEXT NOT NULL)",
     ),
+    (
+        """CREATE TABLE restarts (
+            number INTEGER PRIMARY KEY, happened_at TEXT NOT NULL, event TEXT NOT NULL, last_intent INTEGER NOT NULL,
+            salt TEXT NOT NULL)""",
+        """CREATE TABLE notifications (
+            row INTEGER NOT NULL, position INTEGER NOT NULL, state TEXT NOT NULL, happened_at TEXT NOT NULL,
+            attempts INTEGER NOT NULL, text TEXT NOT NULL, PRIMARY KEY (row, position))""",
+    ),
 )
 """Statements of each step. Steps are never edited once released: a change is a new step."""
 
@@ -149,6 +157,19 @@ class ControlFile:
                     raise StoreError(f"{self.path} cannot be read, nor can a copy of it in {folder}")
                 yield connection
 
+    def copy(self, target: Path) -> None:
+        """Copy the file, as it is at one moment, into the new file `target`, which needs no other file next to it.
+
+        Others may read and write meanwhile. Raises StoreBusy and StoreError.
+        """
+        with self.opened() as source, explained(target, self.wait_s):
+            copy = sqlite3.connect(target, isolation_level=None)
+            try:
+                source.backup(copy)
+                copy.execute("PRAGMA journal_mode = DELETE")
+            finally:
+                copy.close()
+
     def make(self) -> None:
         """Make the file if it is missing, and bring its schema up to date. Raises StoreBusy and StoreError."""
         with private_files(when=self.is_private()), explained(self.path, self.wait_s):
@@ -182,7 +203,9 @@ def _reading(path: Path, wait_s: float) -> Iterator[Connection | None]:
     """Open a transaction that reads the file at `path`; yields `None` if SQLite cannot read it without writing."""
     try:
         connection = _connect(path, "ro", wait_s)
-    except sqlite3.OperationalError:
+    except sqlite3.OperationalError as error:
+        if any(text in str(error) for text in _BUSY):  # another process writes to it, and lets no other read
+            raise
         yield None
         return
     try:
@@ -261,7 +284,11 @@ def _translate(error: sqlite3.Error, path: Path, wait_s: float) -> EvaluatorErro
     if any(part in text for part in _READ_ONLY):
         return StoreError(f"{path} cannot be written: permission denied", hint="check its permissions and the disk")
     if any(part in text for part in _DAMAGED):
-        return StoreError(f"{path} is damaged: {text}", hint="restore it from a backup")
+        return StoreError(
+            f"{path} is damaged: {text}",
+            hint="restore a backup with `evaluator data restore`; if there is none, move the file to another folder, "
+            "and begin with new decisions with `evaluator data new-decisions`",
+        )
     return StoreError(f"{path} cannot be used: {text}", hint="check the path, its permissions and the disk")
 
 
@@ -269,5 +296,6 @@ def explain_missing(path: Path) -> StoreError:
     """Make the error for a file of decisions that should be there."""
     return StoreError(
         f"{path}, which has the decisions of the store, is gone: it was deleted or moved",
-        hint="move it back, or restore it from a backup; without it, the store has no verdicts and no audit trail",
+        hint="move it back, or restore a backup with `evaluator data restore`; if there is none, begin with new "
+        "decisions with `evaluator data new-decisions`",
     )

@@ -58,7 +58,7 @@ def read(connection: Connection, intent_id: str) -> Intent:
 
 
 def add(connection: Connection, draft: Intent, *, earlier_count: int, consents: bool) -> Intent:
-    """Store `draft` as an intent with an id, a key and a state, and return it.
+    """Store `draft` as an intent with an id, a key (its own, if it has one) and a state, and return it.
 
     `earlier_count`: how many intents the release already has. `consents`: the requester also approves it, which counts
     unless approvals must come from other persons.
@@ -67,11 +67,16 @@ def add(connection: Connection, draft: Intent, *, earlier_count: int, consents: 
     approved = draft.approvals_needed == 0 or approved_by_requester
     [highest] = connection.execute("SELECT coalesce(max(number), 0) FROM intents").fetchone()
     # Receivers of hooks recognise repeated attempts by the key, which no other intent has.
-    identity = json.dumps([draft.release, draft.verdict_hash, draft.action, earlier_count])
+    identity_parts = [draft.release, draft.verdict_hash, draft.action, earlier_count]
+    restart = connection.execute("SELECT last_intent, salt FROM restarts ORDER BY number DESC LIMIT 1").fetchone()
+    if restart:  # intents that were made before it may not be known
+        highest = max(highest, restart[0])
+        identity_parts.append(restart[1])
+    identity = json.dumps(identity_parts)
     intent = replace(
         draft,
         id=f"i{highest + 1}",
-        key="evt_" + hashlib.sha256(identity.encode()).hexdigest()[:32],
+        key=draft.key or "evt_" + hashlib.sha256(identity.encode()).hexdigest()[:32],
         state=IntentState.APPROVED if approved else IntentState.REQUESTED,
     )
     insert(connection, intent)
@@ -135,6 +140,12 @@ def read_approvals(connection: Connection, intent_id: str | None) -> tuple[Appro
 
 
 _DELIVERY = "intent, position, hook, attempts, state, text, undo, response, happened_at, event, options"
+
+
+def describe_delivery(delivery: Delivery) -> str:
+    """Describe the state of a hook for the audit trail."""
+    name = f"{delivery.position + 1}. {delivery.event}: {delivery.hook}"
+    return f"{name}: {delivery.outcome.text}" if delivery.outcome.text else name
 
 
 def put_delivery(connection: Connection, delivery: Delivery) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import streamlit as st
 
-from evaluator.errors import EvaluatorError, StoreBusy
+from evaluator.errors import EvaluatorError, StoreBusy, StoreError
 from evaluator.serving.login import is_login_configured
 from evaluator.serving.worker import start_worker
 from evaluator.ui.identity import hide_private_store, show_reader, sign_in_if_asked
 from evaluator.ui.pieces import show_empty
 from evaluator.ui.reads import find_store_path
+from evaluator.wording import quote_command
 
 STYLE = Path(__file__).with_name("style.css")
 _log = logging.getLogger(__name__)
@@ -92,3 +93,8 @@ def show_problem(error: Exception) -> None:
         st.button("Try again", key=f"again-{abs(hash(problem))}")
     else:
         show_empty(problem, hint or "Nothing was changed.", alert=True)
+    if isinstance(error, StoreError):
+        release = st.query_params.get("release") or "RELEASE"
+        command = quote_command("rollback", release, "--reason", "WHY")
+        advice = "In a shell on the machine of this app, a rollback (or `evaluator hold`) works all the same:"
+        show_empty("Must traffic go back now?", advice, command)

@@ -7,6 +7,7 @@ from markupsafe import Markup
 
 from evaluator.errors import UsageError
 from evaluator.intents import ActionRequest, PromotionCondition, ask, list_conditions, may_ask, role_of, why_not
+from evaluator.policy import Policy
 from evaluator.policy.promotion import PromotionRules
 from evaluator.records import Verdict, VerdictWord
 from evaluator.records.intents import PROMOTING, Action, PersonRole
@@ -15,6 +16,7 @@ from evaluator.ui.frame import guarded
 from evaluator.ui.identity import Reader, demand_recent_login, find_reader, has_recent_login, show_refusal
 from evaluator.ui.pieces import (
     clean,
+    escape_markdown,
     link,
     make_banner,
     mark_up_code,
@@ -31,10 +33,11 @@ from evaluator.ui.reads import (
     find_workspace,
     now,
     open_store,
+    read_decided_release,
+    read_decided_summaries,
     read_past_verdict,
     read_policy,
-    read_release,
-    read_summaries,
+    read_policy_to_go_back,
 )
 from evaluator.ui.release import choose_release
 from evaluator.ui.requests import show_requests, show_steps
@@ -54,13 +57,16 @@ EXPLANATIONS = {
 
 
 def show_promote() -> None:
-    """Show the page Promote: the verdict, a form to request an action on a release, and earlier requests."""
+    """Show the page Promote: the verdict, a form to request an action on a release, and earlier requests.
+
+    It needs decisions only, so that a release can be held or rolled back whatever uses the data, or has become of them.
+    """
     st.title("Promote")
     workspace = find_workspace()
-    release_id = choose_release(read_summaries(workspace))
+    release_id = choose_release(read_decided_summaries(workspace))
     if release_id is None:
         return
-    view, reader = read_release(workspace, release_id), find_reader()
+    view, reader = read_decided_release(workspace, release_id), find_reader()
     verdict = read_past_verdict(view, None)
     if verdict is None:
         problem = f"{clean(release_id)} was not judged yet, so nothing can be promoted."
@@ -74,7 +80,8 @@ def show_promote() -> None:
 
 def _show_action(workspace: Workspace, view: ReleaseView, verdict: Verdict | None, reader: Reader) -> None:
     """Let the reader choose an action, and show its conditions, its effects, and the form that requests it."""
-    policy, action = read_policy(workspace, view.release.id), _choose_action(verdict)
+    action = _choose_action(verdict)
+    policy = _read_policy(workspace, view.release.id, action)
     st.caption(EXPLANATIONS[action])
     conditions = _list_reader_conditions(policy.promotion, reader, action)
     if verdict and action is Action.PROMOTE:
@@ -97,6 +104,13 @@ def _show_action(workspace: Workspace, view: ReleaseView, verdict: Verdict | Non
     _show_what_happens(view, policy.promotion, action, forecast)
     is_possible = all(condition.met for condition in conditions) and not forecast.problem
     _show_form(workspace, view, reader, action, is_possible=is_possible)
+
+
+def _read_policy(workspace: Workspace, release_id: str, action: Action) -> Policy:
+    """Read the policy for an action on a release: no mistake in it stops a hold or a rollback. Raises PolicyError."""
+    if action in PROMOTING:
+        return read_policy(workspace, release_id)
+    return read_policy_to_go_back(workspace, release_id, say=lambda text: st.warning(escape_markdown(text)))
 
 
 def _choose_action(verdict: Verdict | None) -> Action:
@@ -188,5 +202,5 @@ def _show_form(workspace: Workspace, view: ReleaseView, reader: Reader, action: 
         raise UsageError(f"{typed_name or 'nothing'} was typed, not {release_id}: nothing was done")
     demand_recent_login(reader)
     store = open_store(workspace, decisions_only=action not in PROMOTING)
-    ask(store, read_policy(workspace, release_id), reader, ActionRequest(action, release_id, reason))
+    ask(store, _read_policy(workspace, release_id, action), reader, ActionRequest(action, release_id, reason))
     st.rerun()

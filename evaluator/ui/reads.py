@@ -34,10 +34,12 @@ from evaluator.pipeline.hindsight import calibrate_releases, find_history, relat
 from evaluator.pipeline.reviewing import judge_again
 from evaluator.planning import History
 from evaluator.policy import Policy
+from evaluator.policy.going_back import choose_policy_to_go_back
 from evaluator.policy.selection import choose_policy, find_policy, path_to_name, policy_of
 from evaluator.records import Release, ReleaseSummary, Run, StoredVerdict, Verdict
 from evaluator.reports import from_json, read_stored
 from evaluator.store import Stamp, Store, stamp_of
+from evaluator.store.control_file import control_path
 from evaluator.wording import write_command
 
 DEFAULT_STORE = Path("evaluator.duckdb")
@@ -114,6 +116,14 @@ def read_policy(workspace: Workspace, *releases: str) -> Policy:
     return choose_policy(workspace.policy)
 
 
+def read_policy_to_go_back(workspace: Workspace, release: str, say: Callable[[str], object]) -> Policy:
+    """Read the policy for a hold or a rollback of a release. A mistake in a policy goes to `say`, and stops nothing."""
+    services = [
+        service.name for service in open_store(workspace, decisions_only=True).control.release(release).services
+    ]
+    return choose_policy_to_go_back(lambda: workspace.policy, lambda: services or [""], say)
+
+
 # ------------------------------------------------------------------ all releases
 
 
@@ -188,6 +198,21 @@ def read_release(workspace: Workspace, release_id: str) -> ReleaseView:
     store = open_store(workspace)
     verdicts = store.control.verdicts(release_id)
     return ReleaseView(store.control.release(release_id), store.data.runs(release_id), tuple(verdicts))
+
+
+@st.cache_data(max_entries=MAX_ENTRIES, show_spinner=False, hash_funcs=CACHE_KEYS)
+def read_decided_summaries(workspace: Workspace) -> tuple[ReleaseSummary, ...]:
+    """List the releases, the newest first, without counts of landed data, and whatever uses the data."""
+    if not control_path(workspace.store).exists():
+        return read_summaries(workspace)  # requests may have been recorded by hand, and make a store
+    return open_store(workspace, decisions_only=True).control.releases()
+
+
+@st.cache_data(max_entries=MAX_ENTRIES, show_spinner=False, hash_funcs=CACHE_KEYS)
+def read_decided_release(workspace: Workspace, release_id: str) -> ReleaseView:
+    """Read a release without its runs, whatever uses the data. Raises UnknownName."""
+    control = open_store(workspace, decisions_only=True).control
+    return ReleaseView(control.release(release_id), (), control.verdicts(release_id))
 
 
 def read_past_verdict(view: ReleaseView, verdict_number: int | None) -> Verdict | None:

@@ -4,7 +4,10 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
 import sys
+import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -12,8 +15,9 @@ import pytest
 from hooks_world import balancing, split_of
 
 from evaluator.__main__ import run as run_command
-from evaluator.intents.emergency import keep_needed
+from evaluator.intents.journal_records import keep_needed
 from evaluator.store import Store
+from evaluator.store.control import Control
 from evaluator.store.control_file import control_path
 from evaluator.store.journal import Journal, find_journal
 
@@ -22,6 +26,11 @@ POLICY = """hooks:
     - haproxy: {socket: SOCKET, backend: shop, weights: {baseline: 0, canary: 100}}
 """
 BEFORE, AFTER = {"baseline": 90, "canary": 10}, {"canary": 100}
+
+
+def shares(proxy):
+    """Who answers real requests, in percent, to the next ten: a change of weights begins a new round."""
+    return {name: round(count, -1) for name, count in split_of(proxy["port"]).items()}
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +45,7 @@ def run(judged_store, tmp_path, capfd, monkeypatch):
     shutil.copytree(judged_store.parent, folder)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr("evaluator.cli.promote.GOING_BACK_WAIT_S", 0.5)
 
     def call(*arguments):
         with monkeypatch.context() as patch, Path(os.devnull).open() as nothing:
@@ -55,9 +65,9 @@ def run(judged_store, tmp_path, capfd, monkeypatch):
 def promoted(run, proxy):
     """A release whose promotion has moved the traffic to the candidate; in the end the traffic is as before."""
     (run.folder / "evaluator.yaml").write_text(POLICY.replace("SOCKET", str(proxy["socket"])))
-    assert split_of(proxy["port"]) == BEFORE
+    assert shares(proxy) == BEFORE
     assert run("promote", "cart@1.9.0", "--yes")[0] == 0
-    assert split_of(proxy["port"]) == AFTER
+    assert shares(proxy) == AFTER
     return run
 
 
@@ -86,7 +96,7 @@ def test_traffic_goes_back_whatever_happened_to_the_databases(fault, promoted, p
     assert "roll back cart@1.9.0: acknowledged" in out or "rollback cart@1.9.0: acknowledged" in out
     assert "the decisions cannot be used: " in err
     assert "acting from the journal: " in err
-    assert split_of(proxy["port"]) == BEFORE
+    assert shares(proxy) == BEFORE
     # A second time there is nothing left to undo.
     code, _, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "again")
     assert (code, "the journal has no hook of cart@1.9.0 to undo" in err) == (3, True)
@@ -98,7 +108,7 @@ def test_a_lock_on_the_decisions_stops_no_rollback_and_it_is_recorded_afterwards
         code, _, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
         assert code == 0, err
         assert "has been kept locked by another process" in err
-        assert split_of(proxy["port"]) == BEFORE
+        assert shares(proxy) == BEFORE
     control = Store.open(promoted.store).control
     assert [intent.action for intent in control.intents()] == ["promote"]
     code, _, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "once more")
@@ -114,7 +124,7 @@ def test_a_lock_on_the_decisions_stops_no_rollback_and_it_is_recorded_afterwards
 
 def test_a_rollback_through_the_store_closes_what_the_journal_has(promoted, proxy):
     assert promoted("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")[0] == 0
-    assert split_of(proxy["port"]) == BEFORE
+    assert shares(proxy) == BEFORE
     kinds = [record["kind"] for record in find_journal(promoted.store).read()]
     assert kinds == ["hook", "hook", "closed"]
     remove_all(promoted)
@@ -145,7 +155,7 @@ def test_no_traffic_moves_without_a_journal(run, proxy):
     code, out, err = run("promote", "cart@1.9.0", "--yes")
     assert code in (3, 4)
     assert "the journal that a rollback needs in an emergency cannot be written: /proc/no/journal" in out + err
-    assert split_of(proxy["port"])["baseline"] > 80
+    assert shares(proxy)["baseline"] > 80
 
 
 def test_a_mistyped_store_has_no_journal(run):
@@ -160,15 +170,15 @@ def test_what_did_not_go_back_is_left_to_a_person(promoted, proxy, tmp_path):
     hidden = socket.with_name("hidden")
     socket.rename(hidden)
     try:
-        code, out, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
+        code, out, _ = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
     finally:
         hidden.rename(socket)
     assert code == 4
     assert "failed" in out
-    assert "do this by hand:" in err
-    assert split_of(proxy["port"]) == AFTER
+    assert "# what is left to do by hand, in a shell:" in out
+    assert shares(proxy) == AFTER
     assert promoted("rollback", "cart@1.9.0", "--yes", "--reason", "once more")[0] == 0
-    assert split_of(proxy["port"]) == BEFORE
+    assert shares(proxy) == BEFORE
 
 
 def test_a_promotion_that_waited_is_not_executed_after_a_hold_from_the_journal(run, proxy):
@@ -182,8 +192,10 @@ def test_a_promotion_that_waited_is_not_executed_after_a_hold_from_the_journal(r
         code, _, err = run("hold", "cart@1.9.0", "--yes", "--reason", "carts are odd")
         assert code == 0, err
     code, out, err = run("hooks", "worker", "--once")
-    assert "was requested after it" in out, out + err
-    assert split_of(proxy["port"])["baseline"] > 80
+    assert (code, out) == (0, "no intent waits for execution\n"), err
+    promotions = [intent for intent in Store.open(run.store).control.intents() if intent.action == "promote"]
+    assert promotions[-1].state == "cancelled"
+    assert shares(proxy)["baseline"] > 80
     assert Store.open(run.store).control.intents()[-1].action == "hold"
 
 
@@ -192,9 +204,209 @@ def test_promotions_that_are_never_rolled_back_do_not_fill_the_journal(tmp_path)
     journal.make()
     for number in range(300):
         record = {
-            "kind": "hook", "at": f"{number:06d}", "intent": f"i{number}", "release": f"cart@{number}",
+            "kind": "hook", "at": f"{number:06d}", "key": f"i{number}", "release": f"cart@{number}",
             "services": [["cart", "1", "2"]], "position": 0, "options": "x" * 4000,
+            "hook": "command", "event": "promote", "undo": "", "state": "acknowledged", "process": "",
         }  # fmt: skip
         journal.append(record, keep_needed)
-    intents = [record["intent"] for record in journal.read()]
+    intents = [record["key"] for record in journal.read()]
     assert intents[-5:] == [f"i{number}" for number in range(295, 300)]
+
+
+# ------------------------------------------------------------------ what is left to a person
+
+
+@pytest.mark.parametrize("fault", ["none", "no databases", "lost meanwhile"])
+def test_what_is_left_can_be_pasted_into_a_shell(fault, promoted, proxy, monkeypatch):
+    """A rollback that could not reach HAProxy says what to type, also with -q; a dry run says it beforehand."""
+    if fault == "no databases":
+        remove_all(promoted)
+        code, planned, err = promoted("rollback", "cart@1.9.0", "--dry-run")
+        assert code == 0, err
+        assert planned.startswith("# rollback cart@1.9.0, from the journal\n# 1. undo: takes back: sets the weights")
+        assert "set server shop/baseline weight 90' | socat" in planned
+    if fault == "lost meanwhile":
+        deliver = Control.deliver
+
+        def lose(control, *arguments):
+            control_path(promoted.store).unlink(missing_ok=True)
+            deliver(control, *arguments)
+
+        monkeypatch.setattr(Control, "deliver", lose)
+    assert shares(proxy) == AFTER
+    socket = Path(str(proxy["socket"]))
+    hidden = socket.with_name("hidden")
+    socket.rename(hidden)
+    try:
+        code, out, _ = promoted("-q", "rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
+    finally:
+        hidden.rename(socket)
+    assert code == 4
+    commands = out.partition("# what is left to do by hand, in a shell:\n")[2]
+    assert commands.splitlines()[2].endswith(f"set server shop/baseline weight 90' | socat - UNIX-CONNECT:{socket}")
+    pasted = subprocess.run(["bash", "-eu"], check=False, input=commands, capture_output=True, text=True)
+    assert pasted.returncode == 0, pasted.stderr
+    assert shares(proxy) == BEFORE
+
+
+def test_without_a_journal_what_the_policy_knows_is_printed(promoted, proxy):
+    remove_own_journal(promoted)
+    for path in promoted.state.iterdir():
+        path.unlink()
+    policy = POLICY + "  rollback:\n    - haproxy: {socket: SOCKET, backend: shop, weights: {baseline: 1, canary: 0}}\n"
+    (promoted.folder / "evaluator.yaml").write_text(policy.replace("SOCKET", str(proxy["socket"])))
+    code, out, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
+    assert code == 4
+    assert "nothing was done. As far as the policy knows, this does it by hand, in a shell:" in err
+    assert "the journal cannot be read" in err
+    assert shares(proxy) == AFTER
+    assert subprocess.run(["bash", "-eu"], check=False, input=out, stdout=subprocess.DEVNULL, text=True).returncode == 0
+    assert shares(proxy) == {"baseline": 100}
+    for server, weight in BEFORE.items():
+        command = f"echo 'set server shop/{server} weight {weight}' | socat - UNIX-CONNECT:{proxy['socket']}"
+        subprocess.run(["bash", "-c", command], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("is_locked", [True, False])
+def test_where_nothing_can_be_written_not_even_the_output_traffic_goes_back(is_locked, promoted, proxy):
+    """stdout and stderr are files on a full disk."""
+    with closing(sqlite3.connect(control_path(promoted.store), isolation_level=None)) as shell, open_full() as full:
+        if is_locked:
+            shell.execute("BEGIN IMMEDIATE")
+        command = [sys.executable, "-m", "evaluator", "rollback", "cart@1.9.0", "--yes", "--reason", "odd"]
+        code = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=full, stderr=full).returncode
+    assert shares(proxy) == BEFORE
+    assert code == 0
+
+
+def open_full():
+    return Path("/dev/full").open("w")
+
+
+@pytest.mark.parametrize("control", ["gone", "restored"])
+def test_a_promotion_that_only_the_journal_knows_is_rolled_back(control, promoted, proxy, judged_store):
+    """The decisions are those of a backup, or begin again, with the data that are still there."""
+    for path in [control_path(promoted.store), *promoted.folder.glob("*.sqlite-*")]:
+        path.unlink()
+    if control == "restored":
+        shutil.copy(control_path(judged_store), control_path(promoted.store))
+    code, _, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
+    assert code == 0, err
+    assert "acting from the journal" in err
+    assert shares(proxy) == BEFORE
+
+
+def test_the_folder_for_the_second_copy_cannot_be_used(run, proxy, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", "/proc/no")
+    (run.folder / "evaluator.yaml").write_text(POLICY.replace("SOCKET", str(proxy["socket"])))
+    code, _, err = run("promote", "cart@1.9.0", "--yes")
+    assert code == 0, err
+    remove_all(run)
+    assert run("rollback", "cart@1.9.0", "--yes", "--reason", "x")[0] == 0
+    assert shares(proxy) == BEFORE
+
+
+def test_a_hold_works_before_anything_was_promoted_too(run, proxy):
+    """There is no journal yet, and the promotion that waits must not be executed."""
+    (run.folder / "evaluator.yaml").write_text(POLICY.replace("SOCKET", str(proxy["socket"])))
+    assert run("promote", "cart@1.9.0", "--yes", "--queue")[0] == 0
+    with closing(sqlite3.connect(control_path(run.store), isolation_level=None)) as shell:
+        shell.execute("BEGIN IMMEDIATE")
+        code, _, err = run("hold", "cart@1.9.0", "--yes", "--reason", "carts are odd")
+        assert code == 0, err
+    code, out, err = run("hooks", "worker", "--once")
+    assert (code, out) == (0, "no intent waits for execution\n"), err
+    promotions = [intent for intent in Store.open(run.store).control.intents() if intent.action == "promote"]
+    assert promotions[-1].state == "cancelled"
+    assert shares(proxy) == BEFORE
+
+
+# ------------------------------------------------------------------ a policy with mistakes
+
+
+def test_a_mistake_in_the_policy_stops_no_rollback(promoted, proxy):
+    policy = promoted.folder / "evaluator.yaml"
+    told = promoted.folder / "told"
+    policy.write_text(
+        f"metrics: [{{metric: no_such}}]\nhooks:\n  promote: [{{no_such_hook: {{}}}}]\n"
+        f"  rollback: [undo, {{command: {{run: [touch, {told}]}}}}]\n"
+    )
+    code, _, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
+    assert code == 0, err
+    assert "the policy has mistakes, so only what has none is used of" in err
+    assert err.count("the policy has mistakes") == 1
+    assert shares(proxy) == BEFORE
+    assert told.exists(), "the hooks of rollback have no mistake"
+
+
+@pytest.mark.parametrize("content", ["hooks: [", "\x00", None])
+def test_a_policy_that_cannot_be_read_stops_no_rollback(content, promoted, proxy):
+    policy = promoted.folder / "evaluator.yaml"
+    policy.unlink()
+    if content is None:
+        policy.symlink_to("gone")
+    else:
+        policy.write_text(content)
+    code, _, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
+    assert code == 0, err
+    assert "the policy cannot be used, so only what promotions changed is undone: " in err
+    assert shares(proxy) == BEFORE
+    assert promoted("hold", "cart@1.9.0", "--yes", "--reason", "until it is known why")[0] == 0
+
+
+def test_a_mistake_in_the_policy_of_another_service_stops_no_rollback(promoted, proxy):
+    policies = promoted.folder / "evaluator.policies"
+    policies.mkdir()
+    told = promoted.folder / "told"
+    [service] = Store.open(promoted.store).control.release("cart@1.9.0").services
+    own = f"hooks:\n  rollback: [undo, {{command: {{run: [touch, {told}]}}}}]\n"
+    (policies / f"{service.name or 'default'}.yaml").write_text(own)
+    (policies / "other.yaml").write_text("services: [")
+    (promoted.folder / "evaluator.yaml").unlink()
+    code, _, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
+    assert code == 0, err
+    assert shares(proxy) == BEFORE
+    assert told.exists()
+
+
+# ------------------------------------------------------------------ the worker
+
+
+def test_a_worker_rolls_back_while_an_import_writes_the_data(promoted, proxy):
+    code = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('open', flush=True); input()"
+    shell = subprocess.Popen(
+        [sys.executable, "-c", code, str(promoted.store)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert shell.stdout.readline() == "open\n"
+        assert promoted("rollback", "cart@1.9.0", "--yes", "--reason", "odd", "--queue")[0] == 0
+        code, out, err = promoted("hooks", "worker", "--once")
+        assert (code, "rollback cart@1.9.0: acknowledged" in out) == (0, True), out + err
+    finally:
+        shell.communicate("\n", timeout=10)
+    assert shares(proxy) == BEFORE
+
+
+def test_a_promotion_that_hangs_delays_a_rollback_and_does_not_stop_it(run, proxy, monkeypatch):
+    """It holds the lock of the service. The request of the rollback ends by what was done from the journal."""
+    begun, go = run.folder / "begun", run.folder / "go"
+    hangs = f"touch {begun}; until [ -e {go} ]; do sleep 0.02; done"
+    hook = f"    - command: {{run: [sh, -c, '{hangs}'], undo: ['true']}}\n"
+    (run.folder / "evaluator.yaml").write_text(POLICY.replace("SOCKET", str(proxy["socket"])) + hook)
+    monkeypatch.setattr("evaluator.cli.promote.LOCK_WAIT_S", 0.2)
+    monkeypatch.setattr("evaluator.intents.emergency._SHORT_WAIT_S", 0.2)
+    promoting = subprocess.Popen([sys.executable, "-m", "evaluator", "promote", "cart@1.9.0", "--yes"])
+    while not begun.exists():
+        time.sleep(0.02)
+    assert shares(proxy) == AFTER
+    ending = threading.Timer(2.0, go.touch)
+    ending.start()
+    code, out, err = run("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
+    ending.join()
+    assert code == 0, err
+    assert "another process is executing an intent of cart@1.9.0" in err
+    assert shares(proxy) == BEFORE
+    assert promoting.wait(20) == 4 or "acknowledged" in out
+    assert run("audit", "show", "cart@1.9.0")[0] == 0
+    [_, rollback] = Store.open(run.store).control.intents()
+    assert (rollback.action, rollback.state, rollback.id) == ("rollback", "acknowledged", "i2")

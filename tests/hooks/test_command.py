@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hooks_world import make_context
+from hooks_world import make_context, paste
 
 from evaluator.errors import PolicyError
 from evaluator.hooks import make_hook
@@ -153,3 +153,20 @@ def test_a_word_that_would_be_an_option_is_refused():
     assert (outcome.state, "which the program takes for an option" in outcome.did) == ("failed", True)
     hook = make_hook("command", {"run": ["echo", "--why=${reason}", "-"]}, {"PATH": PATH})
     assert hook.execute(make_context(reason="-rf /")).response == "--why=-rf / -"
+
+
+def test_the_program_that_takes_it_back_can_be_run_by_hand(tmp_path):
+    out = tmp_path / "it's out"
+    script = f'printf "%s|" "$1" "$EVALUATOR_REASON" "$PWD" "$TOKEN" > "{out}"'
+    options = {
+        "run": ["true"], "undo": ["sh", "-c", script, "x", "--to=${baseline} $HOME"], "folder": str(tmp_path),
+        "environment": ["TOKEN"],
+    }  # fmt: skip
+    hook = make_hook("command", options, {"TOKEN": "s3cr3t", "PATH": os.environ["PATH"]})
+    assert hook.undo(make_context(reason="it's `id`"), None).state == "acknowledged"
+    by_hook = out.read_text()
+    out.unlink()
+    lines, _ = paste(hook, undoes=True, reason="it's `id`", environment={"TOKEN": "s3cr3t"})
+    assert out.read_text() == by_hook == f"--to=1.4.1 $HOME|it's `id`|{tmp_path}|s3cr3t|"
+    assert "s3cr3t" not in lines
+    assert lines.startswith("# it needs these variables in its environment: TOKEN\n")

@@ -9,7 +9,7 @@ import dns.flags
 import dns.message
 import dns.query
 import pytest
-from hooks_world import make_context
+from hooks_world import make_context, paste
 from metrics_servers import free_port, program
 
 from evaluator.errors import PolicyError
@@ -250,3 +250,15 @@ def test_a_ttl_of_a_damaged_store_is_not_sent(ttl, server):
     outcome = hook_for(server).undo(make_context(), {"values": ["10.0.0.9"], "ttl": ttl})
     assert (outcome.state, f"{ttl} cannot be a TTL" in outcome.did) == ("failed", True)
     assert ask(server, "cart.shop.test", "A") == before
+
+
+@pytest.mark.parametrize(("name", "kind"), [("cart", "A"), ("by-hand", "TXT")])
+def test_the_earlier_records_can_be_restored_by_hand(server, name, kind):
+    before = ask(server, f"{name}.shop.test", kind)
+    hook = hook_for(server, name=name, type=kind, values=['"it\'s $HOME"'] if kind == "TXT" else ["10.0.9.9"])
+    earlier = hook.read()
+    _, _ = paste(hook, environment={"KEY": SECRET})
+    assert ask(server, f"{name}.shop.test", kind) not in (before, [])
+    lines, _ = paste(hook, undoes=True, earlier=earlier, environment={"KEY": SECRET})
+    assert ask(server, f"{name}.shop.test", kind) == before
+    assert SECRET not in lines

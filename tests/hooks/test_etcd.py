@@ -3,7 +3,7 @@ import json
 import urllib.request
 
 import pytest
-from hooks_world import make_context, receiving, reply
+from hooks_world import make_context, paste, receiving, reply
 from metrics_servers import free_port, program, running
 
 from evaluator.errors import HookError
@@ -140,3 +140,25 @@ def test_an_answer_of_another_form_is_an_outcome_that_says_so(answer):
         assert hook.execute(make_context()).state in ("failed", "unknown")
         with pytest.raises(HookError):
             hook.read()
+
+
+@pytest.mark.parametrize("before", [None, "it's ünï\n", ""])
+def test_the_earlier_value_can_be_restored_by_hand(before, etcd):
+    key = f"/by hand/{before!r}"
+    if before is not None:
+        post(etcd, "kv/put", key=key, value=before)
+    hook = hook_for(etcd, key)
+    outcome = hook.execute(make_context())
+    assert value_of(etcd, key) == '{"active": "1.5.0"}'
+    paste(hook, undoes=True, earlier=outcome.earlier)
+    assert value_of(etcd, key) == before
+
+
+def test_the_login_by_hand_gets_its_password_from_the_environment(receiver):
+    receiver.answers = [reply(200, b'{"token": "t0k"}'), reply()]
+    hook = hook_for(receiver.url, "/k", username="it's me", password="${PASSWORD}")
+    lines, _ = paste(hook, environment={"PASSWORD": 'a"b$c'})
+    login, put = receiver.requests
+    assert json.loads(login.body) == {"name": "it's me", "password": 'a"b$c'}
+    assert put.headers["authorization"] == "t0k"
+    assert '"$PASSWORD"' in lines

@@ -5,7 +5,7 @@ import time
 from contextlib import closing, contextmanager, suppress
 
 import pytest
-from hooks_world import balancing, make_context, split_of
+from hooks_world import balancing, make_context, paste, split_of
 
 from evaluator.errors import PolicyError
 from evaluator.hooks import make_hook
@@ -383,3 +383,22 @@ def test_holding_is_going_back_where_it_only_takes_traffic_from_the_candidate(pr
 )
 def test_weights_move_back_if_no_candidate_gets_more_and_others_no_less(weights, current, is_back):
     assert moves_back(weights, current) is is_back
+
+
+@pytest.mark.usefixtures("ready")
+def test_the_earlier_weights_can_be_set_by_hand(proxy):
+    """Through the unix socket and the address; a server in maintenance is enabled."""
+    hook = hook_for(proxy)
+    before = hook.read()
+    assert hook.execute(make_context()).state == "acknowledged"
+    command(proxy, "set server shop/baseline state maint")
+    lines, shown = paste(hook, undoes=True, earlier=before)
+    assert hook.read() == before
+    assert "baseline" in shown
+    assert set(split_of(proxy["port"])) == {"baseline", "canary"}
+    over_tcp = hook_for(proxy, tcp=True)
+    paste(over_tcp)
+    assert hook.read() == {"baseline": 0, "canary": 100}
+    paste(over_tcp, undoes=True, earlier=before)
+    assert hook.read() == before
+    assert lines.splitlines()[0].startswith("echo 'set server shop/baseline state ready' | socat - UNIX-CONNECT:")

@@ -2,7 +2,7 @@ import json
 import time
 
 import pytest
-from hooks_world import make_context, reply
+from hooks_world import make_context, paste, reply
 
 from evaluator.errors import PolicyError
 from evaluator.hooks import make_hook
@@ -117,3 +117,22 @@ def test_test_and_dry_run_send_nothing(receiver):
 def test_what_cannot_be_meant_is_refused(wrong):
     with pytest.raises(PolicyError):
         make_hook("http", {"url": "http://h/"} | wrong)
+
+
+def test_the_request_that_takes_it_back_can_be_sent_by_hand(receiver):
+    undo = {
+        "method": "PUT",
+        "url": receiver.url + "/v1/${release}?why=${reason}",
+        "headers": {"Authorization": "Bearer ${TOKEN}", "X-Reason": "it's ${reason} $HOME `id`"},
+        "body": '{"version": "${baseline}", "why": "${reason}"}',
+    }
+    reason = 'it\'s "better" than ${TOKEN} $HOME `id`!'
+    hook = hook_for(receiver, undo=undo)
+    assert hook.undo(make_context(reason=reason), None).state == "acknowledged"
+    lines, _ = paste(hook, undoes=True, environment={"TOKEN": TOKEN}, reason=reason)
+    sent, by_hand = receiver.requests
+    assert (by_hand.method, by_hand.path, by_hand.body) == (sent.method, sent.path, sent.body)
+    for name in ("authorization", "x-reason", "content-type"):
+        assert by_hand.headers[name] == sent.headers[name]
+    assert TOKEN not in lines
+    assert "\n" not in lines

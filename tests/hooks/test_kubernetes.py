@@ -2,11 +2,12 @@
 
 import copy
 import json
+import os
 from pathlib import Path
 from urllib.parse import parse_qsl
 
 import pytest
-from hooks_world import make_context, receiving, reply
+from hooks_world import make_context, paste, receiving, reply
 
 from evaluator.errors import PolicyError
 from evaluator.hooks import make_hook
@@ -390,3 +391,38 @@ def test_test_and_dry_run_touch_nothing(api):
 def test_what_cannot_be_meant_is_refused(wrong):
     with pytest.raises(PolicyError):
         make_hook("kubernetes", {"url": "https://k", "token": "${K8S}"} | wrong)
+
+
+def test_the_earlier_weights_can_be_set_by_hand(api, tmp_path):
+    """With a `kubectl` that reads and replaces the object of the small API server."""
+    hook = route_hook(api)
+    before = copy.deepcopy(api.objects[ROUTE])
+    outcome = hook.execute(make_context())
+    assert outcome.state == "acknowledged"
+    moved = api.objects[ROUTE]
+    assert moved["spec"] != before["spec"]
+    (tmp_path / "route.json").write_text(json.dumps(moved))
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(
+        f'#!/bin/sh\necho "$*" >> {tmp_path}/calls\n'
+        f'case "$*" in *get*) cat {tmp_path}/route.json;; *replace*) cat > {tmp_path}/new.json;; esac\n'
+    )
+    kubectl.chmod(0o755)
+    variables = {"K8S": TOKEN, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    lines, _ = paste(hook, undoes=True, earlier=json.loads(json.dumps(outcome.earlier)), environment=variables)
+    assert json.loads((tmp_path / "new.json").read_text())["spec"] == before["spec"]
+    assert TOKEN not in lines
+    calls = (tmp_path / "calls").read_text()
+    assert f"--server={api.url} --token={TOKEN} -n default get httproute foo-route -o json" in calls
+
+
+@pytest.mark.parametrize(("do", "aborted", "status"), [("abort", False, "false"), ("retry", True, "true")])
+def test_a_rollout_can_be_put_back_by_hand(api, tmp_path, do, aborted, status):
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/words\n')
+    kubectl.chmod(0o755)
+    variables = {"K8S": TOKEN, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    paste(rollout_hook(api, do), undoes=True, earlier={"aborted": aborted}, environment=variables)
+    words = (tmp_path / "words").read_text().splitlines()
+    patch = f'{{"status": {{"abort": {status}}}}}'
+    assert words[-7:] == ["patch", "rollout", "cart", "--subresource=status", "--type=merge", "-p", patch]

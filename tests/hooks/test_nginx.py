@@ -2,7 +2,7 @@ import socket
 import time
 
 import pytest
-from hooks_world import make_context, serving, split_of
+from hooks_world import make_context, paste, serving, split_of
 from metrics_servers import free_port, program, running
 
 from evaluator.errors import PolicyError
@@ -230,3 +230,16 @@ def test_what_cannot_be_meant_is_refused(wrong):
     options = {"file": "f", "upstream": "u", "servers": {"baseline": "a", "canary": "b"}}
     with pytest.raises(PolicyError):
         hook_for(options | wrong) if "weights" not in wrong else make_hook("nginx", options | wrong)
+
+
+def test_the_earlier_file_can_be_written_by_hand(proxy):
+    port, options, file = proxy
+    hook, before = hook_for(options), file.read_text()
+    assert hook.execute(make_context()).state == "acknowledged"
+    assert split_becomes(port, {"canary": 100})
+    paste(hook, undoes=True, earlier=before)
+    assert file.read_text() == before
+    assert split_becomes(port, {"baseline": 90, "canary": 10})
+    paste(hook)
+    assert split_becomes(port, {"canary": 100})
+    assert hook.undo(make_context(), before).state == "acknowledged"

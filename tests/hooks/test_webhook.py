@@ -4,7 +4,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hooks_world import make_context, reply
+from hooks_world import make_context, paste, reply
 from standardwebhooks import Webhook as Published
 
 from evaluator.hooks import make_hook
@@ -23,7 +23,7 @@ def test_the_published_library_believes_it(receiver):
     request = receiver.requests[0]
     payload = Published(SECRET).verify(request.body, request.headers)
     assert payload["type"] == "release.promote"
-    assert payload["data"] == make_context().words()
+    assert payload["data"] == make_context().known_words()
     assert request.path == "/in?team=a"
 
 
@@ -135,3 +135,13 @@ def test_only_a_receiver_that_is_not_there_is_tried_again(options, is_tried_agai
     outcome = hook.execute(make_context(expires_at=datetime.now(UTC) + timedelta(seconds=1.2)))
     assert (outcome.state, "cannot be reached" in outcome.did) == ("failed", True)
     assert (len(attempts) > 1) is is_tried_again
+
+
+def test_the_message_can_be_signed_and_posted_by_hand(receiver):
+    hook = hook_for(receiver)
+    lines, _ = paste(hook, undoes=True, environment={"HOOK_SECRET": SECRET}, reason='it\'s "odd" $HOME')
+    [request] = receiver.requests
+    message = Published(SECRET).verify(request.body, request.headers)
+    assert (message["type"], message["data"]["reason"]) == ("release.promote.undone", 'it\'s "odd" $HOME')
+    assert request.headers["webhook-id"] == "intent-7-undo"
+    assert SECRET not in lines

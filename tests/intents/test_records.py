@@ -11,5 +11,6 @@ def test_records_cannot_be_changed():
     records = list_records(evaluator.intents)
     assert records
     assert [record.__name__ for record in records if can_change(record)] == [
-        "_Execution"
+        "_GoingBack",
+        "_Execution",
     ]  # the state of a run of hooks

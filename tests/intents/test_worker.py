@@ -6,7 +6,9 @@ import pytest
 
 from evaluator.errors import StoreBusy, UsageError
 from evaluator.intents import executing
-from evaluator.intents.executing import execute_waiting, name_worker, run_worker
+from evaluator.intents import worker as worker_module
+from evaluator.intents.executing import execute_waiting, name_worker
+from evaluator.intents.worker import run_worker
 from evaluator.records.intents import Action, IntentState
 
 
@@ -29,7 +31,7 @@ class Turns:
 
 
 @pytest.fixture
-def work(monkeypatch):
+def work(monkeypatch, tmp_path):
     """Run a worker for some turns over a store whose stamps and whose work are given; returns what it did and said."""
 
     def run(stamps, answers=(), *, poll_s=1.0):
@@ -40,7 +42,7 @@ def work(monkeypatch):
             stamps_read.append(stamps[len(stamps_read)])
             return stamps_read[-1]
 
-        def execute_all(_store, _load, worker, *, stop, failed):
+        def execute_all(_store, _load, worker, *, stop, failed, load_to_go_back):
             workers.append(worker)
             turns.append(len(stamps_read))
             answer = next(answers, ())
@@ -52,9 +54,11 @@ def work(monkeypatch):
             return tuple(entry for entry in answer if not isinstance(entry, tuple))
 
         turns = []
-        monkeypatch.setattr(executing, "stamp_of", stamp_of)
-        monkeypatch.setattr(executing, "execute_waiting", execute_all)
-        run_worker(SimpleNamespace(path="x"), None, stop, say=messages.append, poll_s=poll_s)
+        monkeypatch.setattr(worker_module, "stamp_of", stamp_of)
+        monkeypatch.setattr(worker_module, "execute_waiting", execute_all)
+        quiet = SimpleNamespace(start=lambda: None, wait=lambda: None)
+        monkeypatch.setattr(worker_module, "Notifier", lambda *_: quiet)
+        run_worker(SimpleNamespace(path=tmp_path / "x.duckdb"), None, stop, say=messages.append, poll_s=poll_s)
         assert set(workers) <= {name_worker()}
         assert set(stop.waited) == {poll_s}
         return turns, messages
@@ -89,7 +93,8 @@ def test_a_failure_is_reported_and_tried_again_at_the_next_turn(work):
 def test_neither_a_busy_store_nor_a_defect_ends_it(work):
     turns, messages = work([1, 1, 1, 1], [StoreBusy("the store is in use"), RuntimeError("key=secret"), []])
     assert turns == [1, 2, 3]
-    assert messages == ["the store is in use", "it ended with an unexpected RuntimeError"]
+    assert messages[0].startswith("requests cannot be executed now: the store is in use; `evaluator rollback RELEASE`")
+    assert messages[1:] == ["it ended with an unexpected RuntimeError"]
 
 
 def test_without_anybody_to_say_it_to_what_went_wrong_is_raised(monkeypatch):
@@ -97,7 +102,7 @@ def test_without_anybody_to_say_it_to_what_went_wrong_is_raised(monkeypatch):
     answers = {"i1": StoreBusy("somebody else is at it"), "i2": ZeroDivisionError(), "i3": None}
     executed, failures = [], []
 
-    def execute(_store, _load, name, _worker):
+    def execute(_store, _load, name, _worker, *, load_to_go_back):
         executed.append(name)
         if answers[name]:
             raise answers[name]

@@ -183,7 +183,7 @@ def test_approved_requests_are_executed_though_no_page_is_opened(make_shop, monk
 def test_a_worker_waits_for_a_store_that_is_not_there_yet(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(worker, "_POLL_S", 0.01)
     stop, executed = threading.Event(), []
-    monkeypatch.setattr(worker, "run_worker", lambda store, load, stop, say: executed.append(store.path))
+    monkeypatch.setattr(worker, "run_worker", lambda store, *_, **__: executed.append(store.path))
     path = tmp_path / "evaluator.duckdb"
     path.write_text("no store " * 1000)
     thread = threading.Thread(target=worker._execute_requests, args=(path, stop))

@@ -113,10 +113,17 @@ def test_neither_a_link_nor_a_file_of_another_user_is_used(tmp_path, monkeypatch
     link.symlink_to(target)
     with pytest.raises(StoreError, match="cannot be written"):
         Journal((link,)).append(record(1))
+    shared = tmp_path / "shared"  # as /dev/shm: everyone may write to it
+    shared.mkdir()
+    target = target.rename(shared / "a.journal")
     if os.getuid():
         monkeypatch.setattr(journal_module.os, "getuid", lambda: other_user)
     else:  # files of root are trusted
         os.chown(target, other_user, -1)
+    assert Journal((target,)).read() == ()  # whoever can write here could change the store, too
+    shared.chmod(0o1777)
+    if os.getuid():  # the owner of a folder can do everything in it
+        return
     with pytest.raises(StoreError, match="it belongs to the user with the id"):
         Journal((target,)).read()
 
@@ -146,3 +153,79 @@ def test_the_default_is_next_to_the_store_and_in_the_folder_of_the_user(tmp_path
     assert own == tmp_path / "evaluator.journal"
     assert other.parent == tmp_path / "state"
     assert other.name != default_paths(tmp_path / "x" / "evaluator.duckdb")[1].name
+
+
+def test_a_journal_of_a_newer_evaluator_is_left_alone(tmp_path):
+    journal = Journal((tmp_path / "newer.journal",))
+    journal.make()
+    content = journal.paths[0].read_bytes().replace(b"evaluator journal 1\n", b"evaluator journal 2\n")
+    journal.paths[0].write_bytes(content)
+    for use in (journal.make, journal.read, lambda: journal.append({"kind": "closed", "at": "2026", "intents": []})):
+        with pytest.raises(StoreError, match="was written by a newer evaluator: upgrade this one"):
+            use()
+    assert journal.paths[0].read_bytes() == content
+
+
+# ------------------------------------------------------------------ copies that could not be written for a while
+
+
+def away(path):
+    """Take a copy away, as a file system that is not mounted."""
+    return path.rename(path.with_suffix(".away"))
+
+
+def test_what_each_copy_lacks_is_read_from_the_other_and_written_to_it(journal):
+    first, second = journal.paths
+    journal.append(record(1))
+    kept = away(second)
+    journal.append(record(2))
+    kept.rename(second)
+    kept = away(first)
+    journal.append(record(3))
+    kept.rename(first)
+    assert numbers(journal) == [1, 2, 3]
+    assert numbers(Journal((first,))) == [1, 2]
+    journal.append(record(4))
+    assert numbers(journal) == numbers(Journal((first,))) == numbers(Journal((second,))) == [1, 2, 3, 4]
+
+
+def test_what_was_left_out_of_one_copy_does_not_come_back_from_an_old_one(journal):
+    first, second = journal.paths
+    journal.append(record(1))
+    kept = away(second)
+    for number in range(2, 40):  # more than an area holds
+        journal.append(record(number, filler="x" * 16_000), lambda records: records[-2:])
+    kept.rename(second)
+    assert 1 not in numbers(journal)
+    journal.append(record(40))
+    assert numbers(Journal((second,))) == numbers(Journal((first,))) == numbers(journal)
+    assert 1 not in numbers(journal)
+
+
+def test_a_copy_that_was_cut_while_its_area_was_changed_is_what_it_was_before(journal):
+    journal.append(record(1))
+    path = journal.paths[0]
+    data = bytearray(path.read_bytes())
+    data[AREA_BYTES + 40 : AREA_BYTES + 90] = b"\x7f" * 50  # the body of the next area, before its header
+    path.write_bytes(data)
+    assert numbers(Journal((path,))) == [1]
+
+
+def test_who_may_read_the_store_may_read_the_journal_next_to_it(tmp_path):
+    (tmp_path / "a.control.sqlite").touch(mode=0o644)
+    shared = Journal((tmp_path / "a.journal", tmp_path / "state" / "b.journal"))
+    shared.make()
+    assert [path.stat().st_mode & 0o044 for path in shared.paths] == [0o044, 0]
+    shared.paths[0].unlink()
+    (tmp_path / "a.control.sqlite").chmod(0o600)
+    shared.make()
+    assert shared.paths[0].stat().st_mode & 0o077 == 0
+
+
+def test_machines_that_share_a_folder_have_copies_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    names = set()
+    for machine in (b"1", b"2"):
+        monkeypatch.setattr(journal_module, "_read_machine_id", lambda machine=machine: machine)
+        names.add(default_paths(tmp_path / "x" / "evaluator.duckdb")[1].name)
+    assert len(names) == 2

@@ -3,12 +3,14 @@
 import getpass
 import re
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 from stored import edit_decisions
 
-from evaluator.intents import ActionRequest, approve, ask, cancel, execute_waiting
+from evaluator.intents import ActionRequest, approve, ask, cancel, execute_waiting, system_person
 from evaluator.policy import load_policy
+from evaluator.policy.going_back import choose_policy_to_go_back
 from evaluator.records import RunState
 from evaluator.records.intents import Action, IntentState, Person
 from evaluator.serving.access import EXPLANATIONS, Refusal
@@ -49,7 +51,7 @@ def test_a_go_meets_every_condition_and_the_page_shows_what_would_happen(page, s
     shown = page("promote", shop(HOOKS), release="cart@1.9.0")
     page_text = text(shown)
     assert not shown.exception
-    assert page_text.count("✓ yes") == 15
+    assert page_text.count("✓ yes") == 16
     assert "✗ no" not in page_text
     assert "1.4.1 → 1.9.0" in page_text
     assert "runs sh -c &#39;echo promoted-1.9.0" in page_text
@@ -387,3 +389,47 @@ def test_a_reader_is_a_person_with_all_their_names():
     claimed = read_claims({"sub": "group:sre", "email": f"account:{ME}", "email_verified": True, "groups": ["dev"]})
     assert claimed.names == ()
     assert claimed.signed_in_at is not None
+
+
+# ------------------------------------------------------------------ when something cannot be used
+
+
+def promote_one(path):
+    store = Store.open(path)
+    intent = ask(store, load(path)(), system_person(), ActionRequest(Action.PROMOTE, "cart@1.9.0", "all is well"))
+    execute_waiting(store, load(path), "w")
+    return intent
+
+
+@pytest.mark.parametrize("fault", ["data", "policy"])
+def test_neither_the_data_nor_a_mistake_in_the_policy_stops_a_rollback(fault, page, shop, text):
+    path = shop(HOOKS)
+    promote_one(path)
+    if fault == "data":
+        path.write_bytes(b"\xff" * 9000)
+    else:
+        policy = path.parent / "evaluator.yaml"
+        policy.write_text(f"{policy.read_text()}metrics: [{{metric: <b>no</b>}}]\n")
+    shown = page("promote", path, release="cart@1.9.0", action="Roll back")
+    assert "runs sh -c &#39;echo back" in text(shown)
+    warnings = [element.value for element in shown.warning]
+    assert bool(warnings) == (fault == "policy")
+    assert not any("<b>" in warning for warning in warnings)
+    fill(shown, "reason", "carts are odd")
+    fill(shown, "typed", "cart@1.9.0")
+    press(shown, "Roll back")
+    going_back = partial(choose_policy_to_go_back, lambda: path.parent / "evaluator.yaml", lambda: [""], print)
+    store = Store.open(path, decisions_only=True)
+    execute_waiting(store, load(path), "w", load_to_go_back=lambda _release: going_back())
+    assert (path.parent / "out.txt").read_text().split() == ["promoted-1.9.0", "back"]
+
+
+def test_where_the_decisions_cannot_be_used_the_page_has_the_command(page, shop, text):
+    path = shop(HOOKS)
+    promote_one(path)
+    for file in path.parent.glob("*.sqlite*"):
+        file.write_bytes(b"\xff" * 9000)
+    shown = page("promote", path, release="cart@1.9.0 <b>")
+    assert "is damaged" in text(shown)
+    command = f"evaluator --store {path} rollback &#39;cart@1.9.0 &lt;b&gt;&#39; --reason WHY"
+    assert f"works all the same:<code>{command}</code>" in text(shown).replace(": <code>", ":<code>")
