@@ -58,7 +58,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "policy": ("evaluator.cli.policy", "Check the policy, print it, or print its JSON Schema."),
     "releases": ("evaluator.cli.releases", "List the releases in the store with their latest verdict."),
     "audit": ("evaluator.cli.audit", "Show who did what, check that the record was not changed, and add notes."),
-    "data": ("evaluator.cli.data", "Query, export or purge what is stored."),
+    "data": ("evaluator.cli.data", "Query, export, purge, back up or restore what is stored."),
 }
 """Sub-command → (module, what it does), in the order of the help."""
 

@@ -50,7 +50,7 @@ LONGEST_VALUE = 200
 _OTHER_FORM = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 """What Python raises where an answer has no such key, or a value of another type."""
 
-Action = Literal["promote", "hold", "rollback", "announce"]
+Action = Literal["promote", "hold", "rollback", "announce", "notify"]
 State = Literal["acknowledged", "failed", "unknown"]
 Json = Any
 
@@ -74,7 +74,12 @@ class HookContext:
     expires_at: datetime
     """Aware; nothing is attempted afterwards."""
     outcome: str = ""
-    """acknowledged, failed or unknown: how the action ended, for hooks that announce it."""
+    """acknowledged, failed or unknown: how the action ended, for hooks that announce it. For hooks that notify people
+    also waiting, cancelled or expired."""
+    summary: str = ""
+    """What happened to the request, in one sentence, for hooks that notify people."""
+    link: str = ""
+    """Address where people can read more, such as the verdict; empty: the policy has none."""
     dry_run: bool = False
     service: str = ""
     """Name; of several services `cart,shop`; empty: not known."""
@@ -84,8 +89,6 @@ class HookContext:
     """Share of the requests that the arm is to get, such as 0.05; empty: the request sets none."""
     step: str = ""
     """Name of the step of a rollout; empty: the request is not part of a rollout."""
-    link: str = ""
-    """Address where people can read the verdict; empty: the policy has none."""
 
     @property
     def version(self) -> str:

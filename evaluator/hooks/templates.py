@@ -23,6 +23,7 @@ WORDS = (
     "service",
     "share",
     "step",
+    "summary",
     "verdict",
     "verdict_hash",
     "version",
@@ -36,6 +37,7 @@ OPTIONAL = {
     "service": "the service is not known",
     "share": "the request sets no share",
     "step": "the request is not part of a rollout",
+    "summary": "only notifications have one",
     "version": "the version is not known",
 }
 """Word that may have no value → why, where it has none."""

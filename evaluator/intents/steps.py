@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -14,9 +15,12 @@ from evaluator.hooks.templates import fill_url
 from evaluator.hooks.unusable import UnusableHook
 from evaluator.intents.checking import hash_verdict
 from evaluator.intents.versions import write_versions
-from evaluator.policy.promotion import PromotionRules
+from evaluator.policy.promotion import PromotionRules, check_link
 from evaluator.records import Release, StoredVerdict
 from evaluator.records.intents import ANNOUNCE, UNDO, Action, Delivery, HookEntry, Intent, IntentState
+
+LINK_VARIABLE = "EVALUATOR_LINK"
+"""Environment variable with the address that messages link to, such as that of a CI job."""
 
 _MAYBE_DONE_STATES = (IntentState.ACKNOWLEDGED, IntentState.UNKNOWN, IntentState.SENT)
 """States of a hook that changed something, or may have."""
@@ -151,7 +155,7 @@ def make_context(
         key_parts.append(outcome)
     versions = hook.promoted or release
     is_promoting = action == Action.PROMOTE and hook.event != UNDO
-    return HookContext(
+    context = HookContext(
         release=release.id,
         action=cast("Any", action.value),  # one of the words that a hook knows
         verdict=verdict.word if verdict else "",
@@ -165,8 +169,20 @@ def make_context(
         outcome=outcome,
         service=",".join(service.name for service in release.services if service.name),
         share="1" if is_promoting else "",  # a promotion gives the candidate all; a share by itself goes nowhere back
-        link=fill_url(hook.link, {"release": release.id}),
     )
+    return replace(context, link=make_link(hook.link, context.words()))
+
+
+def make_link(template: str, words: Mapping[str, str]) -> str:
+    """Make the address that a message links to; empty if there is none, or none that can be opened.
+
+    The environment variable EVALUATOR_LINK has precedence over the `template` of the policy.
+    """
+    text = os.environ.get(LINK_VARIABLE) or template
+    try:
+        return fill_url(check_link(text), words) if text else ""
+    except (ValueError, EvaluatorError):
+        return ""
 
 
 def list_by_hand(hook: PlannedHook, context: HookContext) -> list[str]:
