@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evaluator.errors import SourceError
+from evaluator.errors import SourceError, StoreError
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
 
@@ -62,6 +62,10 @@ READING_SCHEMA = pa.schema(
 READINGS_SUFFIX = ".readings"
 """Suffix of Parquet files of readings, so that readers of requests skip them."""
 
+VERSION = 1
+"""Version of these files. One of a later version has it in its metadata, under the key VERSION_KEY."""
+VERSION_KEY = b"evaluator_version_of_file"
+
 REQUIRED_COLUMNS = ("ts", "endpoint", "response_time_ms", "failed")
 """Columns that a file of request rows must have."""
 
@@ -102,6 +106,12 @@ def segment_name(worker: str, seq: int) -> str:
 def segment_paths(folder: Path) -> tuple[Path, ...]:
     """Whole segments in `folder`, sorted by worker and number; without unfinished ones (`.tmp`)."""
     return tuple(sorted(path for path in folder.glob("seg-*.parquet") if _PATTERN.fullmatch(path.name)))
+
+
+def read_segment_number(name: str) -> int | None:
+    """Read the number in the name of a segment, which may have folders before it; `None` for another file."""
+    match = _PATTERN.fullmatch(name.rpartition("/")[2])
+    return int(match["seq"]) if match else None
 
 
 def make_table(schema: pa.Schema, columns: Mapping[str, Sequence[Any] | pa.Array | None], rows: int) -> pa.Table:
@@ -229,6 +239,7 @@ def read_segment(path: Path) -> pa.Table:
     """Read one segment, with the columns of REQUEST_SCHEMA. Raises SourceError if the file is not a segment."""
     try:
         with pq.ParquetFile(path) as file:
+            check_version(path, file)
             table = file.read()
         return table.select(REQUEST_SCHEMA.names).cast(REQUEST_SCHEMA)
     except (OSError, pa.ArrowException, KeyError) as error:
@@ -239,6 +250,7 @@ def count_rows(path: Path) -> int:
     """Count the rows of a segment, from its footer alone. Raises SourceError if the file is not a segment."""
     try:
         with pq.ParquetFile(path) as file:
+            check_version(path, file)
             names, rows = file.schema_arrow.names, int(file.metadata.num_rows)
     except (OSError, pa.ArrowException) as error:
         raise _explain_unreadable(path, error) from error
@@ -246,6 +258,17 @@ def count_rows(path: Path) -> int:
     if missing:
         raise SourceError(f"segment {path} has no column '{missing[0]}'")
     return rows
+
+
+def check_version(path: Path, file: pq.ParquetFile) -> None:
+    """Raise StoreError for a file that a newer evaluator wrote: what this one cannot know may change what rows mean."""
+    version = (file.metadata.metadata or {}).get(VERSION_KEY, b"1")
+    if version != str(VERSION).encode():
+        raise StoreError(
+            f"{path} was written by a newer evaluator (version {version.decode(errors='replace')}, this one knows "
+            f"{VERSION})",
+            hint="upgrade the evaluator; the file was left unchanged",
+        )
 
 
 def _explain_unreadable(path: Path, error: Exception) -> SourceError:

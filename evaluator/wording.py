@@ -285,7 +285,7 @@ def describe_steps(
     coarsest unit (ms) of the runs, if the store keeps others in a finer one; else 0.
 
     >>> describe_steps((0.001, 1.0), ("baseline", "canary"), 1000)
-    'the load tool or its file recorded the times of canary in steps of 1 ms'
+    'the load tool, file or log recorded the times of canary in steps of 1 ms'
     """
     widest = max(steps_ms)
     if widest <= mixed_unit_ms:
@@ -296,7 +296,7 @@ def describe_steps(
     times = "times"
     if min(steps_ms) < widest:
         times = f"the times of {arms[list(steps_ms).index(widest)]}"
-    return f"the load tool or its file recorded {times} in steps of {format_time(widest)}"
+    return f"the load tool, file or log recorded {times} in steps of {format_time(widest)}"
 
 
 def is_unit(step_ms: float, units_per_ms: int) -> bool:

@@ -35,6 +35,7 @@ from evaluator.records import (
 from evaluator.reports import FORMATS, to_json
 from evaluator.reports.base import Page
 from evaluator.reports.human import to_human
+from evaluator.reports.overview import build_heat_map
 from evaluator.reports.reading import from_json
 from evaluator.simulate import Change, simulate, simulate_cells
 from evaluator.simulate.readings import DURATION
@@ -224,12 +225,14 @@ def test_a_release_without_production_has_none_of_these_keys():
 
 def test_the_report_tells_both_apart():
     verdict = replace(to_record(assess_live(SLOW, (SLOW_RUN,), load=LOAD)), step="25%", other_steps=("5%",))
-    text = to_human(verdict, width=200)
+    text = to_human(verdict, width=200).replace("\xa0", " ")
     for part in (
-        "p95 (production)", "✓ complete (production)", "10 min of production,", "judged: step 25%, the newest",
+        "p95 (production)", "✓ complete ", "✓ overlap ", "10 min of production,",
+        "judged: step 25%, the newest",
         "other steps: 5% (--step)",
     ):  # fmt: skip
         assert part in text
+    assert text.count("✓ complete") == 1, "it is the same for both"
     assert "(production)" not in to_human(to_record(assess_release(ReleaseData((RUN,), LOAD), RULEBOOK).evidence))
 
 
@@ -272,3 +275,12 @@ def test_readings_of_the_time_of_production_are_judged_with_it():
     assert len(of_readings) == 1
     assert "reading_overlap" not in {f.check for f in evidence.findings if f.level is Level.FAIL}
     assert all(c.no_data is None for c in of_readings)
+
+
+def test_the_heat_map_shows_the_throughput_of_the_load_if_production_has_none():
+    verdict = to_record(assess_live(SLOW, (SLOW_RUN,), load=LOAD))
+    heat_map = build_heat_map([verdict])
+    [(_, cells)] = heat_map.rows
+    by_metric = dict(zip(heat_map.metrics, cells, strict=True))
+    assert by_metric["p95"].evidence is EvidenceKind.LIVE, "it is the worst"
+    assert by_metric["throughput"].no_data is None

@@ -6,13 +6,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from evaluator import segments
-from evaluator.errors import SourceError
+from evaluator.errors import SourceError, StoreError
 from evaluator.segments import (
     MERGED_FOLDER,
     REQUEST_SCHEMA,
+    VERSION_KEY,
     SegmentWriter,
     compact,
     count_rows,
@@ -136,3 +138,17 @@ def test_numbers_of_merged_segments_are_not_given_again(tmp_path: Path) -> None:
     compact([first], tmp_path / MERGED_FOLDER, worker="merged")
     first.unlink()
     assert SegmentWriter(tmp_path, "w0").write(make_table(1)).name != first.name
+
+
+def test_a_segment_of_a_newer_evaluator_is_left_alone(tmp_path):
+    table = make_table(1)
+    path = tmp_path / "seg-w-000000.parquet"
+    pq.write_table(table.replace_schema_metadata({VERSION_KEY: b"2"}), path)
+    before = path.read_bytes()
+    for use in (count_rows, read_segment):
+        with pytest.raises(
+            StoreError, match=r"was written by a newer evaluator \(version 2, this one knows 1\)"
+        ) as caught:
+            use(path)
+        assert "upgrade" in caught.value.hint
+    assert path.read_bytes() == before

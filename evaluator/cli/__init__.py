@@ -52,12 +52,13 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "reject": ("evaluator.cli.approve:reject", "Reject a request, or withdraw your own."),
     "hooks": ("evaluator.cli.hooks", "Test the policy's hooks, and list the results of those that were executed."),
     "plan": ("evaluator.cli.plan", "Plan a test: what it would detect, how long it takes, and how to roll out."),
+    "rollout": ("evaluator.cli.rollout", "Show the steps by which the policy takes a release to its users."),
     "calibrate": ("evaluator.cli.calibrate", "Measure false alarms and power of the policy on your own stored runs."),
     "replay": ("evaluator.cli.replay", "Judge stored releases again under another policy."),
     "policy": ("evaluator.cli.policy", "Check the policy, print it, or print its JSON Schema."),
     "releases": ("evaluator.cli.releases", "List the releases in the store with their latest verdict."),
     "audit": ("evaluator.cli.audit", "Show who did what, check that the record was not changed, and add notes."),
-    "data": ("evaluator.cli.data", "Query, export or purge what is stored."),
+    "data": ("evaluator.cli.data", "Query, export, purge, back up or restore what is stored."),
 }
 """Sub-command → (module, what it does), in the order of the help."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from evaluator.cli import Session, emit
-from evaluator.cli.promote import describe_intents, describe_steps, execute_or_wait
+from evaluator.cli.promote import describe_intents, describe_steps, execute_or_wait, send_notifications
 from evaluator.errors import EvaluatorError
 from evaluator.records.intents import Intent, IntentState
 from evaluator.reports import plain_text
@@ -74,3 +74,4 @@ def reject(session: Session, intent: str, reason: str) -> None:
     store = session.open_store(decisions_only=True)
     policy = session.load_policy(store.control.intent(intent).release)
     emit(*describe_intents(store, [cancel(store, policy, system_person(), intent, reason)]))
+    send_notifications(session, store)

@@ -1,4 +1,4 @@
-"""`evaluator data`: query, export and purge what is stored."""
+"""`evaluator data`: query, export, purge, back up and restore what is stored."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from evaluator.cli import Session, emit, mask_control_characters
+from evaluator.cli.backup import backup, new_decisions, restore
 from evaluator.cli.terminal import rows_option
 from evaluator.errors import UsageError
 from evaluator.records import Release, Service, check_names
@@ -17,7 +18,12 @@ from evaluator.records import Release, Service, check_names
 
 @click.group("data")
 def command() -> None:
-    """Query, export or purge what is stored."""
+    """Query, export, purge, back up or restore what is stored."""
+
+
+command.add_command(backup)
+command.add_command(restore)
+command.add_command(new_decisions)
 
 
 @command.command("sql")

@@ -155,7 +155,7 @@ def _production(
         )
         session.say(f"{ROUTER_USERS} users send requests to it; following its log {router.log} for {seconds} s")
         yield
-        session.say(f"read {wait_for_end()} requests in the log of HAProxy")
+        session.say(f"read {wait_for_end():,} requests and failed attempts in the log of HAProxy")
 
 
 def _write_report(verdict: Verdict, folder: Path) -> str:

@@ -11,7 +11,7 @@ import click
 
 from evaluator.cli import Session, emit
 from evaluator.cli.completing import completing_hooks
-from evaluator.cli.promote import describe_intents, execute_or_wait
+from evaluator.cli.promote import describe_intents, execute_or_wait, send_notifications
 from evaluator.cli.terminal import write_time
 from evaluator.errors import EvaluatorError, HookError, PolicyError
 from evaluator.reports import plain_text
@@ -26,7 +26,9 @@ def command() -> None:
 @click.argument("event", metavar="[EVENT]", required=False)
 @click.pass_obj
 def test(session: Session, event: str | None) -> int:
-    """Check whether each hook could be executed; nothing is changed. EVENT: promote, hold, rollback or announce.
+    """Check whether each hook could be executed; nothing is changed.
+
+    EVENT: promote, hold, rollback, announce or notify.
 
     Exit code 4: a hook could not be executed; 2: the options of one cannot be read, and all others could be executed.
     """
@@ -132,6 +134,7 @@ def resolve(session: Session, intent: str, hook_number: int, known: str, reason:
     was_done = known == "done"
     resolved = resolve_hook(store, policy, system_person(), intent, hook_number, done=was_done, reason=reason)
     emit(*describe_intents(store, [resolved]))
+    send_notifications(session, store)
 
 
 @command.command("worker")
@@ -156,6 +159,7 @@ def worker(session: Session, once: bool) -> int:
                 store, session.load_policy, name_worker(), stop=stop, load_to_go_back=session.load_policy_to_go_back
             )
         emit("\n".join(describe_intents(store, executed)) or "no intent waits for execution")
+        send_notifications(session, store)
         return 0
     session.say(f"{name_worker()} executes intents of {session.store_path}; Ctrl-C ends it")
     with completing_hooks(session, stop) as received:

@@ -91,7 +91,6 @@ def _go_back(session: Session, action: Action, release: str, **options: Any) -> 
     try:
         return _request_action(session, action, release, requested=requested, **options)
     except OutcomeNotStored as outcome:
-
         lines = [f"{action.label} {release}: {outcome.state}", *outcome.lines, *_introduce_by_hand(outcome.by_hand)]
         _emit_if_possible(_show_lines(lines))
         _say_if_possible(session, f"{outcome.message}; {outcome.hint}")
@@ -147,6 +146,7 @@ def _go_back_without_store(
     """
     from evaluator.intents import system_person
     from evaluator.intents.emergency import act_from_journal, list_policy_by_hand, load_rules, preview_from_journal
+    from evaluator.intents.notifying import notify_without_store
     from evaluator.reports import plain_text
 
     def say(text: str) -> None:
@@ -189,10 +189,9 @@ def _go_back_without_store(
         )
     lines = [f"{action.label} {release}: {acted.state}", *acted.lines, *_introduce_by_hand(acted.by_hand)]
     _emit_if_possible(_show_lines(lines))
-    if acted.not_written:
-        say(f"this could not be written anywhere, so keep it: {acted.not_written}")
-    else:
-        say("the next command that can use the decisions adds this to the audit trail")
+    keep_it = f"this could not be written anywhere, so keep it: {acted.not_written}"
+    say(keep_it if acted.not_written else "the next command that can use the decisions adds this to the audit trail")
+    notify_without_store(rules, action, release, person, reason, acted.state, "; ".join(acted.lines), say)
     return EXIT_CODES.get(acted.state, 4)
 
 
@@ -302,7 +301,21 @@ def _request_action(
         until = f"{intent.expires_at:%Y-%m-%d %H:%M} UTC"
         approvals = f"{missing} more of {intent.approvals_needed} approvals by {who}"
         session.say(f"waits until {until} for {approvals}: `{quote_command('approve', intent.id)}`")
+        send_notifications(session, store)
     return execute_or_wait(session, store, intent.id, wait_s=wait_s, queue=queue)
+
+
+def send_notifications(session: Session, store: Store) -> None:
+    """Notify people of what happened to requests, by the policy's hooks for that. Says what could not be sent."""
+    from evaluator.intents import notify_people
+    from evaluator.reports import plain_text
+
+    # The policy must be found without waiting for what uses the data.
+    needed_no_data, session.needs_no_data = session.needs_no_data, True
+    try:
+        notify_people(store, session.load_policy, lambda text: session.say(plain_text(text)))
+    finally:
+        session.needs_no_data = needed_no_data
 
 
 def _load_policy(session: Session, action: Action, release: str) -> Policy:
@@ -395,6 +408,8 @@ def execute_or_wait(
         if intent.action in PROMOTING:
             raise
         show(f"{intent.id} {intent.action.label} {plain_text(intent.release)}: {intent.state}")
+    if intent.state in FINAL_STATES:
+        send_notifications(session, store)
     if intent.state in (IntentState.FAILED, IntentState.UNKNOWN) and (
         lines := _introduce_by_hand(_list_left_by_hand(session, store, intent))
     ):

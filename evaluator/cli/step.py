@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from evaluator.sources.access_logs.tail_state import FollowedLog
 
 
+LEAST_SECONDS = 120
+"""A shorter step cannot be judged: requests of a followed log are summed up in parts of 15 s, and eight are needed."""
+
+
 @click.command("step")
 @click.argument("release", metavar="RELEASE")
 @click.argument("name", metavar="NAME")
@@ -58,6 +62,8 @@ def command(
     step = begin_step(folder, followed.service, name, shares=shares, seconds=seconds, now=time.time())
     lasts = f" for {format_duration(round(seconds))}" if seconds is not None else " until the next step"
     emit(f"{release}: step {name} begins at {utc(step.started):%Y-%m-%dT%H:%M:%SZ}{lasts}")
+    if seconds is not None and seconds < LEAST_SECONDS:
+        session.say(f"a step of less than {format_duration(LEAST_SECONDS)} has too little data for a verdict")
     return 0
 
 

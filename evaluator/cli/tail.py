@@ -199,6 +199,7 @@ def _make_plan(
         lateness_s=LATENESS_S if follow_options.lateness is None else follow_options.lateness,
         stats_address=check_stats_address(follow_options.stats_socket) if follow_options.stats_socket else "",
         fresh=follow_options.fresh,
+        policy_path=policy.path,
     )
 
 
@@ -233,5 +234,7 @@ def _describe_end(release: str, end: TailEnd) -> str:
     lines = []
     for run in end.state.runs:
         step = f", step {run.step}" if run.step else ""
-        lines.append(f"{release}: {count_of(run.rows, 'request')} in run {run.run}{step}")
+        attempts = sum(run.counts.router.retried.values())
+        of_them = f", {attempts:,} of them attempts that failed before the router tried again" if attempts else ""
+        lines.append(f"{release}: {count_of(run.rows, 'request')} in run {run.run}{step}{of_them}")
     return "\n".join(lines)

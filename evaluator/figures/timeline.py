@@ -74,7 +74,7 @@ def draw_timeline(
             Figure(
                 finish(chart, width=width, height=HEIGHT + (AXIS_HEIGHT if is_last else 0)),
                 title=strip.title,
-                alt=f"{strip.name} of each arm over {format_duration(end_s)} of load. {strip.title}.",
+                alt=f"{strip.name} of each arm over {format_duration(end_s)}. {strip.title}.",
                 head=(time_unit, *(f"{line.arm}{' median' if line.is_median else ''}" for line in strip.series)),
                 rows=_tabulate(strip, divisor),
             )
@@ -86,7 +86,7 @@ def explain_timeline(timeline: Mapping[str, Any]) -> str:
     """Say what a point of the timeline stands for, and what is shaded."""
     kinds = ", ".join(dict.fromkeys(box["what"] for box in timeline["shaded"]))
     shaded = f" Shaded: {kinds}." if kinds else ""
-    return f"Each point is {format_duration(timeline['slot_s'])} of load.{shaded}"
+    return f"Each point is {format_duration(timeline['slot_s'])}.{shaded}"
 
 
 def _make_strips(timeline: Mapping[str, Any], readings: Sequence[Mapping[str, Any]]) -> list[_Strip]:
@@ -198,7 +198,7 @@ def _layer_strip(
     divisor, time_unit = choose_time_unit(end_s)
     x = alt.X(
         "time:Q",
-        title=f"{time_unit} of load" if with_axis else None,
+        title=time_unit if with_axis else None,
         axis=alt.Axis(
             labels=with_axis,
             ticks=with_axis,

@@ -15,8 +15,9 @@
 | turnover | no GO |
 | left_out | no GO |
 | in_flight | no GO |
-| status_mix, client_aborts | no GO |
-| without_server, retries, other_servers, grpc_status, log_holes, late | no GO if more than is allowed, else warn only |
+| status_mix, answer_size, client_aborts | no GO |
+| without_server, retries, other_servers, grpc_status | no GO if more than is allowed, else warn only |
+| unread_lines, log_holes, late | the same |
 | single_instance | no GO |
 | load_generator | void: neither GO nor NO-GO |
 | clock | void: neither GO nor NO-GO |
@@ -39,6 +40,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from evaluator.health import outcomes, readings
+from evaluator.health.answer_size import check_answer_size
 from evaluator.health.base import Check, Context, OutcomeContext, ReadingContext, RequestContext, fail, warn
 from evaluator.health.comparability import check_comparability
 from evaluator.health.completeness import check_completeness, check_coverage
@@ -79,6 +81,7 @@ CHECKS: Mapping[EvidenceKind, tuple[Check, ...]] = {
         check_sample_ratio,
         check_comparability,
         check_status_mix,
+        check_answer_size,
         check_silence,
         check_turnover,
         check_instance_age,
@@ -102,6 +105,7 @@ CHECKS: Mapping[EvidenceKind, tuple[Check, ...]] = {
         check_router_shares,
         check_comparability,
         check_status_mix,
+        check_answer_size,
         check_silence,
         check_turnover,
         check_instance_age,

@@ -91,6 +91,7 @@ def check_coverage(context: RequestContext) -> Iterable[Finding]:
         return
     if not counted:  # no load generator counted requests: the data were imported
         has_bad_rows = any(part.kind is LeftOutKind.BAD_ROW for rows in context.rows for part in rows.left_out)
+        has_bad_rows |= any(run.facts.router is not None and any(run.facts.router.unread) for run in context.runs)
         if not unreadable and not has_bad_rows:
             rows = "line of the log" if context.is_live else "row of the files"
             yield ok("coverage", f"every {rows} could be read")

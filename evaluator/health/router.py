@@ -140,8 +140,10 @@ def _check_retries(log: _Log) -> Iterable[Finding]:
         yield grade("retries", text, remedy, fails=_could_hide(log, unknown))
     if any(facts.retried.values()):
         each = ", ".join(f"{arm} {format_count(facts.retried.get(arm, 0))}" for arm in log.rows)
-        text = f"requests failed on a server and were tried again by the router: {each}. Each counts as a failed "
-        text += "request of its arm, although another attempt answered the user"
+        text = f"requests failed on a server and were tried again by the router: {each}. Each of these attempts counts "
+        text += "as a failed request of its arm"
+        if facts.failed_answers is not None:
+            text += f"; in the end {log.share(facts.failed_answers)} failed for the user"
         yield warn("retries", text)
 
 
@@ -195,6 +197,22 @@ def _check_grpc(log: _Log) -> Iterable[Finding]:
     yield grade("grpc_status", text, remedy, fails=is_much)
 
 
+def _check_unread_lines(log: _Log) -> Iterable[Finding]:
+    """Lines that are not judged, of which it is not known whose they are: fail if they could hide enough failures."""
+    unread = {what: lines for what, lines in log.facts.unread.items() if lines}
+    if not unread:
+        return
+    total = sum(unread.values())
+    arm, worst = _find_worst_share(log, total)
+    causes = "; ".join(f"{format_count(lines)} {what}" for what, lines in unread.items())
+    verb = "is" if total == 1 else "are"
+    text = f"{count_of(total, 'line')} of the access log {verb} not judged: {causes}. Whose they are is not known: if "
+    text += f"each was a failure of {arm}, its failure rate is {worst} pp higher"
+    remedy = "find out what these lines are, and let the router write all lines in one format and by one clock "
+    remedy += "(docs/access-logs.md)"
+    yield grade("unread_lines", text, remedy, fails=_could_hide(log, total))
+
+
 def _check_missing_lines(log: _Log) -> Iterable[Finding]:
     """Parts of the log that could not be read, and requests that came after their step was closed."""
     facts = log.facts
@@ -231,6 +249,7 @@ _CHECKS = (
     _check_retries,
     _check_other_servers,
     _check_grpc,
+    _check_unread_lines,
     _check_missing_lines,
     _check_pooled,
 )

@@ -32,7 +32,7 @@ from evaluator.errors import EvaluatorError, HookError, PolicyError, UnknownName
 from evaluator.extensions import Extensions, explain_missing_package
 from evaluator.hooks.network import MaybeSent
 from evaluator.hooks.options import HookOptions
-from evaluator.hooks.templates import VERSIONS, WORDS
+from evaluator.hooks.templates import ONLY_IN_NEWS, VERSIONS, WORDS
 from evaluator.secrecy import OF_HOOKS, redact
 
 GROUP = "evaluator.hooks"
@@ -53,7 +53,7 @@ GRACE_S = 1.0
 _OTHER_FORM = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 """What Python raises where an answer has no such key, or a value of another type."""
 
-Action = Literal["promote", "hold", "rollback", "announce"]
+Action = Literal["promote", "hold", "rollback", "announce", "notify"]
 State = Literal["acknowledged", "failed", "unknown"]
 Json = Any
 
@@ -77,7 +77,12 @@ class HookContext:
     expires_at: datetime
     """Aware; nothing is attempted afterwards."""
     outcome: str = ""
-    """acknowledged, failed or unknown: how the action ended, for hooks that announce it."""
+    """acknowledged, failed or unknown: how the action ended, for hooks that announce it. For hooks that notify people
+    also waiting, cancelled or expired."""
+    summary: str = ""
+    """What happened to the request, in one sentence, for hooks that notify people."""
+    link: str = ""
+    """Address with more about the request, for hooks that notify people; empty: the policy has none."""
     dry_run: bool = False
 
     def words(self) -> dict[str, str]:
@@ -85,8 +90,9 @@ class HookContext:
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name in WORDS}
 
     def known_words(self) -> dict[str, str]:
-        """Return `words` without versions that are not known: a program would act with an empty one."""
-        return {word: value for word, value in self.words().items() if value or word not in VERSIONS}
+        """Return `words` without versions that are not known: a program would act with them; and without empty news."""
+        may_be_missing = (*VERSIONS, *ONLY_IN_NEWS)
+        return {word: value for word, value in self.words().items() if value or word not in may_be_missing}
 
     def left_s(self) -> float:
         """Seconds until the intent expires; negative afterwards."""

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 
 _ADDRESS = re.compile(r"([a-z0-9_+-]+)://.+", re.DOTALL)
+_MENTION = re.compile(r"@(?=(?:everyone|here|channel|all)\b)|<(?=[@!#&])", re.IGNORECASE)
+"""Begin of what services take for a mention of many people, or of a person by number."""
+_KINDS = {"acknowledged": "success", "failed": "failure", "unknown": "warning", "waiting": "warning"}
+"""Outcome → kind of message, which services show by colours or signs; `info` for others."""
 _LOGGERS = ("apprise", "urllib3.connectionpool")
 """Loggers that write addresses, with the secrets in them, at their verbose levels."""
 
@@ -42,12 +46,29 @@ class NotifyOptions(NetworkOptions):
         description="Apprise addresses; secrets in them as ${NAME}, escaped as addresses need it.",
         min_length=1,
     )
-    title: Annotated[str, AfterValidator(check_template)] = Field(
-        "${release}: ${action}", description="First line or subject; words such as ${release} are filled in."
+    title: Annotated[str, AfterValidator(check_template)] | None = Field(
+        None,
+        description="First line or subject; words such as ${release} are filled in. By default release, action and "
+        "outcome.",
     )
-    body: Annotated[str, AfterValidator(check_template)] = Field(
-        "${verdict}: ${baseline} to ${canary}. ${requester}: ${reason}", description="The message.", min_length=1
+    body: Annotated[str, AfterValidator(check_template), Field(min_length=1)] | None = Field(
+        None,
+        description="The message. By default what happened, verdict, versions, who requested it and why, and the link.",
     )
+
+    def write_title(self, words: Mapping[str, str]) -> str:
+        """Template of the title; `words`: those that are known."""
+        if self.title is not None:
+            return self.title
+        return "${release}: ${action} ${outcome}" if words.get("outcome") else "${release}: ${action}"
+
+    def write_body(self, words: Mapping[str, str]) -> str:
+        """Template of the message; `words`: those that are known."""
+        if self.body is not None:
+            return self.body
+        news = ["${summary}"] if words.get("summary") else []
+        link = ["${link}"] if words.get("link") else []
+        return "\n".join([*news, "${verdict}: ${baseline} to ${canary}. ${requester}: ${reason}", *link])
 
 
 class Notify(BaseHook[NotifyOptions]):
@@ -58,7 +79,9 @@ class Notify(BaseHook[NotifyOptions]):
 
     def _describe(self, words: Mapping[str, str]) -> str:
         services = " and ".join(_read_service(address) for address in self.options.to)
-        return f"notifies {services}: {show_words(self.options.title, words)}: {show_words(self.options.body, words)}"
+        title = show_words(self.options.write_title(words), words)
+        body = show_words(self.options.write_body(words), words)
+        return f"notifies {services}: {title}: {body}".replace("\n", " ")
 
     def _test(self) -> Outcome:
         """Check that Apprise can use each address, and that each host is allowed; sends nothing."""
@@ -71,14 +94,15 @@ class Notify(BaseHook[NotifyOptions]):
         words |= {
             word: "an unknown version" for word in VERSIONS if not words[word]
         }  # people are notified all the same
-        body = fill_words(self.options.body, words)
+        body = fill_words(self.options.write_body(words), words, defuse)
         # A line break in the subject of a mail would begin another header.
-        title = fill_words(self.options.title, words).replace("\n", " ").replace("\r", " ")
+        title = fill_words(self.options.write_title(words), words, defuse).replace("\n", " ").replace("\r", " ")
+        kind = _KINDS.get(words["outcome"], "info")
         recipients = self._make_recipients()
         not_notified: list[str] = []
         with _collect_warnings(self._remove_secrets) as warnings:
             for address, recipient in zip(self.options.to, recipients, strict=True):
-                if not recipient.notify(body=body, title=title):
+                if not _send(recipient, title, body, kind):
                     not_notified.append(_read_service(address))
         if not_notified:
             return Outcome(
@@ -122,6 +146,25 @@ class Notify(BaseHook[NotifyOptions]):
                 recipient.socket_connect_timeout = recipient.socket_read_timeout = limit_s
                 recipients.append(recipient)
         return recipients
+
+
+def _send(recipient: apprise.NotifyBase, title: str, body: str, kind: str) -> bool:
+    """Send a message to one recipient; returns whether it was accepted. `kind`: info, success, warning or failure."""
+    import apprise
+
+    # Not by its own `notify`: only this class escapes text for services that take HTML or Markdown.
+    sender = apprise.Apprise()
+    sender.add(recipient)
+    return bool(
+        sender.notify(
+            body=body, title=title, notify_type=apprise.NotifyType(kind), body_format=apprise.NotifyFormat.TEXT
+        )
+    )
+
+
+def defuse(value: str) -> str:
+    """Make a value from outside mention no user in a chat: neither `@everyone` nor `<@123>`."""
+    return _MENTION.sub(lambda match: f"{match[0]}\u200b", value)
 
 
 def _read_service(address: str) -> str:

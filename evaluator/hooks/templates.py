@@ -14,15 +14,19 @@ WORDS = (
     "baseline",
     "canary",
     "idempotency_key",
+    "link",
     "outcome",
     "reason",
     "release",
     "requester",
+    "summary",
     "verdict",
     "verdict_hash",
 )
 VERSIONS = ("baseline", "canary")
 """Words that are empty where the version is not known."""
+ONLY_IN_NEWS = ("link", "summary")
+"""Words that only hooks of the event `notify` get; others get them empty."""
 _WORD = re.compile(r"\$\{([^}]*)\}")
 
 

@@ -82,7 +82,9 @@ class Webhook(BaseHook[WebhookOptions]):
         return Outcome("acknowledged", f"{host} is allowed, and the secret can sign; nothing was sent")
 
     def _execute(self, context: HookContext) -> Outcome:
-        return self._post(context, f"release.{context.action}")
+        # News of a request have a type of their own: no receiver takes one that waits for a decision to act on.
+        event_type = f"request.{context.outcome}" if context.summary else f"release.{context.action}"
+        return self._post(context, event_type)
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - the receiver knows what was
         """Post that the decision is undone; the message has an id of its own."""

@@ -17,6 +17,7 @@ from evaluator.intents.asking import (
 )
 from evaluator.intents.conditions import PromotionCondition, find_waiting, list_conditions
 from evaluator.intents.executing import execute, execute_waiting, name_worker
+from evaluator.intents.notifying import notify_people
 from evaluator.intents.observing import find_latest
 from evaluator.intents.people import SYSTEM, may, may_ask, role_of, system_person, why_not
 from evaluator.intents.steps import Preview, preview_action, preview_intent
@@ -42,6 +43,7 @@ __all__ = [
     "may",
     "may_ask",
     "name_worker",
+    "notify_people",
     "plan_action",
     "preview_action",
     "preview_intent",

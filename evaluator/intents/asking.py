@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from unicodedata import category
 
 from evaluator.errors import Refused, UnknownName, UsageError
-from evaluator.intents.checking import hash_verdict
+from evaluator.intents.checking import BEFORE_RESTART, hash_verdict, is_before_restart
 from evaluator.intents.conditions import NO_HOOKS, explain_change_by_hand, list_conditions
 from evaluator.intents.journal_trail import record_actions
 from evaluator.intents.observing import (
@@ -166,6 +166,8 @@ def _check_promotion(store: Store, policy: Policy, request: ActionRequest, lates
             raise Refused(other_versions, hint=f"judge it again: {policy.command(request.release)}")
         if changed_by_hand := explain_change_by_hand(store, request.release):
             raise Refused(changed_by_hand)
+        if is_before_restart(verdict.judged_at, store.control.restarted_at()):
+            raise Refused(f"the verdict is {BEFORE_RESTART}", hint=f"judge it again: {policy.command(request.release)}")
         return
     unmet = [condition for condition in list_conditions(store, policy, verdict) if not condition.met]
     remedy = unmet[0].remedy.replace("`", "") if unmet else ""

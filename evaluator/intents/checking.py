@@ -34,11 +34,24 @@ class Situation:
     """Why a later request forbids the intent; empty where none does."""
     other_versions: str = ""
     """How the versions that hooks get differ from those that the latest verdict judged; empty where they do not."""
+    restarted_at: datetime | None = None
+    """Until when decisions may be lost: the store was restored from a backup, or began with new ones. None: never."""
 
 
 def hash_verdict(verdict: StoredVerdict) -> str:
     """Hash a verdict as it was stored ("sha256:…")."""
     return hash_text(verdict.json)
+
+
+BEFORE_RESTART = "from before decisions were lost: the store was restored from a backup, or began with new decisions"
+
+
+def is_before_restart(judged_at: datetime | None, restarted_at: datetime | None) -> bool:
+    """Whether a verdict was given before decisions were lost, so that a newer one may be missing.
+
+    `judged_at` None: it is not known when. `restarted_at` None: none were ever lost.
+    """
+    return restarted_at is not None and (judged_at is None or judged_at <= restarted_at)
 
 
 def check_execution(intent: Intent, situation: Situation) -> None:
@@ -82,6 +95,8 @@ def _find_outdated_grounds(intent: Intent, situation: Situation) -> Iterator[str
     if latest is None or hash_verdict(latest) != intent.verdict_hash:
         yield "its verdict is not the latest"
         return
+    if is_before_restart(latest.judged_at, situation.restarted_at):
+        yield f"its verdict is {BEFORE_RESTART}"
     age = situation.now - latest.judged_at
     if age > situation.max_age:
         yield "its verdict is too old"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from evaluator.errors import StoreBusy, StoreError
-from evaluator.intents.checking import CLOCK_TOLERANCE
+from evaluator.intents.checking import BEFORE_RESTART, CLOCK_TOLERANCE, is_before_restart
 from evaluator.intents.observing import hash_data_now, hash_policy_now
 from evaluator.intents.versions import explain_other_versions
 from evaluator.pipeline.runs import is_live, is_stale
@@ -49,12 +49,11 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
         are_data_same = bool(hash_data_now(store, release, verdict.data_hash))
         current_release = store.control.release(release)
     rejudge = f"judge it again: `{policy.command(release)}`"
-    word_text = verdict.word.value.replace("_", "-").upper()
     return (
         PromotionCondition(
             "the verdict is GO",
             met=verdict.word is VerdictWord.GO,
-            otherwise=f"the verdict is {word_text}",
+            otherwise=f"the verdict is {verdict.word.value.replace('_', '-').upper()}",
             remedy=verdict.next_action,
         ),
         PromotionCondition(
@@ -96,6 +95,7 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
             remedy=rejudge,
         ),
         _check_age(verdict, policy.promotion.approvals.max_age, rejudge),
+        _check_restart(store, verdict, rejudge),
         _check_hooks(policy),
         _check_versions(policy, verdict.release),
         _check_judged_versions(verdict.release, current_release, rejudge),
@@ -133,6 +133,16 @@ def explain_change_by_hand(store: Store, release: str) -> str:
     except StoreError as error:
         return error.message
     return ""
+
+
+def _check_restart(store: Store, verdict: Verdict, remedy: str) -> PromotionCondition:
+    """Check that no decision was lost since the verdict: a newer one, or a hold, may be among them."""
+    return PromotionCondition(
+        "no decision was lost since the verdict",
+        met=not is_before_restart(verdict.judged_at, store.control.restarted_at()),
+        otherwise=f"the verdict is {BEFORE_RESTART}",
+        remedy=remedy,
+    )
 
 
 def _check_arm(verdict: Verdict) -> PromotionCondition:

@@ -67,6 +67,7 @@ def _read_situation(store: Store, policy: Policy, intent: Intent, release: Relea
         max_age=timedelta(seconds=rules.approvals.max_age),
         overtaken_by=_explain_overtaking(store, intent),
         other_versions=other_versions,
+        restarted_at=store.control.restarted_at(),
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from evaluator.errors import EvaluatorError, StoreError
 from evaluator.intents.executing import LoadPolicy, execute_waiting, name_worker
 from evaluator.intents.journal_trail import record_actions
+from evaluator.intents.notifying import Notifier
 from evaluator.records.intents import Intent
 from evaluator.store import Store, stamp_of
 from evaluator.store.journal import find_journal
@@ -34,6 +35,7 @@ def run_worker(
     sentence for each executed intent and each error. Errors do not end the worker. `load_to_go_back`: as in `execute`.
     """
     worker = name_worker()
+    notifier = Notifier(store, load, say)
     last_stamp = None  # of the store when it was last read; None: read it at the next poll
     idle_s = 0.0  # since the store was last read
     failures: list[str] = []
@@ -68,5 +70,7 @@ def run_worker(
                 say(failure)
             if failures:
                 last_stamp = None  # try again at the next poll, even if the store has not changed
+            notifier.start()  # no action waits for a message
         idle_s += poll_s
         stop.wait(poll_s)
+    notifier.wait()

@@ -29,6 +29,9 @@ from evaluator.wording import name_comparison
 JUDGE = "native"
 """Name of this judge in a verdict."""
 
+CAUSES_OF_MISSING = frozenset({"retries", "without_server", "other_servers", "sample_ratio"})
+"""Health checks that say why an arm has hardly any requests: if they fail, that explains metrics without data."""
+
 MAX_UNJUDGED = 0.05
 """Largest share of traffic on endpoints that could not be judged with which a GO is possible."""
 
@@ -419,6 +422,10 @@ def _list_doubts(
     broken_holds = [c for c in judged if c.rule.role is Role.HOLD and c.status is MetricStatus.FAIL]
     doubts += [wording.explain_hold(c, rulebook.alpha) for c in broken_holds]
     failed_checks = [f for f in evidence.findings if f.level is Level.FAIL and not f.void]
+    # Requests that did not come, or failed before they reached an arm, are why its data are missing.
+    causes = [f for f in failed_checks if f.check in CAUSES_OF_MISSING]
+    doubts += [wording.explain_health(finding) for finding in causes]
+    failed_checks = [f for f in failed_checks if f not in causes]
     must_be_within = [c for c in judged if c.must_be_within]
     doubts += wording.explain_missing([c for c in must_be_within if c.status is MetricStatus.NO_DATA])
     doubts += [wording.explain_health(finding) for finding in failed_checks]

@@ -431,7 +431,10 @@ def _advise_more_data(doubts: Sequence[Reason], judged: Sequence[Comparison], ev
         return f"{longer}, if the change stays as it is"
     if any(_is_beyond(c) for c in waiting):
         return "the change is as large as the margin: fix the candidate, or decide whether the margin is right"
-    return f"more minutes will not decide it: {more_instances}"
+    # With so few requests in the tail, it is not known either how much instances differ there.
+    is_unknown = any(c.effect is not None and math.isinf(c.effect.upper) for c in waiting)
+    why = "too few slow requests to say how much longer it takes: record more" if is_unknown else ""
+    return f"{why}, or {more_instances}" if why else f"more minutes will not decide it: {more_instances}"
 
 
 def _advise_on_doubt(doubt: Reason, judged: Sequence[Comparison], evidence: Evidence) -> str:

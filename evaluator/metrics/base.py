@@ -30,7 +30,7 @@ from evaluator.stats.shaping.groups import Groups
 from evaluator.stats.shaping.panel import Panel
 from evaluator.stats.variance.longrun import MIN_BUCKETS
 from evaluator.stats.variance.uncertainty import Design
-from evaluator.wording import describe_steps, explain_coarse, find_finer_times, format_time
+from evaluator.wording import describe_steps, explain_coarse, find_finer_times, format_count, format_time
 
 MIN_REQUESTS = 30
 CONSTANT_BELOW = 200
@@ -262,12 +262,12 @@ def explain_few(pair: Pair, needed: int, purpose: str = "") -> str:
     recorded = pair.recorded or counted
     short = 0 if (recorded[0], counted[0]) < (recorded[1], counted[1]) else 1  # the arm with fewer requests
     other = 1 - short
-    partnered = [f"{counted[arm]} of {recorded[arm]}" for arm in (0, 1)]
+    partnered = [f"{format_count(counted[arm])} of {format_count(recorded[arm])}" for arm in (0, 1)]
     if recorded[short] < needed:
-        text = f"only {recorded[short]} requests on {pair.name(short)}"
+        text = f"only {format_count(recorded[short])} requests on {pair.name(short)}"
         if recorded[other] < needed:
             as_many = recorded[other] == recorded[short]
-            text += f" and {'as many' if as_many else recorded[other]} on {pair.name(other)}"
+            text += f" and {'as many' if as_many else format_count(recorded[other])} on {pair.name(other)}"
         elif counted[other] < recorded[other]:
             text += f", so only {partnered[other]} on {pair.name(other)} have a partner"
     else:

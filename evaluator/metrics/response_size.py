@@ -18,6 +18,7 @@ class ResponseSize(EndpointMetric):
 
     type: ClassVar[str] = "response_size"
     value_unit: ClassVar[str] = "bytes"
+    is_response_size: ClassVar[bool] = True
     method: ClassVar[str] = "paired mean"
 
     def check(self, pair: Pair) -> str | None:

@@ -17,6 +17,7 @@ from evaluator.pipeline.landing import land_release
 from evaluator.segments import data_folder, to_folder_name
 from evaluator.sources.recording import MANIFEST_NAME, RunManifest
 from evaluator.store import Store
+from evaluator.store.base import check_data_are_there
 from evaluator.store.control_file import control_path
 from evaluator.store.file import WAIT_S
 
@@ -44,6 +45,7 @@ def open_store(
     path = path.absolute()
     if decisions_only and control_path(path).exists():
         return Store.open(path, decisions_only=True, wait_s=wait_s)
+    check_data_are_there(path)
     private = private or is_private(data_folder(path))
     if not create and not path.exists():
         folder = data_folder(path)

@@ -150,7 +150,9 @@ def _compare_kinds(first: Side, second: Side) -> Iterable[Difference]:
     names = {EvidenceKind.REQUESTS: "a load", EvidenceKind.LIVE: "production"}
     of_first, of_second = (" and ".join(sorted({names[run.kind] for run in side.runs})) for side in (first, second))
     if of_first != of_second:
-        yield Difference("requests of", of_first, of_second, "refuse", "users do not call a service as a load does")
+        yield Difference(
+            "kind of requests", of_first, of_second, "refuse", "users do not call a service as a load does"
+        )
 
 
 def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> SideComparison:

@@ -10,8 +10,19 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from evaluator.errors import StoreError, UnknownName
-from evaluator.records import ACCESS_LOG_SOURCE, EvidenceKind, Landed, Release, Run, RunFacts, RunState, Service
-from evaluator.sources.access_logs.tail_state import TailedRunNow, describe_unread
+from evaluator.records import (
+    ACCESS_LOG_SOURCE,
+    EvidenceKind,
+    Landed,
+    Release,
+    Run,
+    RunFacts,
+    RunState,
+    Service,
+    list_left_out,
+    list_unread,
+)
+from evaluator.sources.access_logs.tail_state import TailedRunNow
 from evaluator.sources.load import QUIET_S, RunOutcome, is_alive, is_recording, read_outcome
 from evaluator.sources.recording import MANIFEST_NAME, RunManifest, utc
 from evaluator.store import Store
@@ -79,11 +90,10 @@ def _store_tailed_run(store: Store, run: Run) -> None:
 def _describe_tailed(tailed: TailedRunNow) -> tuple[RunState, RunFacts]:
     """State and facts of a run whose log is followed, by what its process has written."""
     run = tailed.run
-    router, unread = run.counts.router, describe_unread(run)
     facts = RunFacts(
         read=run.counts.read,
-        left_out=run.counts.left_out,
-        router=replace(router, holes=(*router.holes, *unread), unread_s=None if unread else router.unread_s),
+        left_out=list_left_out(run.counts),
+        router=replace(run.counts.router, unread=list_unread(run.counts)),
         clock_offset_s=run.clock_ahead_s or None,
     )
     if run.is_closed:

@@ -99,7 +99,12 @@ def _load_once(store: Store, run: Run, plan: LoadPlan, rule: StopRule | None, sa
     rows = next(stored.landed for stored in store.data.runs(run.release) if stored.id == run.id)
     if outcome.interrupted:
         raise KeyboardInterrupt
-    if outcome.state is not RunState.COMPLETE:
+    router = outcome.facts.router
+    # Then the recorder has stopped the load, and the error below says what the router has to log.
+    names_no_arm = router is not None and 0 < router.answers == router.without_server + sum(
+        router.other_servers.values()
+    )
+    if outcome.state is not RunState.COMPLETE and not (names_no_arm and not rows):
         raise LoadError(
             f"run {run.id} is incomplete: {outcome.facts.stopped_by}",
             hint=f"the {rows} requests recorded until then are in the store",

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from evaluator.errors import InputError
+from evaluator.pipeline.base import Say, say_nothing
 from evaluator.pipeline.tail_retries import RetryFinder
 from evaluator.pipeline.tail_windows import AFTER, BEFORE, choose_windows, find_window, go_on_after_step
 from evaluator.records import LeftOut, LeftOutKind, LogCounts, LogLayout, RouterFacts, sum_counts
@@ -21,6 +22,7 @@ from evaluator.records.arrays import BoolArray, FloatArray
 from evaluator.sources.access_logs import find_layout
 from evaluator.sources.access_logs.log_files import FileId, LineBlock
 from evaluator.sources.access_logs.options import LogSettings
+from evaluator.sources.access_logs.planning import describe_bad_line
 from evaluator.sources.access_logs.tail_state import TailedRun, TailState
 from evaluator.store.access_logs import LogBatch, LogReader
 from evaluator.wording import format_duration
@@ -42,12 +44,19 @@ class LineReader:
     """Reads blocks of lines into the runs of a state. Use it in a `with` statement."""
 
     def __init__(
-        self, settings: LogSettings, retries: RetryFinder | None = None, clock: Callable[[], float] = time.time
+        self,
+        settings: LogSettings,
+        retries: RetryFinder | None = None,
+        clock: Callable[[], float] = time.time,
+        say: Say = say_nothing,
     ) -> None:
         """`retries`: finds the servers of attempts that the log does not name. `clock`: epoch seconds."""
         self._retries = retries
         self._settings = settings
         self._clock = clock
+        self._say = say
+        self._shown: set[Path] = set()
+        """Paths of which a line that cannot be read was shown."""
         self._layouts: dict[Path, LogLayout] = {}
         self._readers: dict[tuple[str, Path], LogReader] = {}
         """Id of a run and path → its reader."""
@@ -87,6 +96,7 @@ class LineReader:
         current = find_window(state, self._clock())
         batch = self._read(state.runs[current], block.path, lines)
         self._check_first(block, batch)
+        self._show_bad_line(block, batch)
         keep, wrong = self._check_times(block, batch)
         state = _count_unread(state, current, wrong)
         if state.from_start and state.runs[0].started is None and keep.any() and np.isfinite(batch.starts[keep]).any():
@@ -160,6 +170,13 @@ class LineReader:
             self._readers[key] = self._opened.enter_context(reader)
         return self._readers[key].read_lines(lines)
 
+    def _show_bad_line(self, block: LineBlock, batch: LogBatch) -> None:
+        """Show the first line of a log that cannot be read, so that people find out what such lines are."""
+        if batch.bad_line and block.path not in self._shown:
+            self._shown.add(block.path)
+            shown, _ = describe_bad_line(block.lines[batch.bad_line.number].decode("utf-8", "replace"))
+            self._say(f"a line of {block.path} is counted and not judged: {batch.bad_line.problem}: {shown}")
+
     # -------------------------------------------------------------- times
 
     def _check_first(self, block: LineBlock, batch: LogBatch) -> None:
@@ -172,7 +189,9 @@ class LineReader:
         ends = batch.ends[np.isfinite(batch.ends)]
         if not ends.size:
             if batch.bad_line:
-                raise InputError(f"{block.path} cannot be read: {batch.bad_line.problem}", hint=_FORMAT_HINT)
+                shown, hint = describe_bad_line(block.lines[batch.bad_line.number].decode("utf-8", "replace"))
+                problem = f"{block.path} cannot be read: {batch.bad_line.problem}: {shown}"
+                raise InputError(problem, hint=hint or _FORMAT_HINT)
             return
         self._checked.add(block.path)
         behind_s = self._clock() - float(ends.max())
@@ -223,8 +242,8 @@ def _count_unread(state: TailState, number: int, wrong: Mapping[str, int]) -> Ta
     if not wrong:
         return state
     run = state.runs[number]
-    unread = {text: run.unread.get(text, 0) + wrong.get(text, 0) for text in (*run.unread, *wrong)}
-    return _replace_run(state, number, replace(run, unread=unread))
+    counts = sum_counts([run.counts, LogCounts(router=RouterFacts(unread=wrong))])
+    return _replace_run(state, number, replace(run, counts=counts))
 
 
 def _replace_run(state: TailState, number: int, run: TailedRun) -> TailState:

@@ -80,7 +80,7 @@ class RetryFinder:
             self._stats.read()
         except SourceError as error:
             if error.message != self._problem:
-                self._say(f"{error.message}; failed attempts stay unknown, which forbids a GO")
+                self._say(f"{error.message}; failed attempts stay unknown, which may forbid a GO")
             self._problem = error.message
         else:
             if self._problem:

@@ -48,7 +48,7 @@ from evaluator.sources.access_logs.tail_state import (
 )
 from evaluator.sources.recording import RunManifest, new_run_id, utc
 from evaluator.store import Store
-from evaluator.wording import count_of, quote_command
+from evaluator.wording import count_of, write_command
 
 POLL_S = 0.25
 COMMIT_S = 1.0
@@ -90,6 +90,8 @@ class TailPlan:
     """Socket of HAProxy's statistics, which say which server failed; empty: they are not read."""
     fresh: bool = False
     """Begin a new group of runs, although an earlier one can be continued."""
+    policy_path: str = ""
+    """Policy of the commands that are shown; empty: the one that a command finds by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +132,17 @@ def tail_release(plan: TailPlan, stop: StopRequest, *, say: Say = say_nothing) -
     with (
         private_files(when=plan.settings.options.sensitive or is_private(data)),
         TailJournal(folder, plan.settings.options.service, list(plan.settings.options.arms)) as journal,
-        LineReader(plan.settings, retries) as reader,
+        LineReader(plan.settings, retries, say=say) as reader,
         ExitStack() as followers,
     ):
         tail = _Tail(plan, journal, reader, retries, stop, say)
         for follower in tail.followers:
             followers.callback(follower.close)
         with _landing_hourly(plan, say):
-            return tail.follow()
+            end = tail.follow()
+        if end.is_complete:
+            _land(plan, say)
+        return end
 
 
 def _check_plan(plan: TailPlan) -> None:
@@ -167,10 +172,7 @@ def _landing_hourly(plan: TailPlan, say: Say) -> Iterator[None]:
 
     def keep_up() -> None:
         while not block_ended.wait(KEEP_UP_S):
-            try:
-                land_release(Store.open(plan.store_path), plan.release.id)
-            except (EvaluatorError, OSError) as error:
-                say(f"not landed yet: {error}")
+            _land(plan, say)
 
     keeper = threading.Thread(target=keep_up, daemon=True)
     keeper.start()
@@ -179,6 +181,14 @@ def _landing_hourly(plan: TailPlan, say: Say) -> Iterator[None]:
     finally:
         block_ended.set()
         keeper.join()
+
+
+def _land(plan: TailPlan, say: Say) -> None:
+    """Land what was written of the release, unless another process keeps the store: the next command will do it."""
+    try:
+        land_release(Store.open(plan.store_path, wait_s=STORE_WAIT_S), plan.release.id)
+    except (EvaluatorError, OSError) as error:
+        say(f"not landed yet: {error}")
 
 
 class _Tail:
@@ -311,9 +321,14 @@ class _Tail:
 
     def _note_holes(self, holes: Sequence[Hole]) -> None:
         """Add parts of the logs that could not be read to all runs that are open."""
+        counts = []
         for hole in holes:
-            self.say(hole.text)
-        counts = [LogCounts(router=RouterFacts(holes=(hole.text,), unread_s=hole.seconds)) for hole in holes]
+            if hole.lines:
+                self.say(f"{count_of(hole.lines, 'line')} {hole.text}")
+                counts.append(LogCounts(router=RouterFacts(unread={hole.text: hole.lines})))
+            else:
+                self.say(hole.text)
+                counts.append(LogCounts(router=RouterFacts(holes=(hole.text,), unread_s=hole.seconds)))
         runs = [
             run if run.is_closed else replace(run, counts=sum_counts([run.counts, *counts])) for run in self.state.runs
         ]
@@ -341,7 +356,7 @@ class _Tail:
             if is_passed and not run.is_closed:
                 self.has_news = True
                 selection = ("--step", run.step) if run.step else ("--run", run.run)
-                command = quote_command("verdict", self.plan.release.id, *selection)
+                command = write_command(self.plan.release.id, *selection, policy=self.plan.policy_path)
                 self.say(f"{'step' if run.step else 'run'} {selection[1]} is complete: `{command}`")
             runs.append(replace(run, is_closed=run.is_closed or is_passed))
         is_over = self.state.ends is not None and watermark >= self.state.ends

@@ -30,6 +30,7 @@ from evaluator.policy.models import (
     PolicyFile,
 )
 from evaluator.policy.promotion import PromotionRules, add_hooks, to_rules
+from evaluator.policy.rollout import RolloutSection
 from evaluator.records import InstancePrior, InstanceSpread, Learnt, Monitoring, Rulebook, Scan
 from evaluator.sources.access_logs.options import AccessLogSource
 from evaluator.sources.prometheus.options import PrometheusSource
@@ -90,6 +91,8 @@ class Policy:
     """How access logs of the router are read."""
     promotion: PromotionRules = field(default_factory=PromotionRules)
     """What happens after a verdict."""
+    rollout: RolloutSection | None = None
+    """How the release is taken to its users; None: the policy does not say."""
     afterwards: Mapping[str, Any] = field(default_factory=dict)
     """The sections about promotion as plain JSON, every default spelled out."""
     path: str = ""
@@ -159,7 +162,13 @@ def with_learnt(policy: Policy, learnt: Learnt | None) -> Policy:
     instances = file.instances.model_copy(update=learnt_values)
     with_learnt_values = _to_policy(file.model_copy(update={"instances": instances}), policy.origin)
     # The effective policy has only the rules that judge; the rest is taken from the original.
-    return replace(with_learnt_values, promotion=policy.promotion, afterwards=policy.afterwards, path=policy.path)
+    return replace(
+        with_learnt_values,
+        promotion=policy.promotion,
+        rollout=policy.rollout,
+        afterwards=policy.afterwards,
+        path=policy.path,
+    )
 
 
 def _to_history(learnt: Learnt) -> InstanceHistorySection | None:
@@ -222,8 +231,14 @@ def _to_policy(file: PolicyFile, origin: str) -> Policy:
         prometheus=file.sources.prometheus if file.sources else None,
         access_log=file.sources.access_log if file.sources else None,
         promotion=to_rules(
-            file.hooks, file.approvals, file.roles, sensitive=file.sensitive, journal=file.journal or ""
+            file.hooks,
+            file.approvals,
+            file.roles,
+            sensitive=file.sensitive,
+            journal=file.journal or "",
+            link=file.link or "",
         ),
+        rollout=file.rollout,
         afterwards={key: value for key, value in settings.items() if key in PROMOTION_SECTIONS},
     )
 

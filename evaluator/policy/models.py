@@ -28,7 +28,8 @@ from evaluator.fields import (
 )
 from evaluator.policy.built_in import BUILT_IN_METRICS
 from evaluator.policy.metrics import MetricSection
-from evaluator.policy.promotion import ApprovalsSection, HooksSection, RolesSection
+from evaluator.policy.promotion import ApprovalsSection, HooksSection, Link, RolesSection
+from evaluator.policy.rollout import RolloutSection
 from evaluator.records import EvidenceKind
 from evaluator.sources.access_logs.options import AccessLogSource
 from evaluator.sources.prometheus.options import PrometheusSource
@@ -41,10 +42,10 @@ def _describe(metric: Mapping[str, Any]) -> str:
     return f"{metric['name']} ({' '.join(role_and_margin)})"
 
 
-PLANNED_SECTIONS = ("rollout", "stages", "strategy")
+PLANNED_SECTIONS = ("stages", "strategy")
 """Sections that are planned and not available in this version."""
 
-PROMOTION_SECTIONS = ("sensitive", "hooks", "approvals", "journal", "roles")
+PROMOTION_SECTIONS = ("sensitive", "hooks", "approvals", "journal", "link", "roles", "rollout")
 """Sections about what happens after a verdict: not part of the rules that judge, nor of their hash."""
 
 
@@ -214,8 +215,16 @@ class PolicyFile(Section):
         description="One more copy of the journal, from which a rollback is executed if no database can be used; an "
         "absolute path, best on another disk. Others are next to the store, and on another file system of the machine.",
     )
+    link: Link | None = Field(
+        None,
+        description="Address that notifications link to, of the app or of a CI job; words such as ${release} are "
+        "filled in. The environment variable EVALUATOR_LINK replaces it.",
+    )
     roles: RolesSection | None = Field(
         None, description="Without it, accounts of this machine may do everything, and people who sign in may read."
+    )
+    rollout: RolloutSection | None = Field(
+        None, description="How a release is taken to its users, stage by stage; `evaluator rollout plan` shows it."
     )
 
     @field_validator("services")

@@ -7,17 +7,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler, ValidationError, field_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from evaluator.errors import EvaluatorError, UnknownName, UsageError
 from evaluator.fields import PositiveDuration, Section, within
-from evaluator.records.intents import ANNOUNCE, PROMOTING, UNDO, Action, HookEntry, PersonRole
+from evaluator.records.intents import ANNOUNCE, NOTIFY, PROMOTING, UNDO, Action, HookEntry, PersonRole
 
 _HOOK_ACTIONS = (Action.PROMOTE, Action.HOLD, Action.ROLLBACK)
 """Actions that have hooks in the policy."""
+_MOVE_TRAFFIC = ("dns", "etcd", "haproxy", "kubernetes", "nginx")
+"""Kinds of hooks that must not act each time that people are notified."""
 MOST_APPROVALS = 6
 Count = Annotated[int, within(0, MOST_APPROVALS), Field(json_schema_extra={"minimum": 0, "maximum": MOST_APPROVALS})]
 AtLeastTwo = Annotated[
@@ -76,7 +79,7 @@ def _write_entry(entry: HookEntry) -> Any:
 
 
 def add_hooks(schema: JsonSchemaValue) -> JsonSchemaValue:
-    """Add to the policy's JSON Schema what an entry under `hooks` may be: `undo`, or one hook with its options.
+    """Add to the policy's JSON Schema what a hook may be: one with its options, or under `hooks` the word `undo`.
 
     Only hooks of this package are added, not those of other installed packages. Changes and returns `schema`. Raises
     UsageError if no hook is installed.
@@ -97,9 +100,13 @@ def add_hooks(schema: JsonSchemaValue) -> JsonSchemaValue:
             kind: _replace_references(hook.Options.model_json_schema()) for kind, hook in built_in_hooks.items()
         },
     }
-    schema["$defs"]["HookEntry"] = {"anyOf": [{"const": UNDO}, one_hook]}
+    schema["$defs"]["HookEntry"] = {"anyOf": [{"const": UNDO}, {"$ref": "#/$defs/OneHook"}]}
+    schema["$defs"]["OneHook"] = one_hook
     for event in schema["$defs"][HooksSection.__name__]["properties"].values():
         event["items"] = {"$ref": "#/$defs/HookEntry"}
+    for hooks in ("hooks", "verify"):
+        schema["$defs"]["ActSection"]["properties"][hooks]["items"] = {"$ref": "#/$defs/OneHook"}
+    schema["$defs"]["RolloutSection"]["properties"]["router"]["additionalProperties"] = {"$ref": "#/$defs/OneHook"}
     return schema
 
 
@@ -131,7 +138,25 @@ class HooksSection(Section):
     )
     announce: Entries = Field(default_factory=list, description="Hooks that announce the result, after each action.")
 
-    @field_validator("promote", "hold", "announce")
+    notify: Entries = Field(
+        default_factory=list,
+        description="Hooks that notify people: of each request that waits for agreement, and of how each one ended.",
+    )
+
+    @field_validator("notify")
+    @classmethod
+    def _refuse_what_moves_traffic(cls, value: list[HookEntry]) -> list[HookEntry]:
+        """Refuse hooks that change something, among those that notify people."""
+        for index, entry in enumerate(value):
+            if entry.kind in _MOVE_TRAFFIC:
+                raise PydanticCustomError(
+                    "no_action",
+                    "{kind} changes something, so it cannot notify people; use notify, webhook, http or command",
+                    {"index": index, "kind": entry.kind},
+                )
+        return value
+
+    @field_validator("promote", "hold", "announce", "notify")
     @classmethod
     def _refuse_undo(cls, value: list[HookEntry]) -> list[HookEntry]:
         """Refuse the entry `undo`, which undoes a promotion, among the hooks of other events than rollback."""
@@ -160,6 +185,22 @@ class ApprovalsSection(Section):
         4 * 3600.0, description="Time after which a request that was not executed is void."
     )
     max_age: PositiveDuration = Field(8 * 3600.0, description="Greatest age of a verdict that is acted on.")
+
+
+def check_link(text: str) -> str:
+    """Return an address that people can open, with words of hooks in it. Raises ValueError."""
+    from evaluator.hooks.templates import check_template
+
+    parts = urlsplit(text)  # raises ValueError, too
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or not text.isprintable():
+        raise ValueError("must be an address with http:// or https://, without a password")
+    if " " in text:
+        raise ValueError("must not have spaces: write %20")
+    return check_template(text)
+
+
+Link = Annotated[str, Field(max_length=2000), AfterValidator(check_link)]
+"""Address that notifications link to."""
 
 
 def _to_list(raw: Any) -> Any:
@@ -195,8 +236,10 @@ class PromotionRules:
     sensitive: bool = False
     journal: str = ""
     """Path of the journal that rollbacks need in an emergency; empty: the default paths."""
+    link: str = ""
+    """Address that notifications link to, with words of hooks in it; empty: none."""
     hash: str = ""
-    """`sha256:…` over hooks, approvals and sensitivity: what was approved is what is executed."""
+    """`sha256:…` over hooks that act, approvals and sensitivity: what was approved is what is executed."""
 
     def needed(self, action: Action) -> int:
         """How many approvals an action needs; a promotion under a sensitive policy needs two at least."""
@@ -211,14 +254,21 @@ class PromotionRules:
 
 
 def to_rules(
-    hooks: HooksSection, approvals: ApprovalsSection, roles: RolesSection | None, *, sensitive: bool, journal: str = ""
+    hooks: HooksSection,
+    approvals: ApprovalsSection,
+    roles: RolesSection | None,
+    *,
+    sensitive: bool,
+    journal: str = "",
+    link: str = "",
 ) -> PromotionRules:
     """Make the rules for promotion of the policy's sections. `roles` None: the policy has no such section.
 
-    The hash covers what an approval is based on: the hooks, the rules of approval and the sensitivity, not the roles.
+    The hash covers what an approval is based on: the hooks that act, the rules of approval and the sensitivity; not the
+    roles.
     """
-    hooks_by_event = {event: tuple(getattr(hooks, event)) for event in (*_HOOK_ACTIONS, ANNOUNCE)}
-    hashed = [hooks.model_dump(mode="json"), approvals.model_dump(mode="json"), sensitive]
+    hooks_by_event = {event: tuple(getattr(hooks, event)) for event in (*_HOOK_ACTIONS, ANNOUNCE, NOTIFY)}
+    hashed = [hooks.model_dump(mode="json", exclude={NOTIFY}), approvals.model_dump(mode="json"), sensitive]
     # Sorted keys and no spaces: the hash depends on the values only.
     canonical = json.dumps(hashed, sort_keys=True, separators=(",", ":"), default=str)
     return PromotionRules(
@@ -227,5 +277,6 @@ def to_rules(
         roles=None if roles is None else {role.value: tuple(getattr(roles, role.value)) for role in PersonRole},
         sensitive=sensitive,
         journal=journal,
+        link=link,
         hash="sha256:" + hashlib.sha256(canonical.encode()).hexdigest(),
     )

@@ -21,6 +21,8 @@ from evaluator.records.access_logs import (
     RouterFacts,
     add_router_facts,
     check_log_options,
+    list_left_out,
+    list_unread,
     sum_counts,
 )
 from evaluator.records.cells import (
@@ -257,6 +259,8 @@ __all__ = [
     "counts_from_start",
     "find_bin_edges",
     "is_imported",
+    "list_left_out",
+    "list_unread",
     "metric_name",
     "sum_counts",
     "sum_left_out",

@@ -12,6 +12,7 @@ from typing import Literal
 
 from evaluator.errors import UsageError
 from evaluator.records.rows import LeftOut, sum_left_out
+from evaluator.records.words import BASELINE
 
 LogColumn = Literal[
     "started", "ended", "request", "method", "target", "status", "time", "bytes", "server", "backend",
@@ -120,6 +121,8 @@ class RouterFacts:
 
     answers: int = 0
     """Requests that clients made: each counts once, however many servers were tried."""
+    failed_answers: int | None = None
+    """Those whose client got a failure in the end; `None`: not known, or there are no requests."""
     without_server: int = 0
     """Those that no server answered (HAProxy's 503 if none could be chosen): they belong to no arm."""
     without_server_failures: int = 0
@@ -139,6 +142,8 @@ class RouterFacts:
     """Sentences about parts of the log that could not be read."""
     unread_s: float | None = None
     """Seconds of the log's time that these parts cover; `None`: not known, or there are none."""
+    unread: Mapping[str, int] = field(default_factory=dict)
+    """What is wrong with lines that are not judged, as the end of `3 lines …` → their number; of no known arm."""
     endpoints_pooled: int = 0
     """Requests of endpoints beyond the most that keep their names."""
     pooled_example: str = ""
@@ -171,6 +176,17 @@ def sum_counts(parts: Iterable[LogCounts]) -> LogCounts:
     return LogCounts(lines, dict(read), sum_left_out(left_out), router)
 
 
+def list_unread(counts: LogCounts) -> dict[str, int]:
+    """List what is wrong with lines that are not judged → their number, with those that could not be read."""
+    bad_lines = counts.read.get("", 0)
+    return {**counts.router.unread, **({"that could not be read": bad_lines} if bad_lines else {})}
+
+
+def list_left_out(counts: LogCounts) -> tuple[LeftOut, ...]:
+    """List the rows of arms that are not judged. Lines of no known arm are not among them: `list_unread` has these."""
+    return tuple(part for part in counts.left_out if part.arm)
+
+
 MOST_SERVERS = 20
 """Most servers without an arm that keep their names."""
 
@@ -186,6 +202,7 @@ def add_router_facts(before: RouterFacts, added: RouterFacts) -> RouterFacts:
         servers[key] = servers.get(key, 0) + requests
     return RouterFacts(
         answers=before.answers + added.answers,
+        failed_answers=_add_failed(before, added),
         without_server=before.without_server + added.without_server,
         without_server_failures=before.without_server_failures + added.without_server_failures,
         other_servers=servers,
@@ -196,9 +213,17 @@ def add_router_facts(before: RouterFacts, added: RouterFacts) -> RouterFacts:
         late=before.late + added.late,
         holes=tuple(dict.fromkeys((*before.holes, *added.holes))),
         unread_s=_add_unread(before, added),
+        unread=_add(before.unread, added.unread),
         endpoints_pooled=before.endpoints_pooled + added.endpoints_pooled,
         pooled_example=before.pooled_example or added.pooled_example,
     )
+
+
+def _add_failed(before: RouterFacts, added: RouterFacts) -> int | None:
+    """Add the requests whose client got a failure; None if there are no requests, or those of a part are not known."""
+    failed = [facts.failed_answers for facts in (before, added) if facts.answers]
+    known = [count for count in failed if count is not None]
+    return sum(known) if failed and len(known) == len(failed) else None
 
 
 def _add_unread(before: RouterFacts, added: RouterFacts) -> float | None:
@@ -210,8 +235,8 @@ def _add_unread(before: RouterFacts, added: RouterFacts) -> float | None:
 
 
 def _add(before: Mapping[str, int], added: Mapping[str, int]) -> Mapping[str, int]:
-    """Add counts by arm."""
-    return {arm: before.get(arm, 0) + added.get(arm, 0) for arm in (*before, *(set(added) - set(before)))}
+    """Add counts by name, such as that of an arm."""
+    return {name: before.get(name, 0) + added.get(name, 0) for name in dict.fromkeys((*before, *added))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +278,11 @@ def check_log_options(options: LogOptions) -> None:
         raise UsageError(
             "which requests belong to which arm is not known",
             hint="give --arm-server ARM=PATTERN for each arm, or `sources: {access_log: {arms: …}}` in the policy",
+        )
+    if BASELINE not in options.arms or len(options.arms) < 2:
+        raise UsageError(
+            f"the servers of {' and '.join(options.arms)} are named, and nothing to compare with",
+            hint="name those of baseline and candidate: --arm-server baseline='b*' --arm-server canary='c*'",
         )
     for (arm, patterns), (other_arm, other_patterns) in itertools.combinations(options.arms.items(), 2):
         for pattern, other_pattern in itertools.product(patterns, other_patterns):

@@ -16,6 +16,9 @@ UNDO = "undo"
 GROUP = "group:"
 """Prefix of a group among the names of a person."""
 
+NOTIFY = "notify"
+"""Event of each request: its hooks notify people when it waits for them, and of how it ended."""
+
 ANNOUNCE = "announce"
 """Event after each action: its hooks notify people of the action."""
 

@@ -28,6 +28,8 @@ class Metric:
     """Of a share of requests by their HTTP status: name of the total of a panel that counts them; else empty."""
     refused: ClassVar[Mapping[str, str]] = {}
     """Options of other types that a user might expect here → the message if one is given."""
+    is_response_size: ClassVar[bool] = False
+    """Is it the size of answers?"""
     is_failure_rate: ClassVar[bool] = False
     """Is it the share of requests that failed?"""
     is_response_time: ClassVar[bool] = False

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from evaluator.records import (
     WHOLE,
     Comparison,
     Evidence,
+    EvidenceKind,
     Finding,
     LeftOut,
     Level,
@@ -381,8 +382,40 @@ def write_verdict_command(verdict: Verdict, *options: str) -> str:
 
 
 def name_check(finding: Finding) -> str:
-    """Name a health check in words."""
-    return finding.check.replace("_", " ") + name_evidence(finding.evidence)
+    """Name a health check in words; with the kind of its requests if that is not clear (see `fold_findings`)."""
+    of_load = " (load)" if finding.evidence is EvidenceKind.REQUESTS else ""
+    return finding.check.replace("_", " ") + (of_load or name_evidence(finding.evidence))
+
+
+def fold_findings(findings: Sequence[Finding]) -> list[Finding]:
+    """Make one finding of two that say the same of a load and of production: both passed, or have the same text.
+
+    It names no kind of evidence, and neither does a finding of the load whose check production does not have. Findings
+    on production alone follow those of the load.
+    """
+    of_production = [finding for finding in findings if finding.evidence is EvidenceKind.LIVE]
+    checks_of_production = {finding.check for finding in of_production}
+    folded = []
+    for finding in findings:
+        if finding.evidence is not EvidenceKind.REQUESTS:
+            continue
+        same = next((other for other in of_production if _say_same(finding, other)), None)
+        if same is not None:
+            of_production.remove(same)
+            text = finding.text if finding.text == same.text else f"{finding.text}; production: {same.text}"
+            folded.append(replace(finding, text=text, evidence=None))
+        else:
+            has_counterpart = finding.check in checks_of_production
+            folded.append(finding if has_counterpart else replace(finding, evidence=None))
+    others = [finding for finding in findings if finding.evidence is None]
+    return [*folded, *of_production, *others]
+
+
+def _say_same(finding: Finding, other: Finding) -> bool:
+    """Do two findings of one check say the same: did both pass, or is what they say equal?"""
+    if (finding.check, finding.level, finding.void) != (other.check, other.level, other.void):
+        return False
+    return finding.level is Level.OK or (finding.text, finding.remedy) == (other.text, other.remedy)
 
 
 def put_worst_first(findings: Iterable[Finding]) -> list[Finding]:

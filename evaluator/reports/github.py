@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from evaluator.records import Level, Verdict, VerdictWord
-from evaluator.reports.base import VERDICT_WORDS, Page, clean_and_cut, name_check
+from evaluator.reports.base import VERDICT_WORDS, Page, clean_and_cut, fold_findings, name_check
 from evaluator.reports.markdown import MAX_BYTES, to_markdown
 
 MAX_ANNOTATIONS = 10
@@ -33,7 +33,7 @@ def render(verdict: Verdict, page: Page) -> str:
     annotations = [_write_annotation(level, title, reason.text) for reason in verdict.reasons]
     annotations += [
         _write_annotation("warning", name_check(finding), f"{finding.text} {finding.remedy}")
-        for finding in verdict.evidence.findings
+        for finding in fold_findings(verdict.evidence.findings)
         if finding.level is Level.FAIL
     ]
     if len(annotations) > MAX_ANNOTATIONS:

@@ -43,6 +43,7 @@ from evaluator.reports.base import (
     Page,
     count_both,
     escape_formula,
+    fold_findings,
     format_allowed,
     format_both,
     format_effect,
@@ -233,7 +234,7 @@ class _Report:
             "endpoints": self.endpoint_rows[:MAX_ENDPOINT_ROWS],
             "endpoint_summary": f"All {len(self.endpoint_rows)} comparisons of {len(endpoint_names)} endpoints, "
             "furthest beyond their margin first",
-            "findings": put_worst_first(self.evidence.findings),
+            "findings": put_worst_first(fold_findings(self.evidence.findings)),
         }
 
     def _describe_answer(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from evaluator.reports.base import (
     clean_and_cut,
     count_both,
     describe_data,
+    fold_findings,
     format_allowed,
     format_both,
     format_effect,
@@ -274,6 +275,7 @@ def _count_columns(text: str) -> int:
 
 def _write_health(findings: Sequence[Finding], writer: _Writer) -> list[str]:
     """Write the lines of the health checks: passed ones by name, the others with what they found and the remedy."""
+    findings = fold_findings(findings)
     passed = [f"{HEALTH_MARKS[f.level]} {name_check(f)}" for f in findings if f.level is Level.OK]
     names = "  ".join(name.replace(" ", NBSP) for name in passed)
     lines = writer.wrap(names, "  health  ", " " * 10) if passed else []

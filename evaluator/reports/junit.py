@@ -16,6 +16,7 @@ from evaluator.reports.base import (
     VERDICT_WORDS,
     Page,
     clean_and_cut,
+    fold_findings,
     format_allowed,
     format_both,
     format_effect,
@@ -38,7 +39,7 @@ def render(verdict: Verdict, page: Page) -> str:
     `page` is part of the interface of all formats and is not used here.
     """
     del page
-    comparisons, findings = verdict.evidence.comparisons, verdict.evidence.findings
+    comparisons, findings = verdict.evidence.comparisons, fold_findings(verdict.evidence.findings)
     suites = [_make_verdict_suite(verdict)]
     for arm in dict.fromkeys(row.arm for row in comparisons):
         cases, facts = _make_arm_cases(arm, [row for row in comparisons if row.arm == arm])

@@ -17,6 +17,7 @@ from evaluator.reports.base import (
     clean_and_cut,
     count_both,
     describe_data,
+    fold_findings,
     format_allowed,
     format_both,
     format_effect,
@@ -138,6 +139,7 @@ def _write_health(findings: Sequence[Finding]) -> Iterable[str]:
     """Yield the lines of the health checks: failures and warnings with text and remedy, then passed checks by name."""
     if not findings:
         return
+    findings = fold_findings(findings)
     yield from ("### Health", "")
     passed = ", ".join(escape(name_check(finding), MAX_NAME) for finding in findings if finding.level is Level.OK)
     for finding in put_worst_first(f for f in findings if f.level is not Level.OK):

@@ -59,7 +59,13 @@ def build_heat_map(verdicts: Sequence[Verdict]) -> HeatMap:
                 continue
             name = name_metric(row.rule)
             worst = worst_by_metric.get(name)
-            if worst is None or _WORST_FIRST.index(row.status) < _WORST_FIRST.index(worst.status):
+            if worst is not None and _is_shown_without_data(row):
+                continue
+            if (
+                worst is None
+                or _is_shown_without_data(worst)
+                or _WORST_FIRST.index(row.status) < _WORST_FIRST.index(worst.status)
+            ):
                 worst_by_metric[name] = row
         cells_by_verdict.append(worst_by_metric)
     metrics = tuple(dict.fromkeys(name for cells in cells_by_verdict for name in cells))  # each name once
@@ -68,3 +74,8 @@ def build_heat_map(verdicts: Sequence[Verdict]) -> HeatMap:
         for verdict, cells in zip(verdicts, cells_by_verdict, strict=True)
     )
     return HeatMap(metrics, rows)
+
+
+def _is_shown_without_data(row: Comparison) -> bool:
+    """Is it a metric that is only shown, and has no data? Throughput of production never has any: a load may have."""
+    return row.status is MetricStatus.NO_DATA and row.rule.role is Role.WATCH

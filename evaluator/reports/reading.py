@@ -250,7 +250,7 @@ def _to_comparison(plain: Mapping[str, Any], policy_metrics: Sequence[Mapping[st
         arm=plain["arm"],
         unit=plain["unit"],
         baseline=ArmValue(**plain["baseline"]),
-        candidate=ArmValue(**plain["canary"]),
+        candidate=_to_candidate_value(plain["canary"], effect),
         method=plain["method"],
         instances=(plain["instances"][0], plain["instances"][1]),
         effect=_to_effect(effect) if effect else None,
@@ -266,12 +266,25 @@ def _to_comparison(plain: Mapping[str, Any], policy_metrics: Sequence[Mapping[st
     )
 
 
+def _to_candidate_value(plain: Mapping[str, Any], effect: Mapping[str, Any] | None) -> ArmValue:
+    """Make the record of the candidate's value from its JSON: null is infinite if a quantile became a failure."""
+    value = ArmValue(**plain)
+    if value.value is None and effect and _is_failure(effect):
+        return ArmValue(math.inf, value.n)
+    return value
+
+
+def _is_failure(plain: Mapping[str, Any]) -> bool:
+    """Is an effect, in its JSON, infinite, because a quantile became a failure? Its lower end is finite then."""
+    return plain["estimate"] is None and plain["lower"] is not None
+
+
 def _to_effect(plain: Mapping[str, Any]) -> Effect:
     """Make the record of an effect from its JSON.
 
     JSON has neither NaN nor infinity: an end of the interval that is null is infinite, an estimate that is null is NaN.
     """
-    values_of_null = {"estimate": math.nan, "lower": -math.inf, "upper": math.inf}
+    values_of_null = {"estimate": math.inf if _is_failure(plain) else math.nan, "lower": -math.inf, "upper": math.inf}
     numbers = {key: value if plain[key] is None else plain[key] for key, value in values_of_null.items()}
     return Effect(plain["kind"], **numbers)
 

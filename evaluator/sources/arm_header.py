@@ -141,10 +141,11 @@ class RouterCounts:
 
     def count(self, routes: Iterable[Route], failed: Iterable[bool]) -> None:
         """Count requests by their routes; `failed`: for each, whether it failed."""
-        answers, without_server, failures, unknown, retries_hidden = 0, 0, 0, 0, False
+        answers, failed_answers, without_server, failures, unknown, retries_hidden = 0, 0, 0, 0, 0, False
         others, retried = Counter[str](), Counter[str]()
         for route, has_failed in zip(routes, failed, strict=True):
             answers += 1
+            failed_answers += bool(has_failed)
             unknown += route.failed_unknown
             retried.update(arm for arm, _ in route.failed)
             if not route.server:
@@ -156,6 +157,7 @@ class RouterCounts:
                 retries_hidden = True
         added = RouterFacts(
             answers=answers,
+            failed_answers=failed_answers,
             without_server=without_server,
             without_server_failures=failures,
             other_servers=dict(others),

@@ -277,7 +277,7 @@ def _sum_router(recorders: Iterable[WorkerFacts], in_flight: Iterable[InFlight])
     if not parts:
         return None
     unanswered = sum(request.age_s > UNANSWERED_S for request in in_flight)
-    parts.append(RouterFacts(unanswered, without_server=unanswered, without_server_failures=unanswered))
+    parts.append(RouterFacts(unanswered, unanswered, unanswered, without_server_failures=unanswered))
     return reduce(add_router_facts, parts)
 
 

@@ -16,6 +16,9 @@ from evaluator.sources.arm_header import ATTEMPTS_HEADER, RETRIES_HEADER, ArmHea
 RETRIED = "retried by the router"
 """Column `exception` of attempts that failed before the router tried again."""
 
+ENOUGH_ANSWERS = 200
+"""After so many good answers, none of which belongs to an arm, none will."""
+
 _HEADERS = 3
 """Values of headers that are kept of each request."""
 
@@ -62,6 +65,22 @@ class RoutedRequests:
         with contextlib.suppress(Exception):
             values = _get_values(response, (self.header.name, RETRIES_HEADER, ATTEMPTS_HEADER))
         return self._read(values)
+
+    def explain_no_arm(self) -> str:
+        """Say why no request can belong to an arm, if many were answered and none does; empty if one does, or may yet.
+
+        Failures do not count: a router whose servers are down does not name them.
+        """
+        facts = self.counts.facts
+        of_others = sum(facts.other_servers.values())
+        answered = facts.without_server - facts.without_server_failures + of_others
+        if facts.answers > facts.without_server + of_others or any(facts.retried.values()) or answered < ENOUGH_ANSWERS:
+            return ""
+        name = self.header.name
+        if of_others:
+            values = ", ".join(list(facts.other_servers)[:3])
+            return f"the header {name} of the first {answered} answers has values of no arm, such as {values}"
+        return f"none of the first {answered} answers has the header {name}, so it is not known which arm answered"
 
     def _read(self, values: tuple[Any, ...]) -> Route:
         """Read the values of the headers of an answer; each distinct combination is read once."""

@@ -292,7 +292,7 @@ def _to_counts(group: Sequence[Any]) -> LogCounts:
         return LogCounts(lines)
     if problem:
         return LogCounts(lines, {"": lines}, (LeftOut("", LeftOutKind.BAD_ROW, lines),))
-    facts = RouterFacts(answers=lines)
+    facts = RouterFacts(answers=lines, failed_answers=failures)
     if kind == LeftOutKind.OUTSIDE_PERIOD:
         left_out = (LeftOut(arm, LeftOutKind.OUTSIDE_PERIOD, lines, failures),) if arm is not None else ()
         return LogCounts(lines, {arm: lines} if arm is not None else {}, left_out)

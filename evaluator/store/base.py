@@ -25,6 +25,7 @@ from typing import Self
 from evaluator.errors import StoreError
 from evaluator.permissions import is_private, make_private, private_files
 from evaluator.records import ReleaseSummary
+from evaluator.segments import data_folder
 from evaluator.store.control import Control
 from evaluator.store.control_file import ControlFile, control_path
 from evaluator.store.data import StoredData
@@ -55,9 +56,43 @@ def stamp_of(path: Path) -> Stamp:
     return tuple(stamps)
 
 
+def check_data_are_there(path: Path) -> None:
+    """Raise StoreError if the DuckDB file at `path` is gone, but not the decisions that stand on its data."""
+    control = ControlFile(path, WAIT_S)
+    if path.exists() or not control.path.exists():
+        return
+    with control.opened() as connection:
+        # A file without both was made by a process that is just making the store, or was killed before it had.
+        is_used = connection.execute("SELECT 1 FROM audit UNION ALL SELECT 1 FROM releases LIMIT 1").fetchone()
+    if is_used:
+        raise StoreError(
+            f"{path}, which has the data of the store, is gone: it was deleted or moved; its decisions are in "
+            f"{control.path}",
+            hint="move it back, or restore a backup with `evaluator data restore --replace`; to begin with other data, "
+            f"move {control.path.name} and {data_folder(path).name} to another folder",
+        )
+
+
 _UNUSABLE = ("?", ",")
 """What DuckDB does not take for a part of a name: it puts the name of its log before a `?`, and a comma in the path of
 the folder separates two folders that it searches."""
+
+
+def check_path(path: Path) -> None:
+    """Raise StoreError if no store can be at this absolute path."""
+    if path.is_dir():
+        raise StoreError(f"the store {path} is a directory", hint="give the path of a file with --store")
+    if path == data_folder(path):
+        raise StoreError(
+            f"the store cannot be called {path.name}: its requests go into a folder of that name",
+            hint="give another path with --store, such as evaluator.duckdb",
+        )
+    unusable = next((sign for sign in _UNUSABLE if sign in str(path if sign == "?" else path.parent)), "")
+    if unusable:
+        raise StoreError(
+            f"DuckDB cannot keep a store under a path with '{unusable}': {path}",
+            hint="rename the folder, or give a path without this character with --store",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,23 +125,12 @@ class Store:
         """
         path = Path(path).absolute()
         file = StoreFile(path, wait_s)
-        if path.is_dir():
-            raise StoreError(f"the store {path} is a directory", hint="give the path of a file with --store")
-        if path == file.folder:
-            raise StoreError(
-                f"the store cannot be called {path.name}: its requests go into a folder of that name",
-                hint="give another path with --store, such as evaluator.duckdb",
-            )
-        unusable = next((sign for sign in _UNUSABLE if sign in str(path if sign == "?" else path.parent)), "")
-        if unusable:
-            raise StoreError(
-                f"DuckDB cannot keep a store under a path with '{unusable}': {path}",
-                hint="rename the folder, or give a path without this character with --store",
-            )
+        check_path(path)
         control = Control(ControlFile(path, wait_s))
         if decisions_only and control.file.path.exists():
             control.file.make()
             return cls(file, control, StoredData(file, control))
+        check_data_are_there(path)
         if not create and not path.exists():
             raise StoreError(
                 f"there is no store at {path}",

@@ -28,7 +28,7 @@ from evaluator.records.intents import (
     Person,
     are_same_person,
 )
-from evaluator.store import audit, covering, intents
+from evaluator.store import audit, covering, intents, restarts
 from evaluator.store.control_file import Connection, ControlFile, to_text, to_time
 from evaluator.store.locks import locked_services
 from evaluator.store.releases import find_release, put_release, read_release, to_release
@@ -422,6 +422,14 @@ class Control:
         """Read the states of the hooks of an intent; `None`: of all intents."""
         with self.file.opened() as connection:
             return intents.read_deliveries(connection, intent_id)
+
+    # -------------------------------------------------------------- restarts
+
+    def restarted_at(self) -> datetime | None:
+        """Read when decisions were lost up to; `None`: never. Verdicts from before are acted on no more."""
+        with self.file.opened() as connection:
+            restart = restarts.read_latest(connection)
+        return restart.at if restart else None
 
     # -------------------------------------------------------------- audit trail
 

@@ -58,6 +58,14 @@ SCHEMA: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX audit_of_release ON audit (release)",
         "CREATE TABLE imported (from_store TEXT NOT NULL, happened_at TEXT NOT NULL)",
     ),
+    (
+        """CREATE TABLE restarts (
+            number INTEGER PRIMARY KEY, happened_at TEXT NOT NULL, event TEXT NOT NULL, last_intent INTEGER NOT NULL,
+            salt TEXT NOT NULL)""",
+        """CREATE TABLE notifications (
+            row INTEGER NOT NULL, position INTEGER NOT NULL, state TEXT NOT NULL, happened_at TEXT NOT NULL,
+            attempts INTEGER NOT NULL, text TEXT NOT NULL, PRIMARY KEY (row, position))""",
+    ),
 )
 """Statements of each step. Steps are never edited once released: a change is a new step."""
 
@@ -148,6 +156,19 @@ class ControlFile:
                 if connection is None:
                     raise StoreError(f"{self.path} cannot be read, nor can a copy of it in {folder}")
                 yield connection
+
+    def copy(self, target: Path) -> None:
+        """Copy the file, as it is at one moment, into the new file `target`, which needs no other file next to it.
+
+        Others may read and write meanwhile. Raises StoreBusy and StoreError.
+        """
+        with self.opened() as source, explained(target, self.wait_s):
+            copy = sqlite3.connect(target, isolation_level=None)
+            try:
+                source.backup(copy)
+                copy.execute("PRAGMA journal_mode = DELETE")
+            finally:
+                copy.close()
 
     def make(self) -> None:
         """Make the file if it is missing, and bring its schema up to date. Raises StoreBusy and StoreError."""
@@ -263,7 +284,11 @@ def _translate(error: sqlite3.Error, path: Path, wait_s: float) -> EvaluatorErro
     if any(part in text for part in _READ_ONLY):
         return StoreError(f"{path} cannot be written: permission denied", hint="check its permissions and the disk")
     if any(part in text for part in _DAMAGED):
-        return StoreError(f"{path} is damaged: {text}", hint="restore it from a backup")
+        return StoreError(
+            f"{path} is damaged: {text}",
+            hint="restore a backup with `evaluator data restore`; if there is none, move the file to another folder, "
+            "and begin with new decisions with `evaluator data new-decisions`",
+        )
     return StoreError(f"{path} cannot be used: {text}", hint="check the path, its permissions and the disk")
 
 
@@ -271,5 +296,6 @@ def explain_missing(path: Path) -> StoreError:
     """Make the error for a file of decisions that should be there."""
     return StoreError(
         f"{path}, which has the decisions of the store, is gone: it was deleted or moved",
-        hint="move it back, or restore it from a backup; without it, the store has no verdicts and no audit trail",
+        hint="move it back, or restore a backup with `evaluator data restore`; if there is none, begin with new "
+        "decisions with `evaluator data new-decisions`",
     )

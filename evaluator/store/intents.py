@@ -67,7 +67,12 @@ def add(connection: Connection, draft: Intent, *, earlier_count: int, consents: 
     approved = draft.approvals_needed == 0 or approved_by_requester
     [highest] = connection.execute("SELECT coalesce(max(number), 0) FROM intents").fetchone()
     # Receivers of hooks recognise repeated attempts by the key, which no other intent has.
-    identity = json.dumps([draft.release, draft.verdict_hash, draft.action, earlier_count])
+    identity_parts = [draft.release, draft.verdict_hash, draft.action, earlier_count]
+    restart = connection.execute("SELECT last_intent, salt FROM restarts ORDER BY number DESC LIMIT 1").fetchone()
+    if restart:  # intents that were made before it may not be known
+        highest = max(highest, restart[0])
+        identity_parts.append(restart[1])
+    identity = json.dumps(identity_parts)
     intent = replace(
         draft,
         id=f"i{highest + 1}",

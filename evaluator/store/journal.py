@@ -36,6 +36,7 @@ SUFFIX = ".journal"
 AREA_BYTES = 1 << 18
 """Bytes of one area: some hundred hooks that can still be undone."""
 _MAGIC = b"evaluator journal 1\n"
+_MAGIC_OF_ALL_VERSIONS = b"evaluator journal "
 _HEADER = struct.Struct(">20sQI")
 """Start of an area: magic, generation, checksum of both. The area with the higher generation is in use."""
 _FRAME = struct.Struct(">II")
@@ -322,6 +323,8 @@ def _find_area_in_use(handle: int) -> tuple[int, list[Record], int]:
     generations = []
     for start in (0, AREA_BYTES):
         header = os.pread(handle, _HEADER.size, start)
+        if header.startswith(_MAGIC_OF_ALL_VERSIONS) and not header.startswith(_MAGIC):
+            raise OSError("it was written by a newer evaluator: upgrade this one; it was left unchanged")
         if len(header) == _HEADER.size:
             magic, generation, checksum = _HEADER.unpack(header)
             if magic == _MAGIC and checksum == zlib.crc32(_MAGIC + generation.to_bytes(8, "big")):

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from evaluator.records import (
     RunFacts,
     RunState,
     choose_bucket_s,
+    list_left_out,
+    list_unread,
     sum_counts,
     sum_left_out,
 )
@@ -193,11 +195,15 @@ def _refuse_without_arm(plan: LogPlan, logs: Sequence[_ConvertedLog]) -> None:
             "`sources.access_log.time_zone`",
         )
     named = list(counts.router.other_servers)[:_MOST_SHOWN]
-    what = f"the requests are of {', '.join(named)}" if named else f"no server answered any of {counts.lines:,} lines"
-    raise InputError(
-        f"no request of {names} belongs to an arm: {what}",
-        hint="give each arm the names of its servers, for example --arm-server canary='c*'",
-    )
+    what = f"the requests are of {', '.join(named)}"
+    hint = "give each arm the names of its servers, for example --arm-server canary='c*'"
+    if not named:
+        lines, bad_lines = count_of(counts.lines, "line"), counts.read.get("", 0)
+        what = f"no server answered any of {lines}"
+        if bad_lines:
+            what = f"{bad_lines:,} of {lines} could not be read"
+            hint = "without --skip-bad-rows the first of them is shown, with what is wrong"
+    raise InputError(f"no request of {names} belongs to an arm: {what}", hint=hint)
 
 
 def _time(engine: Engine, log: _ConvertedLog) -> _ConvertedLog:
@@ -321,7 +327,7 @@ def _make_run(release: Release, group: str, plan: LogPlan, logs: Sequence[_Conve
     """Make the run of the files, with what is known of it."""
     first = min(log.first_request for log in logs if log.first_request is not None)
     last = max(log.last_request for log in logs if log.last_request is not None)
-    router = sum_counts([counts, _describe_unread(plan, counts, (last - first).total_seconds())]).router
+    router = replace(counts.router, unread=list_unread(counts))
     return Run(
         id=group,
         release=release.id,
@@ -337,29 +343,11 @@ def _make_run(release: Release, group: str, plan: LogPlan, logs: Sequence[_Conve
             "response_time": sorted({log.file.layout.response_time for log in logs}),
             "arms": {arm: list(patterns) for arm, patterns in plan.options.arms.items()},
         },
-        facts=RunFacts(read=counts.read, left_out=counts.left_out, router=router),
+        facts=RunFacts(read=counts.read, left_out=list_left_out(counts), router=router),
         step=plan.step,
         service=plan.options.service,
         shares=plan.shares,
     )
-
-
-_MOST_UNREAD = 0.01
-"""Largest share of the requests of an arm that lines that cannot be read may be."""
-
-
-def _describe_unread(plan: LogPlan, counts: LogCounts, seconds: float) -> LogCounts:
-    """Name the lines that could not be read, if there are any, as a hole of the log; its arm is not known.
-
-    Its time is the share that they would be of the arm with the fewest requests, of the `seconds` of the log. Above
-    1 % it is unknown, because they could hide what would change the verdict.
-    """
-    unread = counts.read.get("", 0)
-    if not unread:
-        return LogCounts()
-    share = unread / max(min(counts.read.get(arm, 0) for arm in plan.options.arms), 1)
-    hole = f"{unread:,} of {count_of(counts.lines, 'line')} could not be read, so it is not known whose they are"
-    return LogCounts(router=RouterFacts(holes=(hole,), unread_s=share * seconds if share <= _MOST_UNREAD else None))
 
 
 def _write_run(
@@ -391,7 +379,7 @@ def _write_run(
     return Landed(
         rows=sum(log.rows for log in logs),
         segments=len(logs),
-        left_out=run.facts.left_out,
+        left_out=sum_counts(log.counts for log in logs).left_out,
         runs=(run.id,),
         parts=(len(logs),),
         doubts=tuple(_find_doubts(run)),
@@ -416,10 +404,12 @@ def _find_doubts(run: Run) -> Iterator[str]:
             f"no server answered {count_of(router.without_server, 'request')} (failed: "
             f"{router.without_server_failures:,}), which belong to no arm"
         )
+    if attempts := sum(router.retried.values()):
+        yield f"{attempts:,} of the requests are attempts that failed before the router tried again"
     if router.retried_by_unknown:
         yield (
-            f"{count_of(router.retried_by_unknown, 'attempt')} failed, and the log does not say at which server, so a "
-            "verdict cannot be GO"
+            f"{count_of(router.retried_by_unknown, 'attempt')} failed, and the log does not say at which server, which "
+            "may forbid a GO"
         )
     for arm, rows in router.grpc_unread.items():
         yield f"the log has no status of {count_of(rows, 'request')} of gRPC of {arm}, so their failures are not known"
@@ -429,6 +419,8 @@ def _find_doubts(run: Run) -> Iterator[str]:
             f"are '{OTHER_ENDPOINTS}', such as {router.pooled_example}; a rule in `sources.access_log.endpoints` of "
             "the policy can give such paths one name"
         )
+    for what, lines in router.unread.items():
+        yield f"{count_of(lines, 'line')} {what}: it is not known whose requests these are"
     yield from router.holes
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -16,6 +15,7 @@ from evaluator.records import Run
 from evaluator.segments import MERGED_BYTES, MERGED_FOLDER, compact, segment_paths
 from evaluator.store.control_copies import copy_decisions
 from evaluator.store.control_file import ControlFile
+from evaluator.store.copying import copy_database
 from evaluator.store.engine import Engine, Relation, open_engine, open_shared, quote, quote_name
 from evaluator.store.file import StoreFile
 from evaluator.store.landing import hash_file
@@ -224,14 +224,8 @@ def _copied(file: StoreFile) -> Iterator[Path]:
     """
     with temporary_folder() as folder:
         copy = folder / file.path.name
-        log = file.path.with_name(file.path.name + ".wal")  # changes that DuckDB has not written into the file yet
         with file.opened():  # no process writes to the files meanwhile
-            try:
-                shutil.copyfile(file.path, copy)
-                if log.exists():
-                    shutil.copyfile(log, copy.with_name(log.name))
-            except OSError as error:
-                raise StoreError(f"the store {file.path} cannot be copied: {error.strerror}") from error
+            copy_database(file, copy)
         yield copy
 
 

@@ -214,15 +214,32 @@ def bring_up_to_date(file: StoreFile, control: ControlFile) -> None:
                 for statement in step:
                     engine.execute(statement)
             engine.execute("UPDATE store.meta SET schema_version = ?", [SCHEMA_VERSION])
-            for view, suffix in VIEWS.items():
-                # A file counts only where the manifest names it, so compaction never shows a row twice.
-                engine.execute(
-                    f"""CREATE OR REPLACE VIEW store.{view} AS
-                    SELECT * EXCLUDE (filename)
-                    FROM read_parquet({quote(f"{glob.escape(file.folder.name)}/**/*{suffix}")}, filename = true)
-                    WHERE regexp_extract(filename, '[^/]+/[^/]+/(merged/)?[^/]+$') IN (SELECT file FROM segments)"""
-                )
+            _make_views(engine, file)
         engine.execute("USE memory")  # the database in use cannot be detached
+
+
+def make_views(file: StoreFile) -> None:
+    """Make the views of request rows again, because the store has another name than before. Raises StoreError."""
+    with (
+        open_engine(search=file.path.parent) as engine,
+        attach(engine, file.path, write=True, wait_s=file.wait_s),
+    ):
+        engine.execute("USE store")
+        with transaction(engine):
+            _make_views(engine, file)
+        engine.execute("USE memory")
+
+
+def _make_views(engine: Engine, file: StoreFile) -> None:
+    """Make the views of request rows in the database in use, which is that of `file`."""
+    for view, suffix in VIEWS.items():
+        # A file counts only where the manifest names it, so compaction never shows a row twice.
+        engine.execute(
+            f"""CREATE OR REPLACE VIEW store.{view} AS
+            SELECT * EXCLUDE (filename)
+            FROM read_parquet({quote(f"{glob.escape(file.folder.name)}/**/*{suffix}")}, filename = true)
+            WHERE regexp_extract(filename, '[^/]+/[^/]+/(merged/)?[^/]+$') IN (SELECT file FROM segments)"""
+        )
 
 
 def prepare_folder(file: StoreFile) -> None:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from evaluator.errors import StoreError
 from evaluator.records import BASELINE, Answer, Landed, Query, QueryFacts, QueryKind, ReadingCells, Run, Series
-from evaluator.segments import READING_SCHEMA, READINGS_SUFFIX, make_table, written_whole
+from evaluator.segments import READING_SCHEMA, READINGS_SUFFIX, check_version, make_table, written_whole
 from evaluator.stats.shaping.answered import MOST_STEPS_APART
 from evaluator.stats.shaping.readings import sum_up
 from evaluator.store.engine import Engine
@@ -152,7 +152,9 @@ def _cut_series(all_series: Sequence[Series], start: datetime, end: datetime) ->
 def _read_poll(path: Path) -> pa.Table:
     """Read the file of a poll. Raises StoreError."""
     try:
-        return pq.read_table(path)
+        with pq.ParquetFile(path) as file:
+            check_version(path, file)
+            return file.read()
     except (OSError, pa.ArrowException) as error:
         raise StoreError(
             f"the readings {path} cannot be read: {error}", hint="collect them again under the same release"

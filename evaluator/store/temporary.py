@@ -103,11 +103,14 @@ def remove_process_folder() -> None:
     _FOLDER.remove()
 
 
-def remove_abandoned() -> None:
-    """Delete the folders of processes of this user that were killed."""
+def remove_abandoned(parent: Path | None = None, prefix: str = PREFIX) -> None:
+    """Delete the folders of processes of this user that were killed, in `parent` (`None`: the folder for such files).
+
+    `prefix`: how their names begin.
+    """
     found: list[str] = []
-    with suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
-        found = [entry.path for entry in entries if entry.name.startswith(PREFIX)]
+    with suppress(OSError), os.scandir(parent or tempfile.gettempdir()) as entries:
+        found = [entry.path for entry in entries if entry.name.startswith(prefix)]
     for path in found:
         with suppress(OSError):
             _remove_if_abandoned(path)
@@ -128,10 +131,26 @@ def _remove_if_abandoned(path: str) -> None:
         os.close(handle)
 
 
-def _make_locked_folder() -> tuple[Path, int]:
+@contextmanager
+def unfinished_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """Make a folder in `parent` whose name begins with `prefix`, and delete it when the `with` statement ends.
+
+    It may be gone then, because it was renamed. Folders with this prefix that killed processes have left behind are
+    deleted first. Raises OSError.
+    """
+    remove_abandoned(parent, prefix)
+    path, handle = _make_locked_folder(parent, prefix)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(handle)
+
+
+def _make_locked_folder(parent: Path | None = None, prefix: str = PREFIX) -> tuple[Path, int]:
     """Make a folder with our mark and lock it. Returns its path and its open handle, which holds the lock."""
     while True:
-        path = Path(tempfile.mkdtemp(prefix=PREFIX))  # readable by this user only
+        path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))  # readable by this user only
         # Fails if another process takes the new folder for an abandoned one and deletes it before it is locked.
         with suppress(FileNotFoundError):
             handle = os.open(path, _FOLDER_FLAGS)

@@ -15,6 +15,7 @@ from evaluator.records import BASELINE, Comparison, Finding, Verdict, VerdictWor
 from evaluator.reports import VERDICT_WORDS, plain_text
 from evaluator.reports.base import (
     HEALTH_MARKS,
+    fold_findings,
     format_allowed,
     format_both,
     format_effect,
@@ -232,7 +233,7 @@ def show_health(findings: Sequence[Finding]) -> None:
             clean(finding.text),
             Markup('<span class="reason">{}</span>').format(mark_up_code(finding.remedy)) if finding.remedy else "",
         )
-        for finding in put_worst_first(findings)
+        for finding in put_worst_first(fold_findings(findings))
     )
 
 

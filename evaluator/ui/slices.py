@@ -95,7 +95,7 @@ def _show_closer(workspace: Workspace, view: ReleaseView, verdict: Verdict, span
         "Endpoint", [ALL, *sorted(endpoints)], key="endpoint", bind="query-params", format_func=clean
     )
     from_s, to_s = right.slider(
-        "Seconds of load",
+        "Seconds from the start",
         0.0,
         span_s,
         (0.0, span_s),
@@ -105,14 +105,14 @@ def _show_closer(workspace: Workspace, view: ReleaseView, verdict: Verdict, span
     )
     if endpoint == ALL and from_s <= 0 and to_s >= span_s:
         show_empty(
-            "This selects all of the load, as above.", "Choose an endpoint or a shorter interval to compare that alone."
+            "This selects all of the time, as above.", "Choose an endpoint or a shorter interval to compare that alone."
         )
         return
     judged = read_judgement(workspace, verdict)
     chosen_endpoint = None if endpoint == ALL else endpoint
     comparisons = look_closer(judged, view.release.id, endpoint=chosen_endpoint, from_s=from_s, to_s=to_s)
     show_markup(
-        '<p class="muted">{} from {} to {} of load. An exploration: it decides nothing{}.</p>',
+        '<p class="muted">{} from {} to {} after the start. An exploration: it decides nothing{}.</p>',
         clean(endpoint),
         format_duration(from_s),
         format_duration(to_s),

@@ -70,6 +70,16 @@ def test_a_log_becomes_a_run_of_production(place, capsys):
     assert landed.ended - landed.started == timedelta(seconds=9)
 
 
+def test_the_attempts_among_the_requests_are_named(place, capsys):
+    write_lines(place / "a.log", retries="1")
+    assert run(["import", "cart@2", "--access-log", "a.log", *ARMS]) == 0
+    printed = capsys.readouterr()
+    assert "cart@2: 160 requests" in printed.out
+    assert "80 of the requests are attempts that failed before the router tried again" in printed.err
+    router = read_run().facts.router
+    assert (router.answers, router.failed_answers) == (80, 0)
+
+
 def test_the_same_log_lands_once_and_another_name_or_packing_changes_nothing(place, capsys):
     write_lines(place / "a.log")
     assert import_logs("--access-log", "a.log") == 0
@@ -130,12 +140,8 @@ def test_a_line_of_another_format_is_refused_with_its_place(place, capsys):
     assert import_logs("--access-log", "a.log", "--skip-bad-rows") == 0
     landed = read_run()
     assert landed.facts.read == {"baseline": 300, "canary": 300, "": 1}
-    assert [part.kind for part in landed.facts.left_out] == [LeftOutKind.BAD_ROW]
-    assert "1 of 601 lines could not be read" in landed.facts.router.holes[0]
-    assert landed.facts.router.unread_s == pytest.approx(29 / 300)
-    path.write_bytes(b"".join([*lines, *[b"garbage\n"] * 3]))
-    assert import_logs("--access-log", "a.log", "--skip-bad-rows", name="more") == 0
-    assert read_run("more").facts.router.unread_s is None, "it is too much to be without consequence"
+    assert landed.facts.left_out == (), "a line of no known arm is counted once, not for each arm"
+    assert landed.facts.router.unread == {"that could not be read": 1}
 
 
 def test_a_line_that_is_cut_at_the_end_is_a_hole(place):
@@ -222,7 +228,10 @@ def test_an_hour_without_a_request_of_the_canary_lands_and_is_no_go(place, capsy
 
 def test_servers_of_no_arm_are_named(place, capsys):
     write_lines(place / "a.log")
-    assert run(["import", "cart@2", "--access-log", "a.log", "--arm-server", "baseline=web*"]) == 2
+    words = ["import", "cart@2", "--access-log", "a.log", "--arm-server", "baseline=web*"]
+    assert run(words) == 2
+    assert "the servers of baseline are named, and nothing to compare with" in capsys.readouterr().err
+    assert run([*words, "--arm-server", "canary=new*"]) == 2
     error = capsys.readouterr().err
     assert "no request of a.log belongs to an arm: the requests are of b0, b1, c0, c1" in error
     assert (

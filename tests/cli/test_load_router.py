@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 from metrics_servers import free_port
@@ -126,6 +127,19 @@ def test_a_router_that_names_no_server_is_an_error_with_the_lines_of_its_configu
     word, findings = judge(capsys)
     assert word == "inconclusive"
     assert findings["without_server"][0] == "fail"
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_load_whose_answers_name_no_arm_ends_early(place, capsys, processes):
+    """A mistake in the name of a header would otherwise show at the end of an hour."""
+    began = time.monotonic()
+    (place / "locustfile.py").write_text(QUIET.replace("constant_throughput(10)", "constant_throughput(100)"))
+    with service("b1") as b1, haproxy_router(place, {"b1": b1.port}, frontend=SERVER) as router:
+        assert load(router, *ARMS, "--arm-header", "X-Amr", "--processes", processes, seconds=60) == 4
+    assert time.monotonic() - began < 40
+    error = capsys.readouterr().err
+    assert "has the header X-Amr, so it is not known which arm answered" in error
+    assert "http-after-response set-header X-Amr %[srv_name]" in error
 
 
 def test_servers_of_no_arm_are_named(place, capsys):

@@ -64,8 +64,8 @@ def test_a_healthy_release_has_nothing_but_good_findings():
     levels = {f.check: f.level for f in evidence(CELLS, runs=(LOADED,)).findings}
     assert {check: level for check, level in levels.items() if level is not Level.OK} == {}
     # Those of skipped, cut off and rare requests have nothing to say, nor of endpoints, history and young instances, of
-    # phases and the load of instances, of a router, of clients that give up, and of statuses.
-    assert len(levels) >= len(CHECKS[EvidenceKind.REQUESTS]) - 10
+    # phases and the load of instances, of a router, of clients that give up, of statuses, and of sizes.
+    assert len(levels) >= len(CHECKS[EvidenceKind.REQUESTS]) - 11
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_coarse_times_are_named():
 @pytest.mark.parametrize(
     ("grid_us", "median_ms", "level", "says"),
     [
-        pytest.param(10_000, 15.0, Level.WARN, "the load tool or its file recorded times in steps of 10 ms", id="file"),
+        pytest.param(10_000, 15.0, Level.WARN, "the load tool, file or log recorded times in steps of 10", id="file"),
         pytest.param(1, 0.006, Level.WARN, "times are kept in whole microseconds", id="store"),
         pytest.param(1, 15.0, Level.OK, "times are kept in whole microseconds", id="fine"),
     ],
@@ -405,3 +405,34 @@ def test_the_evidence_reports_the_progress_of_the_calendar():
     assert 3500 < progress.planned_s <= 3600
     assert progress.covered_s < progress.next_s <= progress.covered_s + 60
     assert evidence(cells).progress.next_s == np.inf
+
+
+# ------------------------------------------------------------------ sizes of answers
+
+
+def with_sizes(factor, endpoints=slice(None)):
+    """The cells with the canary's bytes at some endpoints multiplied by a factor."""
+    moments = CELLS.moments
+    names = list(CELLS.endpoints)[endpoints]
+    chosen = (moments.arm == 1) & np.isin(moments.endpoint, [CELLS.endpoints.index(name) for name in names])
+    return replace(CELLS, moments=replace(moments, bytes=np.where(chosen, moments.bytes * factor, moments.bytes)))
+
+
+def test_answers_that_lost_most_of_their_content_forbid_a_go():
+    first = CELLS.endpoints[0]
+    found = find("answer_size", with_sizes(0.1, slice(0, 1)))
+    assert found.level is Level.FAIL
+    assert f"mean size in bytes: {first} " in found.text
+    assert "response_size" in found.remedy
+    assert "and 2 more" in find("answer_size", with_sizes(0.01)).text
+    assert judge(with_sizes(0.01), RULEBOOK, (LOADED,)).word is VerdictWord.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("factor", [0.55, 1.0, 3.0])
+def test_answers_that_are_a_little_smaller_or_larger_have_no_finding(factor):
+    assert find("answer_size", with_sizes(factor)) is None
+
+
+def test_sizes_that_one_file_does_not_have_are_not_compared():
+    assert find("answer_size", with_sizes(0.0), run=replace(LOADED, source="csv")) is None
+    assert find("answer_size", with_sizes(0.0)) is not None

@@ -43,6 +43,8 @@ def find(check, left_out=(), runs=1, **facts):
     return (found[0].level, found[0].text, found[0].remedy) if found else None
 
 
+UNREAD = {"unread": {"that could not be read": 11, "of a.log went back": 2}}
+
 CHECKS = (
     "router",
     "without_server",
@@ -50,6 +52,7 @@ CHECKS = (
     "other_servers",
     "grpc_status",
     "log_holes",
+    "unread_lines",
     "late",
     "pooled_endpoints",
     "client_aborts",
@@ -85,6 +88,8 @@ def test_requests_of_no_router_have_no_such_finding():
         ),
         pytest.param("grpc_status", Level.WARN, "canary 3 of", {"grpc_unread": {"canary": 3}}, id="few unread"),
         pytest.param("grpc_status", Level.FAIL, "baseline 900 of", {"grpc_unread": {"baseline": 900}}, id="unread"),
+        pytest.param("unread_lines", Level.WARN, "5 that co", {"unread": {"that could not be read": 5}}, id="few"),
+        pytest.param("unread_lines", Level.FAIL, "2 of a.log went back", UNREAD, id="many lines"),
         pytest.param("log_holes", Level.FAIL, "not known for how long", {"holes": ("a.log is gone",)}, id="hole"),
         pytest.param("log_holes", Level.WARN, "2 s of", {"holes": ("a", "b", "c", "d"), "unread_s": 2.0}, id="small"),
         pytest.param("log_holes", Level.FAIL, "a.log", {"holes": ("a.log is gone",), "unread_s": 20.0}, id="large"),
@@ -106,6 +111,20 @@ def test_what_a_router_did_is_named_and_forbids_a_go_where_it_could_hide_failure
     assert found_level is level
     assert says in text
     assert remedy or level is Level.OK or check == "retries"
+
+
+def test_users_who_got_a_failure_are_named_with_attempts_that_failed():
+    says = find("retries", retried={"canary": 500}, failed_answers=7)[1]
+    assert f"in the end 7 of {ANSWERS:,} requests in the log (0.02" in says
+    assert says.endswith("failed for the user")
+    assert "for the user" not in find("retries", retried={"canary": 500})[1], "it is not known"
+
+
+def test_an_unread_line_forbids_no_go_that_it_could_not_change():
+    """A line in a million is no reason to wait, and a share of lines that could be failures of the canary is one."""
+    level, text, _ = find("unread_lines", unread={"that could not be read": 12})
+    assert (level, "if each was a failure of canary, its failure rate is 0.0" in text) == (Level.WARN, True)
+    assert find("unread_lines", unread={"that could not be read": 13})[0] is Level.FAIL
 
 
 def test_four_failures_are_no_sign_even_in_a_short_log():

@@ -111,3 +111,39 @@ def test_what_cannot_be_meant_is_refused(wrong):
 
 def test_an_address_that_apprise_does_not_know():
     assert "cannot use" in hook_for("nosuchservice://x").test().did
+
+
+def test_texts_from_outside_are_no_markup_and_mention_nobody(mailbox, receiver):
+    reason = "<img src=x onerror=alert(1)> <!channel> <@U123> @everyone @here ann@example.org"
+    context = make_context(reason=reason, release="<b>cart")
+    hook = hook_for(mail_to(mailbox), f"{mail_to(mailbox)}&format=html", address_of(receiver))
+    assert hook.execute(context).state == "acknowledged"
+    assert mailbox.mails[-2].get_body(("html",)) is None
+    html = mailbox.mails[-1].get_body(("html",)).get_content()
+    assert "<img" not in html
+    assert "<b>" not in html
+    assert "&lt;img" in html
+    message = json.loads(receiver.requests[-1].body)["message"]
+    for mention in ("<!channel", "<@U123", "@everyone", "@here"):
+        assert mention not in message
+    assert "ann@example.org" in message
+
+
+def test_news_have_what_happened_and_the_link(receiver):
+    context = make_context(outcome="failed", summary="i7: promote failed", link="https://ci.example.org/7", reason="x")
+    hook = hook_for(address_of(receiver))
+    assert hook.execute(context).state == "acknowledged"
+    message = json.loads(receiver.requests[-1].body)
+    assert (message["title"], message["type"]) == ("cart@1.5.0: promote failed", "failure")
+    assert message["message"].splitlines() == [
+        "i7: promote failed", "go: 1.4.1 to 1.5.0. ann@example.org: x", "https://ci.example.org/7",
+    ]  # fmt: skip
+    assert "${outcome}" not in hook.describe()
+    assert "${summary}" not in hook.describe(make_context())
+
+
+def test_own_texts_get_the_words_of_news(receiver):
+    hook = hook_for(address_of(receiver), title="${action} ${outcome}", body="${summary} ${link}")
+    hook.execute(make_context(outcome="waiting", summary="i7 waits", link="https://ci.example.org/7"))
+    message = json.loads(receiver.requests[-1].body)
+    assert (message["title"], message["message"]) == ("promote waiting", "i7 waits https://ci.example.org/7")

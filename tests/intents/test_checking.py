@@ -47,6 +47,7 @@ def test_an_intent_whose_grounds_hold_is_executed():
         ({"overtaken_by": "i2 (rollback) was requested after it"}, "i2 .rollback. was requested after it"),
         ({"data_hash": "sha256:x"}, "data have landed"),
         ({"policy_hash": "sha256:x"}, "policy has changed"),
+        ({"restarted_at": GO.judged_at}, "its verdict is from before decisions were lost"),
         ({"other_versions": "canary is 9, not 2"}, "canary is 9, not 2"),
         ({"hooks_hash": "sha256:x"}, "hooks or approvals have changed"),
         ({"approvers": frozenset()}, "0 of 1 approvals are valid"),
@@ -58,6 +59,12 @@ def test_an_intent_whose_grounds_hold_is_executed():
 def test_what_changed_since_refuses_it(change, reason):
     with pytest.raises(Refused, match=reason):
         check_execution(INTENT, replace(SITUATION, **change))
+
+
+def test_a_restart_before_the_verdict_and_going_back_are_no_obstacle():
+    check_execution(INTENT, replace(SITUATION, restarted_at=GO.judged_at - timedelta(seconds=1)))
+    back = replace(INTENT, action=Action.ROLLBACK)
+    check_execution(back, replace(SITUATION, restarted_at=GO.judged_at))
 
 
 @pytest.mark.parametrize("state", sorted(set(IntentState) - {IntentState.APPROVED, IntentState.SENT}))

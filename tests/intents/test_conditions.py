@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from evaluator.intents import conditions
+from evaluator.intents.checking import BEFORE_RESTART
 from evaluator.intents.conditions import NO_HOOKS, PromotionCondition, list_conditions
 from evaluator.records import Evidence, Period, Reason, Release, Service, Verdict, VerdictWord
 from evaluator.records.intents import Action, HookEntry
@@ -38,6 +39,7 @@ def listed(monkeypatch):
         command=(),
         stored=None,
         by_hand="",
+        restart_s=None,
         **changes,
     ):
         now = datetime.now(UTC)
@@ -57,10 +59,13 @@ def listed(monkeypatch):
                 hooks={Action.PROMOTE if hooks else Action.HOLD: (HookEntry("command", {"run": command}),)},
             ),
         )
-        control = SimpleNamespace(release=lambda release: stored or changes.get("release", GO.release))
+        restarted_at = None if restart_s is None else now - timedelta(seconds=restart_s)
+        control = SimpleNamespace(
+            release=lambda release: stored or changes.get("release", GO.release), restarted_at=lambda: restarted_at
+        )
         store = SimpleNamespace(data=SimpleNamespace(runs=lambda release: ()), control=control, reading=nullcontext)
         listed = list_conditions(store, rules, Verdict(**(fields | current)))
-        assert len(listed) == 14
+        assert len(listed) == 15
         return [(condition.text, condition.description, condition.remedy) for condition in listed if not condition.met]
 
     return unmet
@@ -109,11 +114,21 @@ YOUNG = "it was judged within the last 30 min"
         ({"age_s": 1801.0}, YOUNG, "it was judged 30 min ago", AGAIN),
         ({"age_s": None}, YOUNG, "it is not known when it was judged", AGAIN),
         ({"age_s": -61.0}, YOUNG, "it was judged 61 s from now: the clock was set back", AGAIN),
+        (
+            {"restart_s": 30.0},
+            "no decision was lost since the verdict",
+            f"the verdict is {BEFORE_RESTART}",
+            AGAIN,
+        ),
         ({"hooks": False}, "the policy names hooks that promote", "the policy names no hooks that promote", NO_HOOKS),
     ],
 )
 def test_each_condition_that_is_not_met_shows_the_other_text(listed, changes, text, says, remedy):
     assert listed(**changes) == [(text, says, remedy)]
+
+
+def test_a_restart_before_the_verdict_forbids_nothing(listed):
+    assert listed(60.0, restart_s=61.0) == []
 
 
 @pytest.mark.parametrize("age_s", [-60.0, -0.5, 0.0, 60.0, 1800.0])

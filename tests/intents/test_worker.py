@@ -56,6 +56,8 @@ def work(monkeypatch, tmp_path):
         turns = []
         monkeypatch.setattr(worker_module, "stamp_of", stamp_of)
         monkeypatch.setattr(worker_module, "execute_waiting", execute_all)
+        quiet = SimpleNamespace(start=lambda: None, wait=lambda: None)
+        monkeypatch.setattr(worker_module, "Notifier", lambda *_: quiet)
         run_worker(SimpleNamespace(path=tmp_path / "x.duckdb"), None, stop, say=messages.append, poll_s=poll_s)
         assert set(workers) <= {name_worker()}
         assert set(stop.waited) == {poll_s}

@@ -98,7 +98,7 @@ def test_without_statistics_attempts_stay_unknown_and_it_is_said_once(world):
     assert world.assign() == []
     assert world.counts.router.retried_by_unknown == 1
     assert world.said == [
-        "the socket is gone; failed attempts stay unknown, which forbids a GO",
+        "the socket is gone; failed attempts stay unknown, which may forbid a GO",
         "HAProxy's statistics can be read again",
     ]
 

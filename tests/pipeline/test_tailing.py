@@ -169,6 +169,14 @@ def test_a_step_begins_at_a_full_second_and_is_kept(tmp_path):
 # ------------------------------------------------------------------ following
 
 
+def test_requests_are_in_the_store_when_following_has_come_to_its_end(log, quick):
+    now = time.time()
+    log.write(*(line(now - 1 + number / 100, server) for number in range(50) for server in ("b1", "c1")))
+    end = log.follow(StopRequest(), from_start=True, seconds=0.3, lateness_s=0.0)
+    assert end.is_complete
+    assert Store.open(log.store_path).data.runs("shop@2")[0].landed == 100
+
+
 def test_requests_land_and_are_judged_as_those_of_a_load(log, monkeypatch):
     monkeypatch.setattr(landing, "QUIET_S", 0.0)
     now = time.time()
@@ -248,7 +256,13 @@ def test_rows_of_a_state_that_was_written_are_published(log, monkeypatch):
 
 def test_a_killed_tail_is_incomplete_until_it_is_started_again(log, monkeypatch):
     log.write(line(time.time()))
-    monkeypatch.setattr(tailing._Tail, "_stop", lambda tail, **_: (tail._read_some(), tail._commit()))
+
+    def die(tail, **_):
+        tail._read_some()
+        tail._commit()
+        return tailing.TailEnd(tail.state, is_complete=False)
+
+    monkeypatch.setattr(tailing._Tail, "_stop", die)
     log.read_once(from_start=True)
     log.is_over = False
     assert log.land()[0].state is RunState.RUNNING  # it may just be started again
@@ -404,16 +418,17 @@ def test_a_clock_of_another_zone_is_refused(log, quick, offset_s, message):
     assert run.facts.stopped_by == caught.value.message
 
 
-def test_lines_whose_times_go_back_or_ahead_are_holes(log, quick):
+def test_lines_whose_times_go_back_or_ahead_are_counted(log, quick):
     now = time.time()
     times = [now, now - 30, now - 100, now + 100, now + 1]
     log.write(line(now - 40))
     run = follow_lines(log, [line(at) for at in times], from_start=True)
     assert run.landed == 4
-    assert run.facts.router.holes == (
-        f"1 line of {log.path} with times more than a minute before those of earlier lines",
-        f"1 line of {log.path} with times more than a minute after now",
-    )
+    assert run.facts.router.unread == {
+        f"of {log.path} with times more than a minute before those of earlier lines": 1,
+        f"of {log.path} with times more than a minute after now": 1,
+    }
+    assert not run.facts.router.holes
 
 
 # ------------------------------------------------------------------ plans

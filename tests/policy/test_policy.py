@@ -201,7 +201,7 @@ MISTAKES = [
         "two metrics have the name 'm'",
     ),
     ("services:\n  - {name: a}\n  - {name: a}", 3, "two services have the name 'a'"),
-    ("rollout: {}", 1, "not available in this version"),
+    ("stages: {}", 1, "not available in this version"),
     ("monitoring: {mode: anytim}", 1, "did you mean 'anytime'"),
     ("monitoring: {early_go: maybe}", 1, "true or false"),
     ("monitoring: auto", 1, "must be a mapping"),

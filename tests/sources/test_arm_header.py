@@ -101,6 +101,7 @@ def test_rows_are_those_of_the_arms_and_of_attempts_before():
     assert dict(buffer.read) == {"baseline": 3, "canary": 2}
     assert buffer.routed.counts.facts == RouterFacts(
         answers=9,
+        failed_answers=3,
         without_server=4,
         without_server_failures=3,
         other_servers={"other": 1},

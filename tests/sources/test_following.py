@@ -7,6 +7,7 @@ import gzip
 import os
 import random
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -197,6 +198,46 @@ def test_a_restart_in_a_packed_file_and_again(follow, writer, monkeypatch):
     assert lines + read_all(follower) == writer.written
 
 
+def test_a_file_that_is_just_being_packed_is_not_read_as_text(follow, writer):
+    writer.write(5)
+    follower = follow(writer.path)
+    writer.write(3000)
+    follower.close()
+    writer.rename()
+    writer.write(5)
+    writer.rename()
+    writer.write(5)
+    oldest = writer.path.with_name("access.log.2")
+    packed = oldest.with_name("access.log.2.gz")
+    packed.touch()
+    os.utime(packed, ns=(oldest.stat().st_atime_ns, oldest.stat().st_mtime_ns))
+    follower = follow(writer.path, follower.positions())
+    lines = read_all(follower)
+    with gzip.open(packed, "wb") as stream:
+        stream.write(oldest.read_bytes())
+    oldest.unlink()
+    assert lines + read_all(follower) == writer.written[5:]
+
+
+@pytest.mark.parametrize(("generation", "holes"), [(-1, 0), (None, 1)])
+def test_an_inode_that_is_used_again_is_another_file(follow, writer, generation, holes):
+    """The log was renamed and packed, and the new one got its inode: it was not emptied."""
+    writer.write(5)
+    follower = follow(writer.path, from_start=True)
+    lines = read_all(follower)
+    writer.write(5)
+    follower.close()
+    writer.rename()
+    writer.compress()
+    writer.write(5)
+    status = writer.path.stat()
+    [position] = follower.positions()
+    reused = replace(position, device=status.st_dev, inode=status.st_ino, generation=generation)
+    follower = follow(writer.path, [reused])
+    assert lines + read_all(follower) == writer.written
+    assert len(list_holes(follower)) == holes
+
+
 def test_packing_what_was_read_does_not_repeat_it(follow, writer):
     follower = follow(writer.path)
     writer.write(100)
@@ -224,6 +265,44 @@ def test_copytruncate_reads_the_copy_and_names_the_hole(follow, writer):
         f"{writer.path} was copied and emptied (copytruncate): lines written between the two were lost"
     ]
     assert list_holes(follower) == []
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_copy_that_the_next_one_overwrites_is_not_read_twice(follow, writer, restarts):
+    """`cp access.log access.log.1; : > access.log` writes into the same file each time."""
+    follower = follow(writer.path)
+    lines = []
+    for _ in range(4):
+        writer.write(20)
+        lines += read_all(follower)
+        writer.write(5)
+        writer.copy_and_truncate()
+        writer.write(10)
+        lines += read_all(follower)
+        assert len(list_holes(follower)) == 1, "between copying and emptying"
+        if restarts:
+            follower.close()
+            follower = follow(writer.path, follower.positions())
+            lines += read_all(follower)
+    assert sorted(lines) == sorted(writer.written)
+
+
+def test_many_copies_between_restarts_are_not_read_twice(follow, writer):
+    follower = follow(writer.path)
+    writer.write(5)
+    lines = read_all(follower)
+    writer.rename()  # this file is read for another minute
+    for number in range(12):
+        writer.write(20)
+        lines += read_all(follower)
+        shutil.copyfile(writer.path, writer.path.with_name(f"access.log-202611{number:02}"))
+        os.truncate(writer.path, 0)
+        writer.write(5)
+        lines += read_all(follower)
+        follower.close()
+        follower = follow(writer.path, follower.positions())
+        lines += read_all(follower)
+    assert sorted(lines) == sorted(writer.written)
 
 
 def test_copytruncate_while_away(follow, writer):
@@ -280,6 +359,31 @@ def test_a_file_that_disappears_and_comes_back(follow, writer):
     lines += read_all(follower)
     assert lines == [*writer.written[:3], b"after", writer.written[3]]
     assert follower.is_caught_up
+
+
+@pytest.mark.parametrize(("restarts", "problem"), [(1, "there is no such file"), (3, "access.log is not a file")])
+def test_a_file_that_comes_back_after_a_restart_goes_on_where_it_was_left(follow, writer, restarts, problem):
+    """Its disk was not mounted yet."""
+    writer.write(5)
+    follower = follow(writer.path, from_start=True)
+    lines = read_all(follower)
+    away = writer.path.with_name("away")
+    writer.path.rename(away)
+    if "no such" not in problem:
+        writer.path.mkdir()
+    for _ in range(restarts):
+        writer.write(2)
+        follower.close()
+        follower = follow(writer.path, follower.positions())
+        assert read_all(follower) == []
+        assert follower.problem.endswith(problem)
+        assert not follower.is_caught_up
+    if writer.path.is_dir():
+        writer.path.rmdir()
+    away.rename(writer.path)
+    writer.write(2)
+    assert lines + read_all(follower) == writer.written
+    assert list_holes(follower) == []
 
 
 def test_a_file_that_is_gone_after_a_restart_is_a_hole(follow, writer):
@@ -353,7 +457,7 @@ def test_a_line_that_is_too_long_is_a_hole(follow, writer, monkeypatch):
     lines = read_all(follower)
     writer.file.write(b"z" * 9000)
     read_all(follower)
-    assert list_holes(follower) == [f"1 line of {writer.path} longer than 1 MB"] * 2
+    assert list_holes(follower) == [f"of {writer.path} longer than 1 MB"] * 2
     writer.file.write(b"z" * 9000)
     read_all(follower)
     assert list_holes(follower) == []  # the same line

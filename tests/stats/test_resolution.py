@@ -78,7 +78,7 @@ def test_whole_milliseconds_around_15_decide_no_margin_of_2_percent(slower, seed
     times = lognormal(15_000, 0.45, 1000), lognormal(15_000 * slower, 0.45, 1000)
     _, p50, _ = compare(*times, 0.02, seed=seed)
     assert (p50.status, p50.too_coarse) == (OPEN, True)
-    assert "the load tool or its file recorded times in steps of 1 ms" in p50.reason
+    assert "the load tool, file or log recorded times in steps of 1 ms" in p50.reason
     assert all(q.p_worse == q.p_within == 1 for q in p50.questions)
 
 

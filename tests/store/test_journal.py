@@ -155,6 +155,17 @@ def test_the_default_is_next_to_the_store_and_in_the_folder_of_the_user(tmp_path
     assert other.name != default_paths(tmp_path / "x" / "evaluator.duckdb")[1].name
 
 
+def test_a_journal_of_a_newer_evaluator_is_left_alone(tmp_path):
+    journal = Journal((tmp_path / "newer.journal",))
+    journal.make()
+    content = journal.paths[0].read_bytes().replace(b"evaluator journal 1\n", b"evaluator journal 2\n")
+    journal.paths[0].write_bytes(content)
+    for use in (journal.make, journal.read, lambda: journal.append({"kind": "closed", "at": "2026", "intents": []})):
+        with pytest.raises(StoreError, match="was written by a newer evaluator: upgrade this one"):
+            use()
+    assert journal.paths[0].read_bytes() == content
+
+
 # ------------------------------------------------------------------ copies that could not be written for a while
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from evaluator.errors import StoreError
 from evaluator.records import BASELINE, RunFacts, RunState
-from evaluator.segments import read_segment
+from evaluator.segments import VERSION_KEY, read_segment
 from evaluator.store import Store, landing
 
 LAND = """
@@ -281,3 +281,15 @@ def test_statistics_do_not_hide_nan(store, new_run, rows):
     folder.mkdir(parents=True)
     pq.write_table(rows(100, response_time_ms=[1.0] * 99 + [float("nan")]), folder / "seg-w-000000.parquet")
     assert store.data.land_segments(run.id).quarantined == ("seg-w-000000.parquet",)
+
+
+def test_a_segment_of_a_newer_evaluator_is_not_quarantined(store, new_run, rows, write):
+    run = new_run()
+    folder = store.data.segment_folder(run)
+    [path] = write(folder, [rows(10)])
+    pq.write_table(pq.read_table(path).replace_schema_metadata({VERSION_KEY: b"2"}), path)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(StoreError, match="was written by a newer evaluator"):
+        store.data.land_segments(run.id)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert store.data.query("SELECT * FROM segments").num_rows == 0

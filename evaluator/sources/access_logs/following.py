@@ -7,6 +7,7 @@ what was written between the two steps: this is named as a hole, because no prog
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,13 @@ from pathlib import Path
 from evaluator.errors import InputError, SourceError
 from evaluator.sources.access_logs.log_files import FileId, FilePosition, FollowedFile, LineBlock, Truncated
 from evaluator.sources.access_logs.rotation import find_file_id, find_position, list_rotated, open_unread
-from evaluator.wording import count_of
 
 GRACE_S = 60.0
 """A rotated file is read until nothing was added for this long: processes of a router may write on for a while."""
 
 _MOST_DONE = 8
-"""How many files that were read to their end are remembered, so that their packed copies are not read again."""
+"""How many files that were read to their end are remembered, so that their packed copies are not read again; and as
+many more as a start may find, because they were changed after a file that is still read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +30,11 @@ class Hole:
     """A part of a log that could not be read."""
 
     text: str
-    """A sentence for people."""
+    """A sentence for people; of whole lines the end of one that begins with their number, `3 lines …`."""
     seconds: float | None = None
     """How long it is at most (s); `None`: not known."""
+    lines: int = 0
+    """Number of lines, if whole lines were not read; else 0."""
 
 
 class LogFollower:
@@ -54,6 +57,10 @@ class LogFollower:
         self._files: list[FollowedFile] = []
         """The oldest first; the last one is that to which the path leads, if it leads to any."""
         self._done: list[FilePosition] = [position for position in positions if position.is_done]
+        self._awaited: list[FilePosition] = []
+        """Positions in a file that was not there at the start, and may come back: a disk is not mounted yet."""
+        self._copies: set[FollowedFile] = set()
+        """Copies of the log that were made before it was emptied: they do not grow."""
         self._grown_at: dict[FollowedFile, float] = {}
         """File → when it had lines last (`clock`)."""
         self._holes: list[Hole] = []
@@ -79,7 +86,7 @@ class LogFollower:
 
     def positions(self) -> tuple[FilePosition, ...]:
         """Up to where the files were read, the oldest first: from there another follower goes on."""
-        return (*self._done, *(file.make_position() for file in self._files))
+        return (*self._done, *self._awaited, *(file.make_position() for file in self._files))
 
     def take_holes(self) -> list[Hole]:
         """Return, once, the parts of the log that could not be read."""
@@ -99,7 +106,10 @@ class LogFollower:
             try:
                 lines, too_long = file.read_lines()
             except Truncated:
-                self._go_on_after_truncation(file)
+                if file is self._files[-1]:
+                    self._go_on_after_truncation(file)
+                else:
+                    self._leave_overwritten(file)
                 return self.read_block()
             except OSError as error:
                 raise SourceError(f"{file.path} cannot be read: {error.strerror}") from error
@@ -108,13 +118,14 @@ class LogFollower:
                 self._finish(file)
                 continue
             if too_long:
-                self._holes.append(Hole(f"{count_of(too_long, 'line')} of {self.path} longer than 1 MB"))
+                self._holes.append(Hole(f"of {self.path} longer than 1 MB", lines=too_long))
             self._read_at[file] = self._clock()
             if lines or file.changed_ns != changed_before:
                 self._grown_at[file] = self._clock()
             if lines:
                 return LineBlock(self.path, file.file_id, lines, is_fresh=was_at_end and file is self._files[-1])
-            if file is not self._files[-1] and file.is_at_end and self._clock() - self._grown_at[file] > GRACE_S:
+            is_silent = file in self._copies or self._clock() - self._grown_at[file] > GRACE_S
+            if file is not self._files[-1] and file.is_at_end and is_silent:
                 rest = file.read_rest()
                 self._finish(file)
                 if rest:
@@ -149,7 +160,35 @@ class LogFollower:
                 current = FollowedFile(self.path, newest)
         if self._has_started:
             current.is_at_end = True  # all of its lines were written since the last look
-        self._add(current)
+        self._add(self._go_on_where_awaited(current))
+
+    def _is_log_of(self, position: FilePosition) -> bool:
+        """Is the file of a position still the log, and not another file with the same inode?"""
+        try:
+            current = FollowedFile(self.path)
+        except (OSError, InputError):
+            return False
+        with contextlib.closing(current):
+            is_new = None not in (position.generation, current.generation) and position.generation != current.generation
+            return current.file_id == position.file_id and not is_new
+
+    def _can_be_opened(self) -> bool:
+        """Does the path lead to a file that can be read now?"""
+        try:
+            FollowedFile(self.path).close()
+        except (OSError, InputError):
+            return False
+        return True
+
+    def _go_on_where_awaited(self, current: FollowedFile) -> FollowedFile:
+        """Open a file at the position that was awaited, if it has what was read; else name what is gone."""
+        awaited, self._awaited = self._awaited, []
+        found = [position for position in awaited if current.has_mark_of(position)]
+        if found:
+            current.close()
+            return FollowedFile(self.path, max(found, key=lambda position: position.offset))
+        self._holes += [_describe_gone(position) for position in awaited]
+        return current
 
     def _go_on_after_truncation(self, file: FollowedFile) -> None:
         """Read the rest of what a file had from a copy of it, if there is one; then the file from its start."""
@@ -162,6 +201,7 @@ class LogFollower:
         located = find_position(others, position) if position.mark_bytes else None
         if located:
             _, copy = located
+            self._copies.add(copy)
             self._files.insert(self._files.index(file), copy)
             self._grown_at[copy] = self._clock()
             self._holes.append(Hole(self._describe_copying(), lost_s))
@@ -169,6 +209,16 @@ class LogFollower:
             text = f"{self.path} was emptied or written again: lines after byte {position.offset} were lost"
             self._holes.append(Hole(text, lost_s))
         file.restart()
+
+    def _leave_overwritten(self, file: FollowedFile) -> None:
+        """Stop reading a rotated file that has other contents now, such as the next copy of the log.
+
+        These are read from the log itself. What was not read of the file before is lost.
+        """
+        if not file.is_at_end:
+            offset = file.make_position().offset
+            self._holes.append(Hole(f"{file.path} was written again: lines after byte {offset} were lost"))
+        self._finish(file)
 
     def _describe_copying(self) -> str:
         """Describe the hole that is left when a log is copied and emptied."""
@@ -185,13 +235,17 @@ class LogFollower:
             if not position.mark_bytes:
                 continue  # nothing was read of the file: it is found among the unread ones
             located = find_position(rotated, position)
+            if located is None and position == positions[-1] and not self._can_be_opened():
+                self._awaited.append(position)
+                continue
             if located is None:
-                self._holes.append(Hole(f"what followed byte {position.offset} of {position.path} is gone"))
+                self._holes.append(_describe_gone(position))
                 continue
             file, opened = located
             self._add(opened)
-            if position.file_id != file.file_id and position.file_id == current_id:
+            if position.file_id != file.file_id and self._is_log_of(position):
                 # The inode is still that of the log, but its contents are in another file.
+                self._copies.add(opened)
                 self._holes.append(Hole(self._describe_copying()))
         others = [file for file in rotated if file.file_id != current_id]  # the path itself is opened later
         for unread in open_unread(others, [*self._done, *positions], self._files):
@@ -214,9 +268,18 @@ class LogFollower:
 
     def _finish(self, file: FollowedFile) -> None:
         """Stop reading a file that has come to its end."""
-        self._done = [*self._done, file.make_position(is_done=True)][-_MOST_DONE:]
         self._files.remove(file)
+        done = [*self._done, file.make_position(is_done=True)]
+        oldest_ns = min((other.changed_ns for other in self._files), default=0)
+        is_recent = [position.changed_ns >= oldest_ns and bool(self._files) for position in done[:-_MOST_DONE]]
+        self._done = [*itertools.compress(done[:-_MOST_DONE], is_recent), *done[-_MOST_DONE:]]
         del self._grown_at[file]
         self._read_at.pop(file, None)
+        self._copies.discard(file)
         with contextlib.suppress(OSError):
             file.close()
+
+
+def _describe_gone(position: FilePosition) -> Hole:
+    """Describe what was not read of a file that is no longer there."""
+    return Hole(f"what followed byte {position.offset} of {position.path} is gone")

@@ -249,7 +249,7 @@ def _refuse_without_server(fields: Sequence[LogField], values: Mapping[str, obje
     servers = [each for each in fields if each.column in {"server", "backend", "arm"}]
     if not any(each.source in values for each in servers):
         raise InputError(
-            f"{where}: a line of this log does not say the server that answered, "
+            f"{where}: the lines of this log do not say the server that answered, "
             "and without it arms cannot be compared",
             hint=f"log it from now on: {advice}; or name another value of the line with --column arm=KEY",
         )

@@ -7,9 +7,11 @@ another name, and after compression another inode, but still the same bytes at t
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import stat
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -50,6 +52,8 @@ class FilePosition:
     """Is the position inside of a line that is too long?"""
     is_done: bool = False
     """The file was read to its end and will not grow."""
+    generation: int | None = None
+    """Number that the file system gave the file with its inode, which it uses again; `None`: it has none."""
 
     @property
     def file_id(self) -> FileId:
@@ -92,6 +96,7 @@ class FollowedFile:
             os.close(self._handle)
             raise
         self.file_id: FileId = (status.st_dev, status.st_ino)
+        self.generation = _read_generation(self._handle)
         self.changed_ns = status.st_mtime_ns
         self.offset = position.offset if position else 0
         self.is_skipping = position.is_skipping if position else False
@@ -112,6 +117,11 @@ class FollowedFile:
         if self._packed:
             self._packed.close()
 
+    @property
+    def is_packed(self) -> bool:
+        """Was the file packed (gzip and so on) when it was opened?"""
+        return self._packed is not None
+
     def make_position(self, *, is_done: bool = False) -> FilePosition:
         """Describe up to where the file was read. `is_done`: it will not be read again."""
         return FilePosition(
@@ -124,6 +134,7 @@ class FollowedFile:
             changed_ns=self.changed_ns,
             is_skipping=self.is_skipping,
             is_done=is_done,
+            generation=self.generation,
         )
 
     def has_mark_of(self, position: FilePosition) -> bool:
@@ -222,6 +233,18 @@ class FollowedFile:
             parts.append(part)
             offset, size = offset + len(part), size - len(part)
         return b"".join(parts)
+
+
+_GET_GENERATION = 0x80087601
+"""FS_IOC_GETVERSION of Linux, on machines with 64 bits: ext4, XFS, Btrfs and others have it."""
+
+
+def _read_generation(handle: int) -> int | None:
+    """Read the generation of the inode of an open file: a new file gets another one. `None` if there is none."""
+    try:
+        return int.from_bytes(fcntl.ioctl(handle, _GET_GENERATION, bytes(8))[:4], sys.byteorder)
+    except OSError:
+        return None
 
 
 def _check_kind(path: Path, mode: int) -> None:

@@ -193,7 +193,7 @@ def refuse_missing(fields: Sequence[LogField], where: str, advice: str) -> None:
     missing = [what for what, ways in _NEEDED.items() if not any(way <= present for way in ways)]
     if missing:
         raise InputError(
-            f"{where}: a line of this log does not say {_join(missing)}, and without it arms cannot be compared",
+            f"{where}: the lines of this log do not say {_join(missing)}, and without it arms cannot be compared",
             hint=f"log it from now on: {advice}",
         )
 

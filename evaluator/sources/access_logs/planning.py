@@ -12,10 +12,8 @@ from evaluator.records import LogFile, LogLayout, LogPlan
 from evaluator.sources.access_logs.options import LogSettings
 from evaluator.sources.access_logs.recognising import find_layout
 from evaluator.sources.access_logs.refusals import describe_line, show_line
-from evaluator.sources.files.paths import FileOption, find_files
+from evaluator.sources.files.paths import ACCESS_LOG, find_files
 from evaluator.textfiles import open_text
-
-ACCESS_LOG = FileOption("--access-log")
 
 _TOP_LINES = 500
 """Lines by which a format is recognised."""

@@ -77,6 +77,13 @@ def describe_line(line: str) -> tuple[str, str]:
     return next(((what, hint) for what, (shape, hint) in _SHAPES.items() if re.fullmatch(shape, line)), ("", ""))
 
 
+_NAMED_SECRET = re.compile(
+    r"(?i)([\w-]*(?:passw|secret|token|api[_-]?key|cookie|sess|credential)[\w-]*[\"']?\s*[:=]\s*)"
+    rf"(?!{re.escape(REDACTED)})(\"(?:[^\"\\]|\\.)*\"?|'[^']*'?|[^\s\"',;|}}]+(?:;\s*[\w-]+=[^\s\"',;|}}]+)*)"
+)
+"""A value after a name such as `password`, `api_key` or `Cookie`, in JSON or text."""
+
+
 def show_line(line: str) -> str:
     """Show a line in an error: cut, without control characters, queries, passwords and values of secret headers."""
     line = re.sub(r"\?[^ \"'\\|]*", "?…", line)
@@ -84,5 +91,6 @@ def show_line(line: str) -> str:
     line = re.sub(r"://[^/@ \"]*@", f"://{REDACTED}@", line)
     secret = rf'("[^"]*(?:{SECRET_HEADERS.pattern.removeprefix("(?i)")})[^"]*": ?)(?:\[[^\]]*\]?|"(?:[^"\\]|\\.)*"?)'
     line = re.sub(f"(?i){secret}", rf'\1"{REDACTED}"', line)
+    line = _NAMED_SECRET.sub(rf"\1{REDACTED}", line)
     line = make_printable(line)
     return line if len(line) <= MOST_SHOWN else f"{line[:MOST_SHOWN]}…"

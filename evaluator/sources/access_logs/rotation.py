@@ -87,6 +87,9 @@ def open_log_file(file: RotatedFile, position: FilePosition | None = None) -> Fo
         opened = FollowedFile(file.path)
     except (OSError, InputError):
         return None
+    if _PACKED.search(file.path.name) and not opened.is_packed:
+        opened.close()
+        return None  # it is empty, because it is just being packed: the file that it is made of is in the list, too
     if position is None:
         return opened
     try:

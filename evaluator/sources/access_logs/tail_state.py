@@ -23,7 +23,6 @@ from evaluator.errors import SourceError, UsageError
 from evaluator.records import LeftOut, LeftOutKind, LogCounts, RouterFacts
 from evaluator.segments import STAGED_SUFFIX, publish_segment, stage_segment, to_folder_name
 from evaluator.sources.access_logs.log_files import FilePosition
-from evaluator.wording import count_of
 
 WORKER = "tail"
 """Name of the process in the names of segments."""
@@ -60,8 +59,6 @@ class TailedRun:
     kept_endpoints: tuple[str, ...] = ()
     clock_ahead_s: float = 0.0
     """How far the times in the log were ahead of the clock of this machine, at most."""
-    unread: Mapping[str, int] = field(default_factory=dict)
-    """What is wrong with lines that were not read → their number."""
 
     def covers(self, moment: float) -> bool:
         """Is a moment in the window?"""
@@ -217,16 +214,6 @@ def list_followed(folder: Path) -> list[FollowedLog]:
         finally:
             os.close(handle)
     return logs
-
-
-def describe_unread(run: TailedRun) -> tuple[str, ...]:
-    """Describe the lines that could not be read, a sentence for each cause."""
-    sentences = [f"{count_of(number, 'line')} {text}" for text, number in run.unread.items()]
-    bad_lines = run.counts.read.get("", 0)
-    if bad_lines:
-        lines = count_of(run.counts.lines, "line")
-        sentences.append(f"{bad_lines:,} of {lines} could not be read, so it is not known whose they are")
-    return tuple(sentences)
 
 
 def replace_file(path: Path, text: str, *, durable: bool = True) -> None:

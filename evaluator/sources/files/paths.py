@@ -34,6 +34,7 @@ class FileOption:
         return f"{self.name}-glob {quoted}"
 
 
+ACCESS_LOG = FileOption("--access-log")
 OUTCOMES = FileOption("--outcomes")
 OUTCOMES_OF_ARM = "--arm-outcomes"
 """The option that gives the outcome files of one arm, NAME=FILE."""
@@ -100,7 +101,7 @@ def find_files(paths: Sequence[str], patterns: Sequence[str], option: FileOption
         first_path = first_path_by_identity.setdefault(_identify(path), path)
         if first_path is not path:
             what = f"{path} is" if str(path) == str(first_path) else f"{first_path} and {path} are one file, which is"
-            of_arm = f" for arm '{_name_arm(option)}'" if option != OUTCOMES else ""
+            of_arm = f" for arm '{_name_arm(option)}'" if option not in (OUTCOMES, ACCESS_LOG) else ""
             raise InputError(
                 f"{what} given twice{of_arm}", hint="its rows would count twice: give each file once, also by patterns"
             )
@@ -160,8 +161,9 @@ def _check_content(path: Path, option: FileOption) -> None:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
+            example = "*.log" if option == ACCESS_LOG else "*.csv"
             raise InputError(
-                f"{path} is a directory", hint=f"give its files, for example {option.write_glob(f'{path}/*.csv')}"
+                f"{path} is a directory", hint=f"give its files, for example {option.write_glob(f'{path}/{example}')}"
             )
         # A pipe can be read only once, and an import reads a file several times.
         if not stat.S_ISREG(status.st_mode):

@@ -318,17 +318,17 @@ class _Process:
         self._write_facts()
 
     def _give_up(self, error: Exception) -> None:
-        """Stop the run after an error of writing: a load that is not recorded proves nothing. What was recorded stays.
-
-        A worker asks its master to stop the run.
-        """
+        """Stop the run after an error of writing: a load that is not recorded proves nothing."""
         if self.facts.stopped_by:
             return
         where = self.recording.folder if self.recording else "the recording"
         # Arrow writes the error number of the system into its own message.
         error_number = re.search(r"\[errno (\d+)\]", str(error))
         system_text = os.strerror(int(error_number[1])) if error_number else getattr(error, "strerror", None)
-        reason = f"cannot write to {where}: {system_text or error}"
+        self._end_run(f"cannot write to {where}: {system_text or error}")
+
+    def _end_run(self, reason: str) -> None:
+        """Stop the run before its end; a worker asks its master to do so."""
         self.facts.closed = False
         self.writer = None
         if self.role == "worker":
@@ -365,6 +365,8 @@ class _Process:
             if self.runner.user_count:
                 self.users_seen = time.time()
             self._flush()
+            if self.buffer.routed and not self.facts.stopped_by and (why := self.buffer.routed.explain_no_arm()):
+                self._end_run(why)
             if time.monotonic() - last_sample >= SAMPLE_S:
                 last_sample = time.monotonic()
                 self.facts.cpu_percent = max(self.cpu.cpu_percent(), self.facts.cpu_percent or 0.0)

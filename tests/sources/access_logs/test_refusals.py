@@ -103,7 +103,7 @@ def test_lines_of_another_format_than_the_one_that_was_named():
     ],
 )
 def test_a_log_format_that_lacks_something(log_format, missing):
-    with pytest.raises(InputError, match=f"does not say {missing},") as caught:
+    with pytest.raises(InputError, match=f"do not say {missing},") as caught:
         find_layout([HTTP], "access.log", log_format=log_format)
     assert "log it from now on" in caught.value.hint
 
@@ -120,7 +120,7 @@ def test_a_log_format_that_the_shell_emptied():
 
 def test_json_without_a_server():
     line = json.dumps({"ts": 1.0, "request": {"method": "GET", "uri": "/"}, "duration": 0.1, "status": 200})
-    with pytest.raises(InputError, match="does not say the server that answered") as caught:
+    with pytest.raises(InputError, match="do not say the server that answered") as caught:
         find_layout([line], "access.log")
     assert "log_append upstream" in caught.value.hint
 
@@ -151,3 +151,20 @@ def test_long_and_deep_lines_take_no_time():
             with pytest.raises(InputError):
                 find_layout([line] * 3, "access.log", log_format=log_format)
     assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "cut Authorization: Basic hush== Cookie: sid=hush; lang=hush  GET /p?t=hush api_key=hush",
+        '{"time": 1, "password": "hush", "headers": {"Cookie": "a=hush"}, "url": "https://u:hush@h/p?q=hush"}',
+        "1.1.1.1 \"GET / HTTP/1.1\" 200 \"PHPSESSID=hush\" {'access_token': 'hush hush', X-Api-Key: hush|x}",
+    ],
+)
+def test_values_of_secret_names_are_not_shown(line):
+    assert "hush" not in show_line(line)
+
+
+def test_paths_with_such_words_are_shown():
+    line = 'x time=5 user=anna "GET /token/abc/sessions HTTP/1.1" 200'
+    assert show_line(line) == line

@@ -1,0 +1,263 @@
+"""Section `rollout` of the policy: the stages of a release, and what is done before each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from evaluator.errors import UnknownName
+from evaluator.fields import Duration, Name, PositiveDuration, Section, Share, within
+from evaluator.policy.promotion import MOST_APPROVALS, Entries, Entry
+from evaluator.quantities import format_duration
+from evaluator.records.intents import UNDO, HookEntry
+
+FIXED_ACTS = ("end", "always")
+"""Acts after all stages: `end` if the release is promoted, `always` whatever happened."""
+
+_NO_UNDO = "undo is allowed only among the hooks of rollback; a rollout undoes its acts by itself"
+
+Agreement = Annotated[int, within(0, MOST_APPROVALS)]
+
+
+class LoadSection(Section):
+    """A load that is run while a stage is observed."""
+
+    locustfile: Annotated[str, Field(min_length=1)] = Field(description="File of the users.")
+    baseline: list[str] = Field(min_length=1, description="Addresses of the baseline.")
+    canary: list[str] = Field(min_length=1, description="Addresses of the candidate.")
+    users: Annotated[int, within(1, 1_000_000)] = Field(10, description="Users of each arm.")
+    spawn_rate: Annotated[float, within(0.01, 10_000)] = Field(10.0, description="Users that start per second.")
+    run_time: PositiveDuration = Field(300.0, description="Duration of one load.")
+    replicates: Annotated[int, within(1, 100)] = Field(1, description="Loads one after another.")
+    restart: str = Field("", description="Program that restarts both versions between replicates.")
+
+
+class StageSection(Section):
+    """One stage: what is observed, for how long, and what it needs."""
+
+    name: Name = Field(description="Name of the stage, and of its step in verdicts.")
+    environment: Name = Field("production", description="Where it takes place.")
+    share: Share | None = Field(None, description="Share of the users of production that the candidate serves.")
+    needs: Literal["go", "no_harm", "nothing"] = Field(
+        "go", description="What has to be shown before the next stage begins."
+    )
+    load: LoadSection | None = Field(None, description="A load to run; without it, requests of users are judged.")
+    bake: Duration | None = Field(
+        None, description="Time until it is judged; of a stage with a load, that of the load."
+    )
+    deadline: Duration | None = Field(None, description="Time until a person is asked.  Default: bake.")
+    least: Annotated[int, within(0, 1_000_000_000)] = Field(500, description="Judged requests of each arm for no_harm.")
+    agree: Agreement = Field(0, description="People who have to agree before it begins.")
+
+    @field_validator("deadline")
+    @classmethod
+    def _check_deadline(cls, value: float | None, info: ValidationInfo) -> float | None:
+        """Check that a person is asked after the stage was judged, not before."""
+        bake = info.data.get("bake")
+        if value is not None and bake is not None and value < bake:
+            raise ValueError(f"must be at least bake ({format_duration(bake)}), not {format_duration(value)}")
+        return value
+
+
+class ActSection(Section):
+    """Something that is done before a stage, at the end, or always."""
+
+    name: Name = Field(description="Name of the act.")
+    hooks: Entries = Field(default_factory=list, description="Hooks, in order.")
+    verify: Entries = Field(default_factory=list, description="Hooks that have to succeed after it.")
+    retry_for: Duration = Field(0.0, description="How long it is tried again if it fails.")
+    agree: Agreement = Field(0, description="People who have to agree before it is executed.")
+    irreversible: bool = Field(default=False, description="There is no way back after it.")
+
+    @field_validator("hooks", "verify")
+    @classmethod
+    def _refuse_undo(cls, value: list[HookEntry]) -> list[HookEntry]:
+        """Refuse the entry `undo`: what a rollout did is undone without being named."""
+        for index, entry in enumerate(value):
+            if entry.kind == UNDO:
+                raise PydanticCustomError("no_undo", _NO_UNDO, {"index": index})
+        return value
+
+
+class GuardSection(Section):
+    """Limits that are looked at each second while users meet the candidate."""
+
+    failures: Share = Field(0.05, description="Largest share of failed requests of the candidate.")
+    p95: PositiveDuration | None = Field(None, description="Longest 95th percentile of its response times.")
+    over: PositiveDuration = Field(10.0, description="Time over which both are counted.")
+    least: Annotated[int, within(1, 1_000_000)] = Field(20, description="Requests below which nothing is concluded.")
+    health: PositiveDuration = Field(10.0, description="Time between two looks at the router.")
+
+
+class UnansweredSection(Section):
+    """What silence means, where a person is asked."""
+
+    after: PositiveDuration = Field(4 * 3600.0, description="Time to answer.")
+    then: Literal["baseline", "stay"] = Field("baseline", description="Go back, or go on waiting.")
+
+
+class LiveSection(Section):
+    """Where the requests of users come from."""
+
+    access_log: str = Field("", description="Log of the router; `sources.access_log` says how it is read.")
+    prometheus: bool = Field(default=False, description="Readings of `sources.prometheus`.")
+
+
+def _list_groups(raw: Any) -> Any:
+    """Make a group of one of each service that is named alone."""
+    return [[group] if isinstance(group, str) else group for group in raw] if isinstance(raw, list) else raw
+
+
+Groups = Annotated[
+    list[Annotated[list[Name], Field(min_length=1)]],
+    BeforeValidator(_list_groups, json_schema_input_type=list[Name | list[Name]]),
+    Field(min_length=1),
+]
+
+
+class RolloutSection(Section):
+    """How a release is taken to its users."""
+
+    strategy: Literal["canary", "blue_green", "big_bang"] = Field(description="How traffic is given to the candidate.")
+    order: Groups | None = Field(
+        None, description="Services, one after the other; services of an inner list at the same time: [[cart, shop]]."
+    )
+    router: dict[Name, Entry] = Field(default_factory=dict, description="Service → the hook of its router.")
+    live: LiveSection = Field(default_factory=LiveSection)
+    stages: list[StageSection] = Field(min_length=1, description="The stages, in their order.")
+    acts: dict[Name, list[ActSection]] = Field(
+        default_factory=dict,
+        description="What is done before the stage of this name; `end`: after the last; `always`: whatever happened.",
+    )
+    guard: GuardSection = Field(default_factory=GuardSection)
+    lease: PositiveDuration = Field(60.0, description="Time without a driver after which traffic returns.")
+    unanswered: UnansweredSection = Field(default_factory=UnansweredSection)
+
+    @field_validator("router")
+    @classmethod
+    def _check_routers(cls, value: dict[str, HookEntry]) -> dict[str, HookEntry]:
+        """Refuse the entry `undo` in the place of a router."""
+        for entry in value.values():
+            if entry.kind == UNDO:
+                raise ValueError(_NO_UNDO)
+        return value
+
+    @field_validator("stages")
+    @classmethod
+    def _check_stages(cls, value: list[StageSection], info: ValidationInfo) -> list[StageSection]:
+        """Refuse stages that contradict each other, or the strategy."""
+        strategy = info.data.get("strategy", "")
+        checks = [_find_repeated_name, _find_wrong_order, _find_wrong_shares, _find_impossible_needs]
+        mistakes = [mistake for check in checks for mistake in check(value)]
+        mistakes += _STRATEGY_CHECKS[strategy](value) if strategy in _STRATEGY_CHECKS else []
+        live: LiveSection | None = info.data.get("live")
+        exposed = next((n for n, stage in enumerate(value) if stage.share is not None), None)
+        if live is not None and exposed is not None and not (live.access_log or live.prometheus):
+            text = "users meet the candidate, and nothing shows what they get: name live: {access_log: FILE}"
+            mistakes.append((exposed, text))
+        for position, text in mistakes:  # the first one
+            raise PydanticCustomError("stages", "{error}", {"error": text, "index": position})
+        return value
+
+    @field_validator("acts")
+    @classmethod
+    def _check_acts(cls, value: dict[str, list[ActSection]], info: ValidationInfo) -> dict[str, list[ActSection]]:
+        """Check that acts stand before a stage that exists, and that their names differ."""
+        stages = info.data.get("stages")
+        if stages is None:
+            return value  # these have a mistake of their own
+        allowed = [*(stage.name for stage in stages), *FIXED_ACTS]
+        for name in value:
+            if name not in allowed:
+                raise ValueError(UnknownName("stage", name, allowed).message)
+        names = [act.name for acts in value.values() for act in acts]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two acts have the name {name}")
+        return value
+
+
+Mistakes = list[tuple[int, str]]
+"""Position of a stage, and what is wrong with it."""
+
+
+def _find_repeated_name(stages: Sequence[StageSection]) -> Mistakes:
+    """Find stages that have the name of an earlier one, or of the acts that follow all stages."""
+    names = [*FIXED_ACTS]
+    mistakes = []
+    for position, stage in enumerate(stages):
+        if stage.name in names:
+            mistakes.append((position, f"the name {stage.name} is taken"))
+        names.append(stage.name)
+    return mistakes
+
+
+def _find_wrong_order(stages: Sequence[StageSection]) -> Mistakes:
+    """Find stages without traffic that follow one with traffic."""
+    first = next((n for n, stage in enumerate(stages) if stage.share is not None), len(stages))
+    return [
+        (position, f"{stage.name} has no share, but follows {stages[first].name}, in which users meet the candidate")
+        for position, stage in enumerate(stages)
+        if position > first and stage.share is None
+    ]
+
+
+def _find_wrong_shares(stages: Sequence[StageSection]) -> Mistakes:
+    """Find shares that do not rise up to all traffic."""
+    mistakes: Mistakes = []
+    earlier = 0.0
+    for position, stage in enumerate(stages):
+        if stage.share is None:
+            continue
+        if stage.share <= earlier:
+            mistakes.append((position, f"the share has to rise, but {100 * stage.share:g}% follows {100 * earlier:g}%"))
+        earlier = stage.share
+    if earlier != 1.0:
+        mistakes.append((len(stages) - 1, "the last stage needs share: 100%, or the release never reaches all users"))
+    return mistakes
+
+
+def _find_impossible_needs(stages: Sequence[StageSection]) -> Mistakes:
+    """Find stages whose evidence cannot exist."""
+    mistakes = []
+    for position, stage in enumerate(stages):
+        if stage.needs == "nothing":
+            continue
+        if stage.share == 1.0 and stage.load is None:
+            text = "no request reaches the baseline at a share of 100 %, so nothing can be compared: needs: nothing"
+            mistakes.append((position, text))
+        elif stage.share is None and stage.load is None:
+            mistakes.append((position, f"{stage.name} has neither a load nor a share of the users, so it has no data"))
+        elif stage.load is None and not stage.bake:
+            mistakes.append((position, f"{stage.name} needs {stage.needs}, so it needs a time: bake: 10m"))
+    return mistakes
+
+
+def _check_canary(stages: Sequence[StageSection]) -> Mistakes:
+    """Find what a canary cannot be: it has a stage with a part of the traffic."""
+    if any(stage.share is not None and stage.share < 1 for stage in stages):
+        return []
+    return [(0, "a canary needs a stage with a share below 100%; without one it is strategy: big_bang or blue_green")]
+
+
+def _check_one_switch(stages: Sequence[StageSection]) -> Mistakes:
+    """Find shares other than all traffic."""
+    return [
+        (position, "this strategy moves all traffic at once: share: 100%, or strategy: canary")
+        for position, stage in enumerate(stages)
+        if stage.share is not None and stage.share < 1
+    ]
+
+
+def _check_blue_green(stages: Sequence[StageSection]) -> Mistakes:
+    """Find what a blue-green release cannot be: it is judged before the switch."""
+    is_judged = any(stage.share is None and stage.needs != "nothing" for stage in stages)
+    before = [] if is_judged else [(0, "blue-green needs a stage with a load before the switch, which needs go")]
+    return [*_check_one_switch(stages), *before]
+
+
+_STRATEGY_CHECKS = {"canary": _check_canary, "blue_green": _check_blue_green, "big_bang": _check_one_switch}
+"""Strategy → finds what contradicts it."""

@@ -1,0 +1,232 @@
+"""Rollouts: the plan, which does not change once the rollout has started, and the events that follow."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from evaluator.records.intents import HookEntry
+
+
+class StepNeeds(StrEnum):
+    """What an observation has to show before the next step begins."""
+
+    GO = "go"
+    NO_HARM = "no_harm"
+    """No NO-GO, enough judged requests, and failures below the guard's limit."""
+    NOTHING = "nothing"
+
+
+class Unanswered(StrEnum):
+    """What happens if a person who is asked does not answer in time."""
+
+    BASELINE = "baseline"
+    STAY = "stay"
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """A step that changes something by hooks."""
+
+    name: str
+    stage: str
+    """Name of the stage before which it is executed; `end` and `always` stand after all stages."""
+    hooks: tuple[HookEntry, ...] = ()
+    """Executed in this order."""
+    services: tuple[str, ...] = ()
+    """Services whose traffic a shift changes."""
+    share: float | None = None
+    """Share of these services' traffic that the candidate gets (1 is all); None: it changes no traffic."""
+    retry_for_s: float = 0.0
+    """How long an act that fails is tried again."""
+    agree: int = 0
+    """How many people have to agree before it is executed."""
+    final: bool = False
+    """Is it executed after the rollout, however that ends?"""
+    irreversible: bool = False
+    """Is there no way back after it?"""
+    verify: tuple[HookEntry, ...] = ()
+    """Hooks that change nothing, and have to succeed after it."""
+
+    @property
+    def is_shift(self) -> bool:
+        """Does it change traffic?"""
+        return self.share is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Observe:
+    """A step that waits for evidence, which allows or forbids the next step."""
+
+    name: str
+    stage: str
+    environment: str
+    services: tuple[str, ...]
+    needs: StepNeeds
+    bake_s: float
+    """Time until it is judged."""
+    deadline_s: float
+    """Time until a person is asked; at least `bake_s`."""
+    share: float = 0.0
+    """Share of production's traffic that the candidate has meanwhile."""
+    least: int = 0
+    """Judged requests that each arm needs for `no_harm`."""
+    load: Mapping[str, Any] | None = None
+    """Options of the load that is run meanwhile; None: the requests of users are judged."""
+
+
+Step = Act | Observe
+
+
+@dataclass(frozen=True, slots=True)
+class GuardLimits:
+    """What is looked at each second while users meet the candidate."""
+
+    failures: float = 0.05
+    """Largest share of the candidate's requests that may fail."""
+    p95_ms: float | None = None
+    """Longest 95th percentile of response times (ms); None: no limit."""
+    over_s: float = 10.0
+    """Time over which both are counted."""
+    least: int = 20
+    """Requests below which nothing is concluded from them."""
+    health_s: float = 10.0
+    """Time between two looks at the router's own state."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutPlan:
+    """What a rollout will do, as it was shown and agreed to."""
+
+    release: str
+    strategy: str
+    services: tuple[str, ...]
+    steps: tuple[Step, ...]
+    """Acts that are final stand at the end."""
+    guard: GuardLimits = field(default_factory=GuardLimits)
+    lease_s: float = 60.0
+    """Time without the process that drives the rollout, after which traffic returns to the baseline."""
+    answer_within_s: float = 4 * 3600.0
+    """Time in which a person who is asked has to answer."""
+    unanswered: Unanswered = Unanswered.BASELINE
+    alpha_no_go: float = 0.05
+    """Level at which an observation is NO-GO."""
+    policy_hash: str = ""
+    evaluator_version: str = ""
+
+    def __post_init__(self) -> None:
+        """Check that acts that are final stand at the end, and that others come before."""
+        finals = [step for step in self.steps if is_final(step)]
+        if tuple(finals) != self.steps[len(self.steps) - len(finals) :]:
+            raise ValueError("acts that are final have to stand at the end of a plan")
+
+    @property
+    def body(self) -> int:
+        """Number of steps before the final ones."""
+        return sum(not is_final(step) for step in self.steps)
+
+    @property
+    def has_shift(self) -> bool:
+        """Does it change traffic?"""
+        return any(isinstance(step, Act) and step.is_shift for step in self.steps)
+
+    def hash(self) -> str:
+        """Hash the plan: `sha256:…`, equal for plans that do the same."""
+        canonical = json.dumps(to_plain(self), sort_keys=True, separators=(",", ":"))
+        return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def is_final(step: Step) -> bool:
+    """Is a step executed after the rollout, however that ends?"""
+    return isinstance(step, Act) and step.final
+
+
+def to_plain(plan: RolloutPlan) -> dict[str, Any]:
+    """Write a plan as plain JSON; each step says in `kind` whether it is an act or an observation."""
+    plain = dataclasses.asdict(plan)
+    plain["steps"] = [
+        {"kind": "act" if isinstance(step, Act) else "observe", **values}
+        for step, values in zip(plan.steps, plain["steps"], strict=True)
+    ]
+    return plain
+
+
+class EventKind(StrEnum):
+    """What happened in a rollout."""
+
+    BEGUN = "begun"
+    """A step was begun: written before it acts."""
+    DONE = "done"
+    """A step ended well: an act was acknowledged, an observation has shown what it needs."""
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    """An act may have been executed or not."""
+    JUDGED = "judged"
+    """An observation was judged, at its `look`."""
+    ASKED = "asked"
+    """People were asked whether a step may begin, or may end without what it needs."""
+    AGREED = "agreed"
+    """A person agreed to a step."""
+    DECLINED = "declined"
+    """A person declined a step."""
+    HELD = "held"
+    CONTINUED = "continued"
+    STOPPED = "stopped"
+    """From now on the rollout goes back."""
+    RETURNED = "returned"
+    """The router was set to the baseline, and says so when it is read back."""
+    RETURN_FAILED = "return_failed"
+    UNDO_BEGUN = "undo_begun"
+    UNDONE = "undone"
+    UNDO_FAILED = "undo_failed"
+    READ_BACK = "read_back"
+    """The router says that the candidate has all traffic."""
+    DRIFTED = "drifted"
+    """The router has other shares than it was given."""
+    ENDED = "ended"
+
+
+class JudgedAt(StrEnum):
+    """When an observation is judged."""
+
+    MEANWHILE = "meanwhile"
+    """Before its end: only a NO-GO counts."""
+    BAKE = "bake"
+    DEADLINE = "deadline"
+
+
+class RolloutOutcome(StrEnum):
+    """How a rollout ended."""
+
+    PROMOTED = "promoted"
+    ROLLED_BACK = "rolled_back"
+    ROLLED_BACK_PARTLY = "rolled_back_partly"
+    """Traffic is at the baseline, but an act could not be undone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of a rollout. Events are only ever added."""
+
+    kind: EventKind
+    at: float
+    """Seconds since 1970 (UTC)."""
+    step: int = -1
+    """Position of its step in the plan, from 0; -1: of none."""
+    person: str = ""
+    text: str = ""
+    """Why: a part of a sentence."""
+    look: JudgedAt = JudgedAt.MEANWHILE
+    verdict: str = ""
+    """Of `judged`: go, no_go or inconclusive."""
+    no_harm: bool = False
+    """Of `judged`: was no harm shown?"""
+    data_hash: str = ""
+    """Of `judged`: hash of the data that were judged."""
+    outcome: RolloutOutcome | None = None
+    """Of `ended`."""

@@ -1,0 +1,193 @@
+"""What a rollout does next: a pure function of its plan, how far it is, and the time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from evaluator.records.rollouts import Act, JudgedAt, Observe, RolloutOutcome, RolloutPlan, Step, StepNeeds, Unanswered
+from evaluator.rollout.progress import MAY_HAVE_ACTED, MOST_DRIFTS, RolloutProgress, StepState
+
+NO_GO = "no_go"
+GO = "go"
+
+
+class Todo(StrEnum):
+    """What the process that drives a rollout has to do now."""
+
+    EXECUTE = "execute"
+    """Execute the hooks of an act, with the key of its step: those that were acknowledged are not executed again."""
+    OBSERVE = "observe"
+    """Begin an observation."""
+    JUDGE = "judge"
+    """Judge an observation at a look."""
+    PASS = "pass"  # noqa: S105 - no password
+    """An observation has shown what it needs, or a person agreed: it is done."""
+    ASK = "ask"
+    """Ask people about the current step."""
+    WAIT = "wait"
+    """Wait until a time, or for an event."""
+    STOP = "stop"
+    """Go back."""
+    RETURN = "return"
+    """Set the router to the baseline in one call, and read it back."""
+    UNDO = "undo"
+    """Undo an act."""
+    READ_BACK = "read_back"
+    """Ask the router whether the candidate has all traffic."""
+    END = "end"
+    NOTHING = "nothing"
+    """It has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do next."""
+
+    todo: Todo
+    step: int = -1
+    """Position of the step in the plan; -1: of none."""
+    why: str = ""
+    """A part of a sentence."""
+    until: float | None = None
+    """Of `wait`: time (s since 1970) of the next decision; None: only an event changes it."""
+    look: JudgedAt = JudgedAt.BAKE
+    """Of `judge`."""
+    outcome: RolloutOutcome | None = None
+    """Of `end`."""
+
+
+def decide(plan: RolloutPlan, progress: RolloutProgress, now: float) -> Decision:
+    """Decide what a rollout does next. `now`: seconds since 1970."""
+    if progress.outcome is not None:
+        return Decision(Todo.NOTHING)
+    if progress.going_back:
+        return _go_back(plan, progress)
+    decision = _go_forward(plan, progress, now)
+    # While a person holds it, a NO-GO is still found, and still turns it back, if there is a way back.
+    goes_on = (Todo.JUDGE,) if progress.find_irreversible(plan) else (Todo.JUDGE, Todo.STOP)
+    if progress.held and decision.todo not in goes_on:
+        return Decision(Todo.WAIT, progress.position(plan), progress.why_held)
+    return decision
+
+
+def _go_forward(plan: RolloutPlan, progress: RolloutProgress, now: float) -> Decision:
+    """Decide what follows if no person holds the rollout."""
+    if progress.drifts >= MOST_DRIFTS and progress.was_shifted(plan):
+        return _stop(f"the router had other shares than it was given, {progress.drifts} times")
+    position = progress.position(plan)
+    if position < plan.body:
+        step = plan.steps[position]
+        if isinstance(step, Act):
+            return _decide_act(plan, progress, step, position, now)
+        return _decide_observation(plan, progress, step, position, now)
+    if plan.has_shift and not progress.confirmed:
+        return Decision(Todo.READ_BACK, why="whether the candidate has all traffic")
+    return _finish(plan, progress, RolloutOutcome.PROMOTED)
+
+
+def _stop(why: str) -> Decision:
+    """Go back."""
+    return Decision(Todo.STOP, why=why)
+
+
+# ------------------------------------------------------------------ forward
+
+
+def _decide_act(plan: RolloutPlan, progress: RolloutProgress, act: Act, position: int, now: float) -> Decision:
+    """Decide what follows while an act is the current step."""
+    match progress.states[position]:
+        case StepState.WAITING:
+            if len(progress.agreed) >= act.agree and not progress.declined_by:
+                return Decision(Todo.EXECUTE, position)
+            missing = act.agree - len(progress.agreed)
+            return _ask(plan, progress, position, now, f"{act.name} needs the agreement of {missing} more")
+        case StepState.BEGUN:
+            return Decision(Todo.EXECUTE, position, "its outcome is not known yet")
+        case StepState.FAILED:
+            return _stop(f"{act.name} failed")
+        case StepState.UNKNOWN:
+            if act.is_shift:
+                return _stop(f"it is not known whether {act.name} changed the traffic")
+            return _ask(plan, progress, position, now, f"it is not known whether {act.name} was executed")
+    raise AssertionError(f"{act.name} is {progress.states[position]} while the rollout goes on")
+
+
+def _decide_observation(
+    plan: RolloutPlan, progress: RolloutProgress, step: Observe, position: int, now: float
+) -> Decision:
+    """Decide what follows while an observation is the current step."""
+    if progress.verdict == NO_GO:
+        return _stop(f"{step.name} is NO-GO")
+    if progress.states[position] is StepState.FAILED:
+        return _stop(f"{step.name} could not be observed")
+    if progress.begun_at is None:
+        return Decision(Todo.OBSERVE, position)
+    if progress.agreed and not progress.declined_by:
+        return Decision(Todo.PASS, position, f"{', '.join(sorted(progress.agreed))} agreed")
+    return _look(plan, progress, step, position, progress.begun_at, now)
+
+
+def _look(
+    plan: RolloutPlan, progress: RolloutProgress, step: Observe, position: int, begun_at: float, now: float
+) -> Decision:
+    """Decide when an observation is judged, and what follows if it has not shown what it needs."""
+    for look, after_s in ((JudgedAt.BAKE, step.bake_s), (JudgedAt.DEADLINE, step.deadline_s)):
+        at = begun_at + after_s
+        if now < at:
+            return Decision(Todo.WAIT, position, until=at)
+        if look not in progress.looks:
+            return Decision(Todo.JUDGE, position, look=look)
+        if _has_shown(step.needs, progress):
+            return Decision(Todo.PASS, position)
+    return _ask(plan, progress, position, now, f"{step.name} has not shown what it needs ({step.needs})")
+
+
+def _has_shown(needs: StepNeeds, progress: RolloutProgress) -> bool:
+    """Has the newest look of the current observation shown what it needs? It is no NO-GO."""
+    if needs is StepNeeds.NOTHING:
+        return True
+    return progress.verdict == GO if needs is StepNeeds.GO else progress.no_harm
+
+
+def _ask(plan: RolloutPlan, progress: RolloutProgress, position: int, now: float, why: str) -> Decision:
+    """Ask people about the current step, and go back or hold if they do not answer in time."""
+    if progress.declined_by:
+        return _stop(f"{progress.declined_by} declined {plan.steps[position].name}")
+    if progress.asked_at is None:
+        return Decision(Todo.ASK, position, why)
+    answer_by = progress.asked_at + plan.answer_within_s
+    if now < answer_by or plan.unanswered is Unanswered.STAY:
+        return Decision(Todo.WAIT, position, why, until=answer_by if now < answer_by else None)
+    return _stop(f"{why}, and no person has answered")
+
+
+# ------------------------------------------------------------------ back, and the end
+
+
+def _go_back(plan: RolloutPlan, progress: RolloutProgress) -> Decision:
+    """Return the traffic first; then undo the other acts, the newest first; then the final acts."""
+    if not progress.returned and progress.was_shifted(plan):
+        return Decision(Todo.RETURN, why=progress.why_back)
+    for number, step in _list_undoable(plan):
+        if progress.states[number] in MAY_HAVE_ACTED:
+            return Decision(Todo.UNDO, number, step.name)
+    failed = StepState.UNDO_FAILED in progress.states or bool(progress.find_irreversible(plan))
+    return _finish(plan, progress, RolloutOutcome.ROLLED_BACK_PARTLY if failed else RolloutOutcome.ROLLED_BACK)
+
+
+def _list_undoable(plan: RolloutPlan) -> Iterator[tuple[int, Act]]:
+    """List the acts that are undone one by one, the newest first; shifts are undone by one call of the router."""
+    for number in reversed(range(plan.body)):
+        step: Step = plan.steps[number]
+        if isinstance(step, Act) and not step.is_shift and not step.irreversible:
+            yield number, step
+
+
+def _finish(plan: RolloutPlan, progress: RolloutProgress, outcome: RolloutOutcome) -> Decision:
+    """Execute the final acts, each once, and end. One that failed does not keep the others from being executed."""
+    for number in range(plan.body, len(plan.steps)):
+        if progress.states[number] in (StepState.WAITING, StepState.BEGUN):
+            return Decision(Todo.EXECUTE, number)
+    return Decision(Todo.END, outcome=outcome)

@@ -1,0 +1,82 @@
+"""The plan of a rollout, made of the policy: what is frozen when it starts."""
+
+from __future__ import annotations
+
+from evaluator.errors import PolicyError
+from evaluator.policy import Policy
+from evaluator.policy.rollout import RolloutSection
+from evaluator.records.rollouts import GuardLimits, Observe, RolloutPlan, StepNeeds, Unanswered
+from evaluator.rollout.strategies import STRATEGIES
+from evaluator.version import find_version
+
+
+def make_plan(policy: Policy, release: str) -> RolloutPlan:
+    """Make the plan of a release by the section `rollout` of its policy. Raises PolicyError."""
+    section = policy.rollout
+    if section is None:
+        raise PolicyError(
+            f"{policy.origin} has no section `rollout`",
+            hint="docs/rollouts.md has an example; without it, `evaluator promote` moves all traffic at once",
+        )
+    groups = _choose_groups(policy, section)
+    services = tuple(service for group in groups for service in group)
+    _check_routers(policy, section, services)
+    steps = STRATEGIES[section.strategy](section, groups)
+    judged = sum(isinstance(step, Observe) and step.needs is not StepNeeds.NOTHING for step in steps)
+    guard = section.guard
+    return RolloutPlan(
+        release=release,
+        strategy=section.strategy,
+        services=services,
+        steps=steps,
+        guard=GuardLimits(
+            guard.failures, None if guard.p95 is None else 1000 * guard.p95, guard.over, guard.least, guard.health
+        ),
+        lease_s=section.lease,
+        answer_within_s=section.unanswered.after,
+        unanswered=Unanswered(section.unanswered.then),
+        # Each judged observation of an unchanged release may be a false alarm: together at most alpha.
+        alpha_no_go=policy.rulebook.alpha / max(judged, 1),
+        policy_hash=policy.hash,
+        evaluator_version=find_version(),
+    )
+
+
+def _choose_groups(policy: Policy, section: RolloutSection) -> list[list[str]]:
+    """Choose the services in their order: those of `order`, else those of the policy, one after the other.
+
+    Raises PolicyError if `order` does not name each service of the policy once.
+    """
+    named = list(policy.services)
+    if section.order is None:
+        if not named:
+            raise PolicyError(
+                f"{policy.origin} names no service to roll out", hint="add service: NAME, or rollout: {order: [NAME]}"
+            )
+        return [[service] for service in named]
+    ordered = [service for group in section.order for service in group]
+    if len(ordered) != len(set(ordered)):
+        raise PolicyError(f"{policy.origin}: rollout.order names a service twice", hint="name each service once")
+    if named and set(ordered) != set(named):
+        different = ", ".join(sorted(set(ordered) ^ set(named)))
+        raise PolicyError(
+            f"{policy.origin}: rollout.order and the services of the policy differ: {different}",
+            hint="name the same services in both",
+        )
+    return section.order
+
+
+def _check_routers(policy: Policy, section: RolloutSection, services: tuple[str, ...]) -> None:
+    """Raise PolicyError if users meet the candidate, and a service has no router; or if a router has no service."""
+    unknown = [service for service in section.router if service not in services]
+    if unknown:
+        raise PolicyError(
+            f"{policy.origin}: rollout.router names {', '.join(unknown)}, which is not rolled out",
+            hint=f"the services are {', '.join(services)}",
+        )
+    missing = [service for service in services if service not in section.router]
+    if missing and any(stage.share is not None for stage in section.stages):
+        raise PolicyError(
+            f"{policy.origin}: rollout.router has no router of {', '.join(missing)}",
+            hint="name the hook that changes its traffic, such as {haproxy: {socket: …, backend: …}}",
+        )

@@ -1,0 +1,194 @@
+"""How far a rollout is: a pure fold over its events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from evaluator.records.rollouts import Act, Event, EventKind, JudgedAt, Observe, RolloutOutcome, RolloutPlan
+
+
+class StepState(StrEnum):
+    """State of one step."""
+
+    WAITING = "waiting"
+    BEGUN = "begun"
+    DONE = "done"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    UNDO_BEGUN = "undo_begun"
+    UNDONE = "undone"
+    UNDO_FAILED = "undo_failed"
+
+
+MAY_HAVE_ACTED = (StepState.BEGUN, StepState.DONE, StepState.FAILED, StepState.UNKNOWN, StepState.UNDO_BEGUN)
+"""States of an act that changed something, or may have."""
+
+MOST_DRIFTS = 2
+"""How often the router may have other shares than it was given, before the rollout goes back."""
+
+_STEP_STATES = {
+    EventKind.BEGUN: StepState.BEGUN,
+    EventKind.DONE: StepState.DONE,
+    EventKind.FAILED: StepState.FAILED,
+    EventKind.UNKNOWN: StepState.UNKNOWN,
+    EventKind.UNDO_BEGUN: StepState.UNDO_BEGUN,
+    EventKind.UNDONE: StepState.UNDONE,
+    EventKind.UNDO_FAILED: StepState.UNDO_FAILED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutProgress:
+    """How far a rollout is."""
+
+    states: tuple[StepState, ...]
+    """One for each step of the plan."""
+    begun_at: float | None = None
+    """When the current step was begun; None: it was not."""
+    looks: tuple[JudgedAt, ...] = ()
+    """Looks at its end, and at its deadline, at which the current observation was judged."""
+    verdict: str = ""
+    """Newest verdict of the current observation."""
+    no_harm: bool = False
+    """Has its newest look shown no harm?"""
+    asked_at: float | None = None
+    """When people were asked about the current step; None: they were not."""
+    agreed: frozenset[str] = frozenset()
+    """Who agreed to it."""
+    declined_by: str = ""
+    """Who declined it; empty: no person did."""
+    held: bool = False
+    """Does it wait until a person lets it continue?"""
+    why_held: str = ""
+    going_back: bool = False
+    why_back: str = ""
+    returned: bool = False
+    """Is all traffic at the baseline again, or was none ever shifted?"""
+    return_failures: int = 0
+    """How often the router could not be set to the baseline."""
+    drifts: int = 0
+    """How often the router had other shares than it was given."""
+    confirmed: bool = False
+    """Has the router said, after the last step, that the candidate has all traffic?"""
+    outcome: RolloutOutcome | None = None
+    """None: it has not ended."""
+
+    def position(self, plan: RolloutPlan) -> int:
+        """Find the first step before the final ones that is not done; their number if all are."""
+        return next((n for n in range(plan.body) if self.states[n] is not StepState.DONE), plan.body)
+
+    def was_shifted(self, plan: RolloutPlan) -> bool:
+        """May a shift have changed traffic?"""
+        return any(
+            isinstance(step, Act) and step.is_shift and state in MAY_HAVE_ACTED
+            for step, state in zip(plan.steps, self.states, strict=True)
+        )
+
+    def exposed(self, plan: RolloutPlan) -> float:
+        """Largest share of traffic that the candidate may have now, of any service."""
+        if self.returned:
+            return 0.0
+        shares = (
+            step.share or 0.0
+            for step, state in zip(plan.steps, self.states, strict=True)
+            if isinstance(step, Act) and state in MAY_HAVE_ACTED
+        )
+        return max(shares, default=0.0)
+
+    def find_irreversible(self, plan: RolloutPlan) -> str:
+        """Find the act without a way back that may have been executed; empty if none was."""
+        for step, state in zip(plan.steps, self.states, strict=True):
+            if isinstance(step, Act) and step.irreversible and state in MAY_HAVE_ACTED:
+                return step.name
+        return ""
+
+
+def begin_progress(plan: RolloutPlan) -> RolloutProgress:
+    """Make the progress of a rollout that has no events yet."""
+    return RolloutProgress((StepState.WAITING,) * len(plan.steps))
+
+
+def fold(plan: RolloutPlan, events: Iterable[Event]) -> RolloutProgress:
+    """Find how far a rollout is after its events."""
+    progress = begin_progress(plan)
+    for event in events:
+        progress = follow(plan, progress, event)
+    return progress
+
+
+def follow(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> RolloutProgress:
+    """Find how far a rollout is after one more event. Events after its end, or of a step that has passed, are nothing.
+
+    After `stopped` nothing turns it forward again. An act without a way back turns `stopped` into a hold, unless a
+    person stops it.
+    """
+    if progress.outcome is not None:
+        return progress
+    match event.kind:
+        case EventKind.STOPPED:
+            after = _stop(plan, progress, event)
+        case EventKind.HELD:
+            after = progress if progress.going_back else replace(progress, held=True, why_held=event.text)
+        case EventKind.CONTINUED:
+            after = replace(progress, held=False, why_held="")
+        case EventKind.RETURNED:
+            after = replace(progress, returned=progress.going_back)
+        case EventKind.RETURN_FAILED:
+            after = replace(progress, return_failures=progress.return_failures + 1)
+        case EventKind.DRIFTED:
+            after = replace(progress, drifts=progress.drifts + 1, confirmed=False)
+        case EventKind.READ_BACK:
+            after = replace(progress, confirmed=progress.position(plan) == plan.body)
+        case EventKind.ENDED:
+            after = replace(progress, outcome=event.outcome)
+        case _:
+            after = _follow_step(plan, progress, event)
+    return after
+
+
+def _stop(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> RolloutProgress:
+    """Turn a rollout back, or hold it if an act without a way back was executed and no person stops it."""
+    if progress.going_back:
+        return progress
+    irreversible = progress.find_irreversible(plan)
+    if irreversible and not event.person:
+        return replace(progress, held=True, why_held=f"{event.text}; there is no way back after {irreversible}")
+    return replace(progress, going_back=True, why_back=event.text, held=False, why_held="")
+
+
+def _follow_step(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> RolloutProgress:
+    """Find how far a rollout is after an event of a step."""
+    if event.kind in _STEP_STATES:
+        return _change_state(plan, progress, event)
+    if event.step != progress.position(plan) or progress.going_back:
+        return progress
+    if event.kind is EventKind.ASKED:
+        return replace(progress, asked_at=event.at)
+    if event.kind is EventKind.JUDGED and isinstance(plan.steps[event.step], Observe) and progress.begun_at is not None:
+        is_new = event.look is not JudgedAt.MEANWHILE and event.look not in progress.looks
+        looks = (*progress.looks, event.look) if is_new else progress.looks
+        return replace(progress, looks=looks, verdict=event.verdict, no_harm=event.no_harm)
+    # An answer counts only after the question: what was agreed to must have been shown.
+    if event.kind is EventKind.AGREED and progress.asked_at is not None:
+        return replace(progress, agreed=progress.agreed | {event.person})
+    if event.kind is EventKind.DECLINED and progress.asked_at is not None:
+        return replace(progress, declined_by=event.person)
+    return progress
+
+
+def _change_state(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> RolloutProgress:
+    """Change the state of a step. What was asked and judged is of the current step, so it ends with that."""
+    number, state = event.step, _STEP_STATES[event.kind]
+    states = (*progress.states[:number], state, *progress.states[number + 1 :])
+    changed = replace(progress, states=states)
+    step = plan.steps[number]
+    if isinstance(step, Act) and step.is_shift:
+        changed = replace(changed, returned=False)  # a shift that ends late may have come after the return
+    if state is StepState.BEGUN:
+        return changed if progress.states[number] is StepState.BEGUN else replace(changed, begun_at=event.at)
+    if changed.position(plan) != progress.position(plan):
+        changed = replace(changed, begun_at=None, looks=(), verdict="", no_harm=False)
+        return replace(changed, asked_at=None, agreed=frozenset(), declined_by="")
+    return changed

@@ -1,0 +1,83 @@
+"""What strategies share: the steps of one stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from evaluator.policy.rollout import ActSection, RolloutSection, StageSection
+from evaluator.records.rollouts import Act, Observe, Step, StepNeeds
+
+
+def list_acts(section: RolloutSection, stage: str, *, final: bool = False) -> Iterator[Act]:
+    """List the acts before a stage, or those of `end` and `always`."""
+    for act in section.acts.get(stage, ()):
+        yield _to_act(act, stage, final=final)
+
+
+def _to_act(act: ActSection, stage: str, *, final: bool) -> Act:
+    """Make the step of an act of the policy."""
+    return Act(
+        name=act.name,
+        stage=stage,
+        hooks=tuple(act.hooks),
+        retry_for_s=act.retry_for,
+        agree=act.agree,
+        final=final,
+        irreversible=act.irreversible,
+        verify=tuple(act.verify),
+    )
+
+
+def list_without_traffic(section: RolloutSection, services: Sequence[str]) -> Iterator[Step]:
+    """List the steps of the stages in which no user meets the candidate, with all services at once."""
+    for stage in section.stages:
+        if stage.share is None:
+            yield from list_acts(section, stage.name)
+            yield observe(stage, services)
+
+
+def list_with_traffic(section: RolloutSection, services: Sequence[str]) -> Iterator[Step]:
+    """List the steps of the stages in which users meet the candidates of some services."""
+    for stage in section.stages:
+        if stage.share is not None:
+            yield from list_acts(section, stage.name)
+            yield Act(
+                name=f"{', '.join(services)} to {100 * stage.share:g} %",
+                stage=stage.name,
+                services=tuple(services),
+                share=stage.share,
+                agree=stage.agree,
+            )
+            yield observe(stage, services)
+
+
+def list_by_group(section: RolloutSection, groups: Sequence[Sequence[str]]) -> tuple[Step, ...]:
+    """List all steps: stages without traffic with all services at once, then each group's stages with traffic."""
+    services = [service for group in groups for service in group]
+    with_traffic = [step for group in groups for step in list_with_traffic(section, group)]
+    return (*list_without_traffic(section, services), *with_traffic, *list_last(section))
+
+
+def list_last(section: RolloutSection) -> Iterator[Act]:
+    """List the acts after the last stage: those of a promotion, then those that are executed whatever happened."""
+    yield from list_acts(section, "end")
+    yield from list_acts(section, "always", final=True)
+
+
+def observe(stage: StageSection, services: Sequence[str]) -> Observe:
+    """Make the observation of a stage."""
+    bake_s = stage.bake
+    if bake_s is None:
+        bake_s = stage.load.run_time * stage.load.replicates if stage.load else 0.0
+    return Observe(
+        name=stage.name,
+        stage=stage.name,
+        environment=stage.environment,
+        services=tuple(services),
+        needs=StepNeeds(stage.needs),
+        bake_s=bake_s,
+        deadline_s=bake_s if stage.deadline is None else max(stage.deadline, bake_s),
+        share=stage.share or 0.0,
+        least=stage.least,
+        load=stage.load.model_dump(mode="json") if stage.load else None,
+    )

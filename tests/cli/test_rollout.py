@@ -1,0 +1,125 @@
+"""`evaluator rollout plan`: the steps of a policy, and what contradicts itself."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from evaluator.__main__ import run
+
+STAGES = """\
+    - {name: test, environment: test, load: {locustfile: users.py, run_time: 5m, replicates: 5, baseline: ["http://b"],
+       canary: ["http://c"]}}
+    - {name: "5 %", share: 5%, needs: no_harm, bake: 10m, least: 500}
+    - {name: "50 %", share: 50%, needs: go, bake: 60m, deadline: 3h, agree: 1}
+    - {name: full, share: 100%, needs: nothing, bake: 1h}
+"""
+POLICY = f"""\
+service: cart
+rollout:
+  strategy: canary
+  router:
+    cart: {{haproxy: {{socket: /run/haproxy/admin.sock, backend: cart, weights: {{baseline: 0, canary: 100}}}}}}
+  live: {{access_log: /var/log/haproxy/cart.log}}
+  stages:
+{STAGES}
+  acts:
+    test: [{{name: deploy, retry_for: 60s, hooks: [{{command: {{run: [./deploy.sh]}}}}]}}]
+    end: [{{name: dns, irreversible: true, hooks: [{{command: {{run: [./dns.sh]}}}}]}}]
+    always: [{{name: teardown, hooks: [{{command: {{run: [./teardown.sh]}}}}]}}]
+"""
+
+
+@pytest.fixture
+def plan(tmp_path, monkeypatch, capsys):
+    """Prints the plan of a policy; returns the exit code, and what was printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def print_plan(policy, *options):
+        (tmp_path / "evaluator.yaml").write_text(policy)
+        code = run(["rollout", "plan", "cart@1.5.0", *options])
+        printed = capsys.readouterr()
+        return code, printed.out or printed.err
+
+    return print_plan
+
+
+def test_each_step_is_shown_with_what_it_needs(plan):
+    code, text = plan(POLICY)
+    assert code == 0
+    rows = [" ".join(line.split()) for line in text.splitlines()]
+    assert rows[0] == "rollout of cart@1.5.0: canary, cart; 2.58 h at least"
+    assert rows[3:12] == [
+        "1 deploy before test – tried for 60 s –",
+        "2 observe test under load test – GO 25 min",
+        "3 cart to 5 % before 5 % 5 % – –",
+        "4 observe 5 % production 5 % no harm in 500 requests 10 min",
+        "5 cart to 50 % before 50 % 50 % 1 agreement –",
+        "6 observe 50 % production 50 % GO 60 min, a person is asked after 3 h",
+        "7 cart to 100 % before full 100 % – –",
+        "8 observe full production 100 % nothing 60 min",
+        "9 dns after all stages – no way back after it –",
+    ]
+    assert rows[12] == "10 teardown always, at the end – – –"
+    assert "alpha 0.0167 each" in text  # 0.05 over three judged stages
+
+
+def test_the_hash_is_of_what_the_plan_does(plan):
+    first, again, other = (
+        json.loads(plan(policy, "--json")[1])
+        for policy in (POLICY, f"# a comment\n{POLICY}", POLICY.replace("bake: 10m", "bake: 11m"))
+    )
+    assert first["hash"] == again["hash"] != other["hash"]
+    assert [step["kind"] for step in first["steps"]][:3] == ["act", "observe", "act"]
+
+
+def test_services_go_one_after_the_other_or_together(plan):
+    several = POLICY.replace("service: cart", "services: [cart, shop]").replace(
+        "  live:", "    shop: {command: {run: [./route.sh]}}\n  live:"
+    )
+    for order, shifts in (
+        ("", ["cart", "cart", "cart", "shop", "shop", "shop"]),
+        ("  order: [shop, cart]\n", ["shop", "shop", "shop", "cart", "cart", "cart"]),
+        ("  order: [[cart, shop]]\n", ["cart, shop", "cart, shop", "cart, shop"]),
+    ):
+        policy = several.replace("  strategy: canary\n", f"  strategy: canary\n{order}")
+        steps = json.loads(plan(policy, "--json")[1])["steps"]
+        assert [", ".join(step["services"]) for step in steps if step.get("share") and step["kind"] == "act"] == shifts
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("share: 50%", "share: 4%", ":11: rollout.stages[2]: the share has to rise, but 4% follows 5%"),
+        ("share: 100%", "share: 99%", ":12: rollout.stages[3]: the last stage needs share: 100%"),
+        ("needs: nothing", "needs: go", ":12: rollout.stages[3]: no request reaches the baseline at a share of 100 %"),
+        ("deadline: 3h", "deadline: 3m", ":11: rollout.stages[2].deadline: must be at least bake (60m), not 3m"),
+        ("    always:", "    allways:", "rollout.acts: there is no stage 'allways'; did you mean 'always'?"),
+        ("name: dns", "name: deploy", "rollout.acts: two acts have the name deploy"),
+        ("{access_log: /var/log/haproxy/cart.log}", "{}", ":10: rollout.stages[1]: users meet the candidate"),
+        ("strategy: canary", "strategy: blue_green", ":10: rollout.stages[1]: this strategy moves all traffic at once"),
+        ("strategy: canary", "strategy: ab", ":3: rollout.strategy: must be 'canary', 'blue_green' or 'big_bang'"),
+        ('name: "50 %"', 'name: "5 %"', ":11: rollout.stages[2]: the name 5 % is taken"),
+        ("bake: 10m, ", "", ":10: rollout.stages[1]: 5 % needs no_harm, so it needs a time: bake: 10m"),
+        ("share: 5%, ", "", ":10: rollout.stages[1]: 5 % has neither a load nor a share of the users"),
+        ("    cart: {haproxy", "    shop: {haproxy", "rollout.router names shop, which is not rolled out"),
+        ("service: cart\n", "", "names no service to roll out"),
+        ("service: cart", "services: [cart, shop]", "rollout.router has no router of shop"),
+        ("run: [./dns.sh]", "ran: [./dns.sh]", "there is no key 'ran'; did you mean 'run'?"),
+        ("hooks: [{command: {run: [./dns.sh]}}]", "hooks: [undo]", "undo is allowed only among the hooks of rollback"),
+        ("needs: no_harm", "needs: noharm", "did you mean 'no_harm'?"),
+    ],
+)  # fmt: skip
+def test_what_contradicts_itself_is_refused_with_its_line(plan, old, new, sentence):
+    assert old in POLICY
+    code, text = plan(POLICY.replace(old, new, 1))
+    assert code == 2
+    assert sentence in text
+
+
+def test_a_policy_without_the_section_says_where_to_read(plan):
+    code, text = plan("service: cart\n")
+    assert code == 2
+    assert "has no section `rollout`" in text
+    assert "docs/rollouts.md" in text
