@@ -16,7 +16,7 @@ from evaluator.hooks.base import (
 from evaluator.hooks.by_hand import write_by_hand
 from evaluator.hooks.network import MaybeSent
 from evaluator.hooks.options import HookOptions
-from evaluator.hooks.router import Applied, Realised, Router, describe_drift, make_router
+from evaluator.hooks.router import Applied, Realised, Router, check_router, describe_drift, make_router
 from evaluator.hooks.running import Step, check_hook, describe_current, find_obstacle, make_step, run_hook, undo_hook
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Router",
     "Step",
     "check_hook",
+    "check_router",
     "describe_current",
     "describe_drift",
     "find_obstacle",

@@ -384,18 +384,27 @@ def make_hook(kind: str, options: Mapping[str, Any], environment: Mapping[str, s
     `environment`: the variables that hold its secrets; None: those of this process. Raises UnknownName, PolicyError or
     HookError.
     """
+    hook_class, checked = choose_class(kind, options)
+    hook = hook_class(checked, environment)
+    if not isinstance(hook, Hook):  # the class of another package may lack methods
+        raise HookError(
+            f"{hook_class.__module__}.{hook_class.__name__} is not a hook", hint="docs/hooks.md lists what a hook needs"
+        )
+    return hook
+
+
+def choose_class(kind: str, options: Mapping[str, Any]) -> tuple[type[Any], Any]:
+    """Choose the class of a hook by its kind and options; returns it with the checked options.
+
+    Raises UnknownName or PolicyError.
+    """
     if kind not in HOOKS:
         raise UnknownName("hook", kind, HOOKS)
     hook_class = HOOKS[kind]
     checked = read_options(kind, hook_class.Options, options)
     # Some kinds have a class for each of their uses: `command` runs a program, or shares requests by two programs.
     choose = getattr(hook_class, "choose_class", lambda _options: hook_class)
-    hook = choose(checked)(checked, environment)
-    if not isinstance(hook, Hook):  # the class of another package may lack methods
-        raise HookError(
-            f"{hook_class.__module__}.{hook_class.__name__} is not a hook", hint="docs/hooks.md lists what a hook needs"
-        )
-    return hook
+    return choose(checked), checked
 
 
 def read_options(kind: str, model: type[O], options: Mapping[str, Any]) -> O:

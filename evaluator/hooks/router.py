@@ -19,13 +19,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from evaluator.errors import EvaluatorError, HookError
 from evaluator.fields import Name, Share
-from evaluator.hooks.base import Action, BaseHook, HookContext, Json, O, Outcome, make_hook
+from evaluator.hooks.base import Action, BaseHook, HookContext, Json, O, Outcome, choose_class, make_hook
 from evaluator.hooks.network import MaybeSent
 from evaluator.hooks.weights import moves_back, sum_shares
 from evaluator.quantities import parse_share
@@ -382,13 +382,18 @@ def make_router(kind: str, options: Mapping[str, Any], environment: Mapping[str,
 
     `environment`: the variables that hold its secrets; None: those of this process. Raises also what `make_hook` does.
     """
-    hook = make_hook(kind, options, environment)
-    if not isinstance(hook, Router):
+    check_router(kind, options)
+    return cast("Router[Any]", make_hook(kind, options, environment))
+
+
+def check_router(kind: str, options: Mapping[str, Any]) -> None:
+    """Raise HookError for a hook that is no router. Its secrets are not needed."""
+    hook_class, _ = choose_class(kind, options)
+    if not issubclass(hook_class, Router):
         raise HookError(
             f"{kind} with these options does not share requests between arms",
             hint="docs/hooks.md#routers lists the routers, and what each needs",
         )
-    return hook
 
 
 # ------------------------------------------------------------------ shares

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from evaluator.errors import UnknownName
+from evaluator.errors import HookError, UnknownName
 from evaluator.fields import Duration, Name, PositiveDuration, Section, Share, within
 from evaluator.policy.promotion import MOST_APPROVALS, Entries, Entry
 from evaluator.quantities import format_duration
@@ -139,10 +139,16 @@ class RolloutSection(Section):
     @field_validator("router")
     @classmethod
     def _check_routers(cls, value: dict[str, HookEntry]) -> dict[str, HookEntry]:
-        """Refuse the entry `undo` in the place of a router."""
-        for entry in value.values():
+        """Refuse what does not share requests between arms."""
+        from evaluator.hooks import check_router  # a policy without hooks must not wait for them
+
+        for service, entry in value.items():
             if entry.kind == UNDO:
                 raise ValueError(_NO_UNDO)
+            try:
+                check_router(entry.kind, entry.options)
+            except HookError as error:
+                raise ValueError(f"{service}: {error.message}; {error.hint}") from None
         return value
 
     @field_validator("stages")

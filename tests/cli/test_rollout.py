@@ -76,7 +76,7 @@ def test_the_hash_is_of_what_the_plan_does(plan):
 
 def test_services_go_one_after_the_other_or_together(plan):
     several = POLICY.replace("service: cart", "services: [cart, shop]").replace(
-        "  live:", "    shop: {command: {run: [./route.sh]}}\n  live:"
+        "  live:", "    shop: {command: {set: [./route.sh], get: [./shares.sh]}}\n  live:"
     )
     for order, shifts in (
         ("", ["cart", "cart", "cart", "shop", "shop", "shop"]),
@@ -108,6 +108,8 @@ def test_services_go_one_after_the_other_or_together(plan):
         ("service: cart", "services: [cart, shop]", "rollout.router has no router of shop"),
         ("run: [./dns.sh]", "ran: [./dns.sh]", "there is no key 'ran'; did you mean 'run'?"),
         ("hooks: [{command: {run: [./dns.sh]}}]", "hooks: [undo]", "undo is allowed only among the hooks of rollback"),
+        ("{haproxy: {socket: /run/haproxy/admin.sock, backend: cart, servers: {baseline: b1, canary: c1}}}",
+         "{command: {run: [x]}}", ":4: rollout.router: cart: command with these options does not share requests"),
         ("needs: no_harm", "needs: noharm", "did you mean 'no_harm'?"),
     ],
 )  # fmt: skip
