@@ -7,8 +7,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -78,7 +78,7 @@ def rollback(session: Session, /, release: str, **options: Any) -> int:
 
     If the decisions cannot be used (locked, damaged or gone, a full or read-only disk), what is needed is read from the
     journal, and what was done is added to the audit trail by a later command. What even that cannot do is printed as
-    commands for a shell; `--dry-run` prints them for everything.
+    commands for a shell; then, `--dry-run` prints them for everything.
     """
     return _go_back(session, Action.ROLLBACK, release, **options)
 
@@ -157,42 +157,61 @@ def _go_back_without_store(
     journal, person = session.find_journal(), system_person()
     rules = load_rules(session.find_policy, release, journal, say)
     reason = reason or f"the decisions cannot be used: {problem.message}"
+
+    def list_lines() -> list[str]:
+        """List the lines for a shell that the policy alone knows."""
+        return list_policy_by_hand(rules, action, person, release, reason)
+
     try:
         _read_or_make(session, journal)
     except StoreError as error:
-        if lines := list_policy_by_hand(rules, action, person, release, reason):
-            say("nothing was done. As far as the policy knows, this does it by hand, in a shell:")
-            _emit_if_possible(_show_lines(lines))
+        _show_policy_by_hand(session, list_lines())
         raise StoreError(f"{problem.message}; {error.message}", hint=problem.hint) from problem
     say(f"acting from the journal: {', '.join(map(str, journal.paths))}")
     _warn_of_unknown(session, journal, release)
+    arguments = (session.store_path.absolute(), journal, rules, person, action, release, reason)
     if dry_run or not yes:
-        lines = preview_from_journal(session.store_path.absolute(), journal, rules, person, action, release, reason)
+        with _showing_policy_by_hand(session, journal, release, list_lines):
+            lines = preview_from_journal(*arguments)
         (emit if dry_run else say)(_show_lines(lines))
     if dry_run:
         return 0
     if not yes:
         _confirm(action, release)
     stop = threading.Event()
-    with completing_hooks(session, stop):
-        acted = act_from_journal(
-            session.store_path.absolute(),
-            journal,
-            rules,
-            person,
-            action,
-            release,
-            reason,
-            lambda text: say(plain_text(text)),
-            request=request,
-            stop=stop,
-        )
+    with completing_hooks(session, stop), _showing_policy_by_hand(session, journal, release, list_lines):
+        acted = act_from_journal(*arguments, lambda text: say(plain_text(text)), request=request, stop=stop)
     lines = [f"{action.label} {release}: {acted.state}", *acted.lines, *_introduce_by_hand(acted.by_hand)]
     _emit_if_possible(_show_lines(lines))
     keep_it = f"this could not be written anywhere, so keep it: {acted.not_written}"
     say(keep_it if acted.not_written else "the next command that can use the decisions adds this to the audit trail")
     notify_without_store(rules, action, release, person, reason, acted.state, "; ".join(acted.lines), say)
     return EXIT_CODES.get(acted.state, 4)
+
+
+def _show_policy_by_hand(session: Session, lines: Sequence[str]) -> None:
+    """Show the lines for a shell that the policy alone knows, where nothing else is left."""
+    if lines:
+        _say_if_possible(session, "nothing was done. As far as the policy knows, this does it by hand, in a shell:")
+        _emit_if_possible(_show_lines(lines))
+
+
+@contextmanager
+def _showing_policy_by_hand(
+    session: Session, journal: Journal, release: str, list_lines: Callable[[], list[str]]
+) -> Iterator[None]:
+    """Show what the policy alone knows if the action inside is refused, and the journal has no promotion of `release`.
+
+    Then nothing knows what a promotion of it changed, if there was one. `list_lines`: lists lines for a shell.
+    """
+    from evaluator.intents.journal_records import list_releases
+
+    try:
+        yield
+    except Refused:
+        if release not in list_releases(journal):
+            _show_policy_by_hand(session, list_lines())
+        raise
 
 
 def _warn_of_unknown(session: Session, journal: Journal, release: str) -> None:
@@ -222,7 +241,10 @@ def _list_left_by_hand(session: Session, store: Store, intent: Intent) -> list[s
 
 
 def _read_or_make(session: Session, journal: Journal) -> None:
-    """Read the journal; make it if nothing was promoted yet, and there is a store. Raises StoreError."""
+    """Read the journal, and make copies that are missing, if it has any or there is a store. Raises StoreError.
+
+    What is done has to be written somewhere: the only copy that there is may be on a disk that is read-only now.
+    """
     try:
         journal.read()
     except StoreError:
@@ -230,9 +252,9 @@ def _read_or_make(session: Session, journal: Journal) -> None:
 
         if not (session.store_path.exists() or control_path(session.store_path.absolute()).exists()):
             raise
-        with suppress(StoreError):
-            journal.make()
-        journal.read()
+    with suppress(StoreError):
+        journal.make()
+    journal.read()
 
 
 def _show_lines(lines: Iterable[str]) -> str:
@@ -337,7 +359,9 @@ def _describe_action(session: Session, store: Store, action: Action, release: st
     """Describe what an action on a release would do: its steps in order, with the values that they would replace."""
     from datetime import UTC, datetime, timedelta
 
-    from evaluator.intents import find_latest, plan_action, preview_action, read_release_to_preview
+    from evaluator.intents import (
+        ActionRequest, explain_refusal, find_latest, plan_action, preview_action, read_release_to_preview,
+    )  # fmt: skip
     from evaluator.reports import plain_text
 
     policy, verdict = _load_policy(session, action, release), find_latest(store, release)
@@ -351,6 +375,8 @@ def _describe_action(session: Session, store: Store, action: Action, release: st
     approvals_needed = policy.promotion.needed(action)
     if not steps:
         lines.append("  no hook is executed: the policy names none for it")
+    if refusal := explain_refusal(store, policy, ActionRequest(action, release, "")):
+        lines.append(f"  would be refused now: {plain_text(refusal)}")
     if approvals_needed:
         exclusion = ", not by the requester" if policy.promotion.distinct(action) else ""
         lines.append(f"  needs {approvals_needed} approval{'s' if approvals_needed > 1 else ''}{exclusion}")
@@ -419,7 +445,8 @@ def execute_or_wait(
             _say_if_possible(session, "nothing was executed: fix the cause above, then request it again")
             return 3
         retry, take_back = quote_command("hooks", "retry", intent.id), quote_command("rollback", intent.release)
-        _say_if_possible(session, f"check what was changed, then run `{retry}` or `{take_back} --reason WHY`")
+        alternative = f" or `{take_back} --reason WHY`" if intent.action in PROMOTING else ""
+        _say_if_possible(session, f"check what was changed, then run `{retry}`{alternative}")
     # The caller wanted no more than to leave the execution to others: so this is a success.
     is_queued = queue and wait_s is None and intent.state in (IntentState.APPROVED, IntentState.SENT)
     return 0 if is_queued else EXIT_CODES.get(intent.state, 3)
@@ -433,7 +460,8 @@ def describe_intents(store: Store, intents: Sequence[Intent]) -> list[str]:
     single = intents[0] if len(intents) == 1 else None
     audit_rows = store.control.audit(single.release if single else None)
     deliveries = store.control.deliveries(single.id if single else None)
-    last_text_by_intent = {row.intent: row.text for row in audit_rows}  # a later row replaces an earlier row
+    # A later row replaces an earlier row; one that says how an intent ended has the name of that state.
+    last_text_by_intent = {row.intent: row.text for row in audit_rows if row.event in FINAL_STATES}
     deliveries_by_intent: dict[str, list[Delivery]] = {intent.id: [] for intent in intents}
     for delivery in deliveries:
         if delivery.intent in deliveries_by_intent:

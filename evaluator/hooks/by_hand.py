@@ -55,14 +55,50 @@ def quote(text: str, fill: Callable[[str], str] = str) -> str:
     return "".join(quoted) or "''"
 
 
-def write_file(path: str, text: str) -> list[str]:
-    """Write lines for a shell that replace the content of a file."""
-    end = "END"
-    # A terminal would not take the control character of a line end of Windows.
-    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
-    while end in lines:
-        end += "_"
-    return [f"cat > {shlex.quote(path)} <<'{end}'", *lines, end]
+def write_edit(path: str, text: str, new: str) -> list[str]:
+    """Write the line for a shell that changes only what differs between the text of a file and a new one.
+
+    Lines are found by what they are now, so several hooks may change one file, other changes to it stay, and the rest
+    of the file, which may have secrets, is not shown. Empty if nothing differs.
+    """
+    all_lines = [line.strip() for line in text.split("\n")]
+    commands = []
+    for number, old, replacement in _list_changes(text.split("\n"), new.split("\n")):
+        # A line that the file has several times is found by its number, too.
+        address = str(number) if all_lines.count(old.strip()) > 1 else ""
+        commands.append(f"{address}{_write_substitution(old, replacement)}")
+    # `t`: a line that was changed is not changed again by what follows.
+    script = "".join(f" -e {shlex.quote(command)} -e t" for command in commands)
+    return [f"sed -i --follow-symlinks{script} {shlex.quote(path)}"] if commands else []
+
+
+def _list_changes(earlier: list[str], later: list[str]) -> list[tuple[int, str, str]]:
+    """List the lines that differ: number (from 1), what the line is, and what it becomes, which may be several lines.
+
+    If the numbers of lines differ, the last of the lines that differ becomes all that are new.
+    """
+    while earlier and later and earlier[-1] == later[-1]:
+        earlier, later = earlier[:-1], later[:-1]
+    if len(earlier) != len(later):
+        same = 0
+        while same < min(len(earlier) - 1, len(later)) and earlier[same] == later[same]:
+            same += 1
+        emptied = [""] * (len(earlier) - same - 1)
+        later = [*later[:same], *emptied, "\n".join(later[same:])]
+    pairs = enumerate(zip(earlier, later, strict=True), 1)
+    return [(number, old, replacement) for number, (old, replacement) in pairs if old != replacement]
+
+
+def _write_substitution(old: str, replacement: str) -> str:
+    """Write the command of sed that replaces a line, whose indentation and line end stay.
+
+    A terminal would not take tabs and line ends of Windows, so the command has none.
+    """
+    pattern = re.sub(r"\t", "[[:space:]]", re.sub(r"[][\\.*^$/]", r"\\\g<0>", old.strip()))
+    indent = old[: len(old) - len(old.lstrip())]
+    added = replacement.removeprefix(indent).rstrip().replace("\r", "")
+    added = re.sub(r"[\\&/\n]", r"\\\g<0>", added).replace("\t", "\\t")
+    return rf"s/^\([[:space:]]*\){pattern}\([[:space:]]*\)$/\1{added}\2/"
 
 
 def write_socat(command: str, *, socket: str | None, address: str | None) -> str:

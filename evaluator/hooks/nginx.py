@@ -22,7 +22,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from evaluator.errors import HookError
-from evaluator.hooks.by_hand import write_file
+from evaluator.hooks.by_hand import write_edit
 from evaluator.hooks.network import MaybeSent
 from evaluator.hooks.nginx_config import ALL, read_split, read_upstream, set_split, set_weights
 from evaluator.hooks.nginx_workers import find_workers, wait_for_new
@@ -323,10 +323,10 @@ class Nginx(ServerRouter[NginxOptions]):
         return Applied(tuple(missing), tuple(notes))
 
     def _write_state_by_hand(self, state: Mapping[str, int], words: Mapping[str, str]) -> list[str]:  # noqa: ARG002
-        """Write the lines that write the file with these shares, test the configuration, and reload nginx."""
+        """Write the lines that set these shares in the file, test the configuration, and reload nginx."""
         nginx = shlex.join(self.options.nginx)
-        text = self._write(self._read_file(), state)
-        return [*write_file(self.options.file, text), f"{nginx} -t && {nginx} -s reload"]
+        text = self._read_file()
+        return [*write_edit(self.options.file, text, self._write(text, state)), f"{nginx} -t && {nginx} -s reload"]
 
     def _install(self, text: str, earlier: str, *, is_refused: bool) -> tuple[str, list[str]]:
         """Write the file, test nginx's configuration, and reload nginx; the earlier text is put back on failure.

@@ -74,7 +74,8 @@ def ask(store: Store, policy: Policy, person: Person, request: ActionRequest) ->
     """Record the intent of a person who requests an action. Raises Refused, UsageError.
 
     It is approved at once if no other person has to agree. If the same request is in effect already, the earlier intent
-    is returned: a double click, or two people, make one intent.
+    is returned: a double click, or two people, make one intent. A hold or a rollback whose hooks failed is to be
+    executed again by this, as by `retry`: the cause may be gone, and nothing went back because of it.
     """
     reason = _clean_reason(request.reason)
     rules, action = policy.promotion, request.action
@@ -118,7 +119,12 @@ def ask(store: Store, policy: Policy, person: Person, request: ActionRequest) ->
         undoes=undoes,
     )
     # An approver who requests an action agrees to it, too.
-    return store.control.request(intent, consents=may(rules, person.names, PersonRole.APPROVER))
+    is_approver = may(rules, person.names, PersonRole.APPROVER)
+    asked = store.control.request(intent, consents=is_approver)
+    is_allowed = is_approver or not asked.approvals_needed
+    if action not in PROMOTING and asked.state is IntentState.FAILED and is_allowed:
+        return store.control.reopen(asked.id, person.name, f"requested again: {reason}")
+    return asked
 
 
 def _clean_reason(text: str, *, required: bool = True) -> str:
@@ -179,6 +185,17 @@ def _check_promotion(store: Store, policy: Policy, request: ActionRequest, lates
             hint=remedy or None,
             no_go=verdict.word is VerdictWord.NO_GO,
         )
+
+
+def explain_refusal(store: Store, policy: Policy, request: ActionRequest) -> str:
+    """Say why a promotion would be refused now, whoever requests it; empty if it would not, or is no promotion."""
+    if request.action not in PROMOTING:
+        return ""
+    try:
+        _check_promotion(store, policy, request, find_latest(store, request.release))
+    except Refused as error:
+        return error.message
+    return ""
 
 
 # ------------------------------------------------------------------ what an action changes
@@ -245,13 +262,10 @@ def _find_promotions_to_undo(store: Store, policy: Policy, request: ActionReques
     planned, irreversible = plan_action(store, policy, request.release, request.action, promotion_ids)
     # A promotion that is being executed may have no hook to undo yet; it has when the rollback is executed.
     if not is_being_executed and all(hook.event == ANNOUNCE for hook in planned):
-        why = (
-            "; ".join(irreversible)
-            if irreversible
-            else "no promotion of it was executed, and the policy names no hooks for rollback"
-        )
         intents = store.control.intents(request.release)
-        hint = "add hooks for rollback to the policy"
+        why, hint = "; ".join(irreversible), "add hooks for rollback to the policy"
+        if not why:
+            why, hint = _explain_nothing(intents, hint)
         if any(intent.action in PROMOTING and intent.state not in FINAL_STATES for intent in intents):
             hint = f"cancel the promotion that waits: `{quote_command('hold', request.release)}`"
         raise Refused(f"there is nothing to roll back for {request.release}: {why}", hint=hint)
@@ -268,6 +282,18 @@ def _find_promotions_to_undo(store: Store, policy: Policy, request: ActionReques
                 hint=f"roll back {promotion.release} first, or instead",
             )
     return promotion_ids
+
+
+def _explain_nothing(intents: Sequence[Intent], hint: str) -> tuple[str, str]:
+    """Say why a rollback would undo nothing, and what to do: `hint`, if nothing was promoted.
+
+    `intents`: all of the release, the oldest first.
+    """
+    for intent in reversed(intents):
+        if intent.action is Action.ROLLBACK and intent.state is IntentState.ACKNOWLEDGED and intent.undoes:
+            why = f"{intent.requester} rolled it back at {intent.requested_at:%Y-%m-%d %H:%M} UTC ({intent.id})"
+            return why, f"`{quote_command('hooks', 'log', intent.release)}` shows what that restored"
+    return "no promotion of it was executed, and the policy names no hooks for rollback", hint
 
 
 # ------------------------------------------------------------------ agreeing, and the rest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,13 +12,14 @@ from datetime import UTC, datetime
 from evaluator.errors import StoreBusy, StoreError
 from evaluator.intents.checking import BEFORE_RESTART, CLOCK_TOLERANCE, is_before_restart
 from evaluator.intents.observing import hash_data_now, hash_policy_now
+from evaluator.intents.steps import LINK_VARIABLE
 from evaluator.intents.versions import explain_other_versions
 from evaluator.pipeline.runs import is_live, is_stale
 from evaluator.policy import Policy
 from evaluator.records import BASELINE, CANDIDATE, WHOLE, Release, ReleaseSummary, Service, Verdict, VerdictWord
 from evaluator.records.intents import Action, Intent, IntentState
 from evaluator.store import Store
-from evaluator.wording import format_duration
+from evaluator.wording import format_duration, quote_command
 
 NO_HOOKS = "add hooks to the policy, or promote it where it is deployed: docs/promotion.md"
 
@@ -98,6 +100,7 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
         _check_restart(store, verdict, rejudge),
         _check_hooks(policy),
         _check_versions(policy, verdict.release),
+        _check_words(policy, current_release),
         _check_judged_versions(verdict.release, current_release, rejudge),
         _check_decisions(store, release),
     )
@@ -193,6 +196,24 @@ def _check_versions(policy: Policy, release: Release) -> PromotionCondition:
         ),
         remedy="land its data again with "
         + " and ".join(f"--{arm}-version" for arm in dict.fromkeys(unknown.values())),
+    )
+
+
+def _check_words(policy: Policy, release: Release) -> PromotionCondition:
+    """Check that the other words have a value that a hook that promotes uses: it would fail after others have acted."""
+    options = json.dumps([entry.options for entry in policy.promotion.hooks.get(Action.PROMOTE, ())])
+    set_service = f"`{quote_command('data', 'service', release.id)} NAME`"
+    remedies = {
+        "service": ("" if any(service.name for service in release.services) else f"set the service: {set_service}"),
+        "link": "" if policy.promotion.link or os.environ.get(LINK_VARIABLE) else "add `link` to the policy",
+        "step": "leave ${step} out: a promotion is no step of a rollout",
+    }
+    unknown = {word: remedy for word, remedy in remedies.items() if remedy and f"${{{word}}}" in options}
+    return PromotionCondition(
+        "the words that hooks use have a value",
+        met=not unknown,
+        otherwise=" and ".join(f"a hook uses ${{{word}}}, which has no value" for word in unknown),
+        remedy="; ".join(unknown.values()),
     )
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from evaluator.errors import EvaluatorError, Refused, StoreError
-from evaluator.hooks import HookContext, Outcome, make_step, run_hook, undo_hook
+from evaluator.errors import EvaluatorError, HookError, Refused, StoreError
+from evaluator.hooks import HookContext, Outcome, Router, make_step, run_hook, undo_hook, write_by_hand
 from evaluator.intents.journal_records import (
     HookId,
     JournalAction,
@@ -34,7 +34,7 @@ from evaluator.intents.people import may_act_alone, why_not
 from evaluator.intents.steps import PlannedHook, list_by_hand, make_context, plan_steps
 from evaluator.policy.going_back import choose_policy_to_go_back
 from evaluator.policy.promotion import PromotionRules
-from evaluator.records import Release
+from evaluator.records import BASELINE, Release
 from evaluator.records.intents import (
     ANNOUNCE,
     PROMOTING,
@@ -438,7 +438,7 @@ def list_policy_by_hand(
     """List the lines for a shell by which a person holds or rolls back a release, as far as the policy alone knows.
 
     Those are the hooks of the policy for the action. Where it says `undo`, the hooks that promote are named: nothing
-    knows the values from before them.
+    knows the values from before them. A router that promotes can still give all requests to the baseline.
     """
     own = JournalAction("by-hand", action, Release(release_id), person, reason, write_now())
     lines: list[str] = []
@@ -448,9 +448,23 @@ def list_policy_by_hand(
             lines += [f"# {hook.describe(context)}", *list_by_hand(hook, context)]
     if action is Action.ROLLBACK and any(entry.kind == UNDO for entry in rules.hooks.get(action, ())):
         for entry in reversed(rules.hooks.get(Action.PROMOTE, ())):
-            description = make_step(entry.kind, entry.options).hook.describe()
+            hook = PlannedHook(0, action.value, entry, make_step(entry.kind, entry.options))
+            description = hook.step.hook.describe()
             lines.append(f"# a promotion {description}: put back what was there before, which is not known here")
+            if to_baseline := _list_to_baseline(hook, _make_context(own, hook, 0, "")):
+                lines += ["# or give all requests to the baseline:", *to_baseline]
     return lines
+
+
+def _list_to_baseline(hook: PlannedHook, context: HookContext) -> list[str]:
+    """List the lines for a shell by which a router that promotes gives all to the baseline; empty if none are known."""
+    router = hook.step.hook
+    try:
+        if not isinstance(router, Router) or router.get_shares(context.action).get(BASELINE) != 1.0:
+            return []
+    except HookError:  # it has no arm of that name
+        return []
+    return write_by_hand(hook.step, context, undoes=False, earlier=None)
 
 
 def _make_context(own: JournalAction, hook: PlannedHook, position: int, outcome: str) -> HookContext:

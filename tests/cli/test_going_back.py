@@ -71,6 +71,12 @@ def promoted(run, proxy):
     return run
 
 
+def restore_weights(proxy):
+    for server, weight in BEFORE.items():
+        command = f"echo 'set server shop/{server} weight {weight}' | socat - UNIX-CONNECT:{proxy['socket']}"
+        subprocess.run(["bash", "-c", command], check=True, stdout=subprocess.DEVNULL)
+
+
 def remove_all(run):
     for path in (run.store, control_path(run.store)):
         path.unlink()
@@ -249,6 +255,44 @@ def test_what_is_left_can_be_pasted_into_a_shell(fault, promoted, proxy, monkeyp
     assert shares(proxy) == BEFORE
 
 
+@pytest.mark.parametrize("is_dry", [False, True])
+def test_where_nothing_knows_a_promotion_the_commands_for_the_baseline_are_printed(is_dry, promoted, proxy):
+    """The data are there, so a journal is made; it is empty, and nothing is done from it."""
+    control_path(promoted.store).unlink()
+    promoted.store.with_suffix(".journal").unlink()
+    for path in promoted.state.iterdir():
+        path.unlink()
+    arguments = ["--dry-run"] if is_dry else ["--yes"]
+    code, out, err = promoted("rollback", "cart@1.9.0", *arguments, "--reason", "carts are odd")
+    assert (code, "nothing was done" in err) == (3, True)
+    assert shares(proxy) == AFTER
+    subprocess.run(["bash", "-eu"], check=True, input=out, capture_output=True, text=True)
+    assert shares(proxy) == {"baseline": 100}
+    restore_weights(proxy)
+
+
+def test_a_copy_that_is_missing_is_made_where_the_only_one_is_read_only(promoted, proxy, monkeypatch):
+    """Whoever promoted had another XDG_STATE_HOME: what a rollback did must be written somewhere all the same."""
+    remove_all(promoted)
+    elsewhere = promoted.folder.parent / "elsewhere"
+    monkeypatch.setenv("XDG_STATE_HOME", str(elsewhere))
+    own = promoted.store.with_suffix(".journal")
+    real_open = os.open
+
+    def open_unless_read_only(path, flags, *rest, **options):
+        if Path(path) == own and flags & os.O_RDWR:
+            raise OSError(30, "Read-only file system")
+        return real_open(path, flags, *rest, **options)
+
+    monkeypatch.setattr(os, "open", open_unless_read_only)
+    code, _, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
+    assert code == 0, err
+    assert "could not be written anywhere" not in err
+    assert shares(proxy) == BEFORE
+    code, _, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "again")
+    assert (code, "rolled it back at" in err) == (3, True)
+
+
 def test_without_a_journal_what_the_policy_knows_is_printed(promoted, proxy):
     remove_own_journal(promoted)
     for path in promoted.state.iterdir():
@@ -265,9 +309,7 @@ def test_without_a_journal_what_the_policy_knows_is_printed(promoted, proxy):
     assert shares(proxy) == AFTER
     assert subprocess.run(["bash", "-eu"], check=False, input=out, stdout=subprocess.DEVNULL, text=True).returncode == 0
     assert shares(proxy) == {"baseline": 100}
-    for server, weight in BEFORE.items():
-        command = f"echo 'set server shop/{server} weight {weight}' | socat - UNIX-CONNECT:{proxy['socket']}"
-        subprocess.run(["bash", "-c", command], check=True, stdout=subprocess.DEVNULL)
+    restore_weights(proxy)
 
 
 @pytest.mark.parametrize("is_locked", [True, False])

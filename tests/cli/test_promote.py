@@ -84,6 +84,11 @@ def test_tested_promoted_and_rolled_back(run):
 def test_a_no_go_exits_as_one_and_conditions_that_are_not_met_as_three(run):
     code, _, err = run("promote", "cart@1.6.0", "--yes", policy=HOOKS)
     assert (code, "cart@1.6.0 is not promoted: the verdict is NO-GO" in err) == (1, True)
+    assert (
+        "would be refused now: cart@1.6.0 is not promoted: the verdict is"
+        in run("promote", "cart@1.6.0", "--dry-run")[1]
+    )
+    assert "would be refused" not in run("promote", "cart@1.9.0", "--dry-run")[1]
     code, _, err = run("promote", "cart@1.9.0", "--yes", policy="")
     assert (code, "the policy names no hooks that promote" in err) == (3, True)
     code, _, err = run("promote", "cart@1.9.1", "--yes")

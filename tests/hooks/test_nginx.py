@@ -10,7 +10,7 @@ from metrics_servers import free_port, program, running
 
 from evaluator.errors import HookError, PolicyError
 from evaluator.hooks import make_hook
-from evaluator.hooks.by_hand import write_file
+from evaluator.hooks.by_hand import write_edit
 from evaluator.hooks.nginx_config import read_split, read_upstream, set_split, set_weights
 
 CONFIG = """
@@ -176,11 +176,54 @@ def test_the_earlier_shares_can_be_written_by_hand(proxy, unchanged):
     assert split_becomes(port, {"baseline": 100})
 
 
-def test_lines_that_write_a_file_write_it_as_it_was(tmp_path):
-    """Tabs, quotes, variables, a line like the end of the text; only line ends of Windows become plain ones."""
-    file, text = tmp_path / "it's.conf", "\tserver $a `b` \\c 'd';\r\nEND\n# é\n"
-    subprocess.run(["bash", "-eu"], input="\n".join(write_file(str(file), text)), text=True, check=True)
-    assert file.read_text() == text.replace("\r", "")
+def edit(file, text, new):
+    """Paste the lines that change a file from one text into another, as a terminal takes them."""
+    lines = write_edit(str(file), text, new)
+    subprocess.run(["bash", "-eu"], input="\n".join(lines), text=True, check=True)
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "new"),
+    [
+        ("a;\n\tserver $a/[x]*\tweight=5;\r\nb;\n", "a;\n\tserver $a/[x]*\tweight=7 'é&\\';\r\nb;\n"),
+        ("u { s a; }\nv {\n  s a;\n}\nw {\n  s a;\n}\n", "u { s a; }\nv {\n  s a;\n}\nw {\n  s a down;\n}\n"),
+        ("x {\n 5% c;\n * b;\n}", "x {\n * c;\n # 0% b;\n}"),
+        ("x { 5% c; * b; }\nend;\n", "x { * c; # 0% b;\n }\nend;\n"),
+        ("s a\n  down;\n", "s a;\n"),
+        ("same\n", "same\n"),
+    ],
+)
+def test_lines_that_edit_a_file_change_only_what_differs(tmp_path, text, new):
+    """Tabs, quotes, line ends of Windows, equal lines; lines that become several, and several that become one."""
+    file = tmp_path / "it's.conf"
+    file.write_bytes(text.encode())
+    link = tmp_path / "link"
+    link.symlink_to(file)
+    assert "\t" not in edit(link, text, new)
+    if text.count("\n") > new.count("\n"):
+        assert file.read_text().split() == new.split(), "an empty line is left"
+    else:
+        assert file.read_bytes().decode() == new
+    assert link.is_symlink()
+
+
+def test_lines_by_hand_of_two_hooks_on_one_file_do_not_take_each_other_back(tmp_path):
+    """A rollback that fails prints the lines of all its hooks, and then a person pastes them."""
+    file = tmp_path / "shop.conf"
+    split_block = "split_clients $a $shop {\n  * new;\n  # 0% old;\n}\n"
+    file.write_text(f"secret;\n{split_block}upstream shop {{\n  server a down;\n  server b;\n}}\n")
+    split = {"file": str(file), "split": "$shop", "servers": {"baseline": "old", "canary": "new"}, "nginx": ["true"]}
+    upstream = {"file": str(file), "upstream": "shop", "servers": {"baseline": "a", "canary": "b"}, "nginx": ["true"]}
+    lines = [
+        *make_hook("nginx", split).write_undo_by_hand(make_context(), {"new": 1000, "old": 9000}),
+        *make_hook("nginx", upstream).write_undo_by_hand(make_context(), {"a": 1, "b": 0}),
+    ]
+    subprocess.run(["bash", "-eu"], input="\n".join(lines), text=True, check=True)
+    assert read_split(file.read_text(), "$shop") == {"new": 1000, "old": 9000}
+    servers = read_upstream(file.read_text(), "shop").servers
+    assert {name: server.is_down for name, server in servers.items()} == {"a": False, "b": True}
+    assert "secret" not in "\n".join(lines)
 
 
 def test_users_do_not_go_to_an_upstream_that_no_server_of_serves(proxy, unchanged):

@@ -212,6 +212,31 @@ def test_a_rollback_of_what_only_waits_names_the_command_that_stops_it(store, po
     assert caught.value.hint == "cancel the promotion that waits: `evaluator hold cart@1.9.0`"
 
 
+def test_a_second_rollback_is_refused_because_of_the_first(store, policy, person, action_request, script):
+    rules = policy(f"{ROLES}hooks: {{promote: [{script('promoted', undo='back')}]}}\n")
+    for action in ("promote", "rollback"):
+        execute(store, lambda _: rules, ask(store, rules, person("bob"), action_request(action)).id, "w")
+    with pytest.raises(Refused, match=r"nothing to roll back for cart@1.9.0: bob rolled it back at .* UTC \(i2\)"):
+        ask(store, rules, person("bob"), action_request("rollback"))
+
+
+def test_a_rollback_that_failed_is_executed_again_when_it_is_requested_again(
+    store, policy, person, action_request, tmp_path, lines, script
+):
+    """The cause may be gone: whoever types it again must not read the old failure while traffic stays."""
+    fixed = tmp_path / "fixed"
+    undo = f"{{command: {{run: [sh, -c, 'true'], undo: [sh, -c, 'test -e {fixed}']}}}}"
+    rules = policy(f"{ROLES}hooks: {{promote: [{undo}, {script('promoted', undo='back')}]}}\n")
+    execute(store, lambda _: rules, ask(store, rules, person("bob"), action_request()).id, "w")
+    first = ask(store, rules, person("bob"), action_request("rollback"))
+    assert execute(store, lambda _: rules, first.id, "w").state is IntentState.FAILED
+    fixed.touch()
+    again = ask(store, rules, person("bob"), action_request("rollback"))
+    assert (again.id, again.state) == (first.id, IntentState.APPROVED)
+    assert execute(store, lambda _: rules, again.id, "w").state is IntentState.ACKNOWLEDGED
+    assert lines() == ["promoted", "back"], "what was undone is not undone again"
+
+
 def test_what_was_promoted_later_goes_back_first(store, policy, person, action_request, script):
     rules = policy(f"{ROLES}hooks: {{promote: [{script('promoted', undo='back')}]}}\n")
     first = ask(store, rules, person("bob"), action_request())

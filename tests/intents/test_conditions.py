@@ -37,6 +37,7 @@ def listed(monkeypatch):
         policy="sha256:p",
         hooks=True,
         command=(),
+        link="",
         stored=None,
         by_hand="",
         restart_s=None,
@@ -56,6 +57,7 @@ def listed(monkeypatch):
             command=lambda release: f"evaluator verdict {release}",
             promotion=SimpleNamespace(
                 approvals=SimpleNamespace(max_age=1800.0),
+                link=link,
                 hooks={Action.PROMOTE if hooks else Action.HOLD: (HookEntry("command", {"run": command}),)},
             ),
         )
@@ -65,7 +67,7 @@ def listed(monkeypatch):
         )
         store = SimpleNamespace(data=SimpleNamespace(runs=lambda release: ()), control=control, reading=nullcontext)
         listed = list_conditions(store, rules, Verdict(**(fields | current)))
-        assert len(listed) == 15
+        assert len(listed) == 16
         return [(condition.text, condition.description, condition.remedy) for condition in listed if not condition.met]
 
     return unmet
@@ -206,6 +208,23 @@ def test_the_version_of_a_promotion_is_that_of_the_candidate(listed):
     remedy = "land its data again with --canary-version"
     assert listed(release=release, command=command) == [("the versions that hooks use are known", says, remedy)]
     assert listed(release=Release("cart@2", (Service("cart", "", "2"),)), command=command) == []
+
+
+@pytest.mark.parametrize(
+    ("word", "service", "link", "remedy"),
+    [
+        ("service", "", "", "set the service: `evaluator data service cart@2 NAME`"),
+        ("service", "cart", "", ""),
+        ("link", "", "", "add `link` to the policy"),
+        ("link", "", "https://ci.example.org", ""),
+        ("step", "cart", "https://ci.example.org", "leave ${step} out: a promotion is no step of a rollout"),
+    ],
+)
+def test_no_promotion_begins_that_a_word_without_a_value_stops_half_way(listed, word, service, link, remedy):
+    release = Release("cart@2", (Service(service, "1", "2"),))
+    says = f"a hook uses ${{{word}}}, which has no value"
+    unmet = [("the words that hooks use have a value", says, remedy)] if remedy else []
+    assert listed(release=release, command=["set", f"--it=${{{word}}}"], link=link) == unmet
 
 
 def test_a_condition_shows_the_text_that_is_true():

@@ -374,10 +374,21 @@ def test_what_the_policy_alone_knows(policy):
     ).promotion
     lines = list_policy_by_hand(rules, Action.ROLLBACK, system_person(), RELEASE, "odd")
     assert "echo 'set server shop/b weight 1' | socat - UNIX-CONNECT:/run/s" in lines
-    assert lines[-1] == (
+    place = lines.index(
         "# a promotion gives all requests of HAProxy's backend shop at /run/s to canary, in a rollback or a hold to "
         "baseline: put back what was there before, which is not known here"
     )
+    assert lines[place + 1] == "# or give all requests to the baseline:"
+    assert lines[place + 2 :] == lines[1:place], "as the policy's own hook for a rollback does"
+
+
+def test_a_router_with_shares_of_its_own_does_not_give_all_to_the_baseline_by_hand(policy):
+    rules = policy(
+        "hooks: {promote: [{haproxy: {socket: /run/s, backend: shop, servers: {baseline: b, canary: c}, "
+        "shares: {canary: 100%}}}]}\n"
+    ).promotion
+    [only] = list_policy_by_hand(rules, Action.ROLLBACK, system_person(), RELEASE, "odd")
+    assert "put back what was there before" in only
 
 
 def test_a_journal_that_hangs_delays_but_does_not_stop(store, promoted, back, lines, monkeypatch):

@@ -221,7 +221,7 @@ def test_a_rollback_takes_back_what_was_done_the_last_hook_first(store, policy, 
             system_person(),
             action_request("rollback", reason="again"),
         )
-    assert "no promotion of it was executed" in caught.value.message
+    assert "rolled it back at" in caught.value.message
 
 
 def test_going_back_does_not_stop_at_a_required_hook_that_fails(store, policy, action_request, script, lines):
