@@ -360,8 +360,13 @@ def _describe_action(session: Session, store: Store, action: Action, release: st
     from datetime import UTC, datetime, timedelta
 
     from evaluator.intents import (
-        ActionRequest, explain_refusal, find_latest, plan_action, preview_action, read_release_to_preview,
-    )  # fmt: skip
+        ActionRequest,
+        explain_refusal,
+        find_latest,
+        plan_action,
+        preview_action,
+        read_release_to_preview,
+    )
     from evaluator.reports import plain_text
 
     policy, verdict = _load_policy(session, action, release), find_latest(store, release)

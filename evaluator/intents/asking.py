@@ -6,7 +6,7 @@ Each refusal has its reason, and is in the audit trail.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from unicodedata import category
@@ -123,7 +123,9 @@ def ask(store: Store, policy: Policy, person: Person, request: ActionRequest) ->
     asked = store.control.request(intent, consents=is_approver)
     is_allowed = is_approver or not asked.approvals_needed
     if action not in PROMOTING and asked.state is IntentState.FAILED and is_allowed:
-        return store.control.reopen(asked.id, person.name, f"requested again: {reason}")
+        with suppress(UsageError):  # another process was faster
+            return store.control.reopen(asked.id, person.name, f"requested again: {reason}")
+        return store.control.intent(asked.id)
     return asked
 
 

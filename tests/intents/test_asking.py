@@ -237,6 +237,21 @@ def test_a_rollback_that_failed_is_executed_again_when_it_is_requested_again(
     assert lines() == ["promoted", "back"], "what was undone is not undone again"
 
 
+def test_two_people_request_a_failed_rollback_again_at_once(store, policy, person, action_request, monkeypatch):
+    undo = "{command: {run: [sh, -c, 'true'], undo: [sh, -c, 'false']}}"
+    rules = policy(f"{ROLES}hooks: {{promote: [{undo}]}}\n")
+    for action in ("promote", "rollback"):
+        execute(store, lambda _: rules, ask(store, rules, person("bob"), action_request(action)).id, "w")
+    reopen = type(store.control).reopen
+
+    def reopen_twice(control, *arguments):
+        reopen(control, *arguments)
+        return reopen(control, *arguments)  # this one is too late
+
+    monkeypatch.setattr(type(store.control), "reopen", reopen_twice)
+    assert ask(store, rules, person("bob"), action_request("rollback")).state is IntentState.APPROVED
+
+
 def test_what_was_promoted_later_goes_back_first(store, policy, person, action_request, script):
     rules = policy(f"{ROLES}hooks: {{promote: [{script('promoted', undo='back')}]}}\n")
     first = ask(store, rules, person("bob"), action_request())
