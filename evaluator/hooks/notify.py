@@ -10,6 +10,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
@@ -30,6 +31,8 @@ _KINDS = {"acknowledged": "success", "failed": "failure", "unknown": "warning", 
 """Outcome → kind of message, which services show by colours or signs; `info` for others."""
 _LOGGERS = ("apprise", "urllib3.connectionpool")
 """Loggers that write addresses, with the secrets in them, at their verbose levels."""
+_COLLECTED: ContextVar[list[str] | None] = ContextVar("collected", default=None)
+"""Warnings of the hook that is sending here; Apprise passes the context on to its threads."""
 
 
 def _check_address(text: str) -> str:
@@ -178,7 +181,8 @@ def _read_service(address: str) -> str:
 def _collect_warnings(remove_secrets: Callable[[str], str]) -> Iterator[list[str]]:
     """Remove secrets from all that Apprise and its HTTP client log within the block.
 
-    Yields a list to which their warnings and errors are added.
+    Yields a list to which their warnings and errors of this block are added: other hooks send at the same time, and
+    their secrets are not known here.
     """
     warnings: list[str] = []
 
@@ -186,15 +190,17 @@ def _collect_warnings(remove_secrets: Callable[[str], str]) -> Iterator[list[str
         """Remove secrets from a record, and collect its text if it is a warning or an error."""
         record.msg = remove_secrets(record.getMessage())
         record.args = ()  # the message has them already
-        if record.levelno >= logging.WARNING:
+        if record.levelno >= logging.WARNING and _COLLECTED.get() is warnings:
             warnings.append(record.msg)
         return True  # it is logged
 
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     for logger in loggers:
         logger.addFilter(clean_record)
+    token = _COLLECTED.set(warnings)
     try:
         yield warnings
     finally:
+        _COLLECTED.reset(token)
         for logger in loggers:
             logger.removeFilter(clean_record)

@@ -27,6 +27,8 @@ from evaluator.wording import count_of, quote_command
 
 TIME_S = 10.0
 """How long all messages may take that are sent at the same time."""
+_LONGEST_ANSWER = 200
+"""Characters of a receiver's answer in the sentence that it did not accept a message."""
 _NEWS_FOR = timedelta(hours=1)
 """What is older is no news any more."""
 WAITING = "waiting"
@@ -148,7 +150,9 @@ def _send_all(store: Store, messages: Sequence[_Message], say: Say) -> None:
     outcomes = send_together([(message.step, message.context) for message in messages])
     for message, outcome in zip(messages, outcomes, strict=True):
         row = message.row
-        text = outcome.did if outcome.state == "acknowledged" else f"{outcome.did}; {outcome.response}".rstrip("; ")
+        text = outcome.did
+        if outcome.state != "acknowledged" and (answer := " ".join(outcome.response.split())):
+            text += f"; {answer[:_LONGEST_ANSWER]}{'…' if len(answer) > _LONGEST_ANSWER else ''}"
         log.finish(row.number, message.position, outcome.state, text)
         if outcome.state == "acknowledged":
             continue

@@ -2,6 +2,7 @@ import email
 import email.policy
 import json
 import logging
+import threading
 
 import pytest
 from aiosmtpd.controller import Controller
@@ -83,6 +84,23 @@ def test_hosts_that_are_not_listed_are_refused(receiver, mailbox):
         hook = hook_for(address, allow_hosts=["example.org"])
         assert "allow_hosts" in hook.execute(make_context()).did
     assert not receiver.requests
+
+
+def test_a_hook_has_no_warnings_of_another_one_that_sends_at_the_same_time(receiver):
+    """Each hook knows only its own secrets."""
+    others = logging.getLogger("apprise")
+
+    def fail_meanwhile(handler, received):
+        warn = threading.Thread(target=others.warning, args=["cannot send to other-t0ken"])
+        warn.start()
+        warn.join()
+        reply(500)(handler, received)
+
+    receiver.answers = [fail_meanwhile]
+    outcome = hook_for(address_of(receiver)).execute(make_context())
+    assert outcome.state == "failed"
+    assert "error=500" in outcome.response
+    assert "other-t0ken" not in outcome.response
 
 
 def test_secrets_are_neither_sent_nor_logged(receiver, caplog):

@@ -161,6 +161,17 @@ def test_what_is_older_than_an_hour_is_no_news(store, notifying_policy, action_r
 # ------------------------------------------------------------------ where sending fails
 
 
+def test_a_long_answer_is_cut(store, notifying_policy, action_request, receiver):
+    rules = notifying_policy(extra=f"approvals: {{promote: 2}}\n{ROLES}", kinds=["hook"])
+    receiver.answers = [reply(400, b"x\n" * 5000)]
+    ask(store, rules, ANN, action_request())
+    said = []
+    notify_people(store, lambda _: rules, said.append)
+    assert said[0].endswith("x x …")
+    assert len(said[0]) < 400
+    assert store.control.audit()[-1].text == said[0]
+
+
 def test_what_was_not_accepted_is_recorded_said_and_sent_again(
     store, notifying_policy, action_request, receiver, monkeypatch
 ):
