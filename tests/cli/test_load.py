@@ -59,7 +59,7 @@ def start_load(folder: Path, shop: Sequence[Arm], *extra: str) -> subprocess.Pop
 
 
 def wait_for_segments(folder: Path, count: int) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(list(folder.glob("evaluator.data/*/*/seg-*.parquet"))) < count:
         assert time.monotonic() < deadline, "no segments came"
         time.sleep(0.05)
