@@ -243,7 +243,7 @@ def _list_left_by_hand(session: Session, store: Store, intent: Intent) -> list[s
 def _read_or_make(session: Session, journal: Journal) -> None:
     """Read the journal, and make copies that are missing, if it has any or there is a store. Raises StoreError.
 
-    What is done has to be written somewhere: the only copy that there is may be on a disk that is read-only now.
+    The only copy that there is may be on a disk that is read-only now, and what is done has to be written.
     """
     try:
         journal.read()

@@ -190,7 +190,7 @@ def _check_promotion(store: Store, policy: Policy, request: ActionRequest, lates
 
 
 def explain_refusal(store: Store, policy: Policy, request: ActionRequest) -> str:
-    """Say why a promotion would be refused now, whoever requests it; empty if it would not, or is no promotion."""
+    """Say why no person may promote now; empty if that is allowed to some, or for another action."""
     if request.action not in PROMOTING:
         return ""
     try:

@@ -58,12 +58,7 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
             otherwise=f"the verdict is {verdict.word.value.replace('_', '-').upper()}",
             remedy=verdict.next_action,
         ),
-        PromotionCondition(
-            "the verdict is on the whole time",
-            met=verdict.period == WHOLE,
-            otherwise="the verdict is on a part of the time (--from, --to)",
-            remedy=f"judge the whole time: `{policy.command(release)}`",
-        ),
+        _check_period(verdict, policy.command(release)),
         _check_step(verdict, policy.command(release)),
         _check_arm(verdict),
         PromotionCondition(
@@ -103,6 +98,16 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
         _check_words(policy, current_release),
         _check_judged_versions(verdict.release, current_release, rejudge),
         _check_decisions(store, release),
+    )
+
+
+def _check_period(verdict: Verdict, command: str) -> PromotionCondition:
+    """Check that the verdict is on all the time that was recorded. `command` judges the release."""
+    return PromotionCondition(
+        "the verdict is on the whole time",
+        met=verdict.period == WHOLE,
+        otherwise="the verdict is on a part of the time (--from, --to)",
+        remedy=f"judge the whole time: `{command}`",
     )
 
 
