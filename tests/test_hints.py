@@ -31,6 +31,7 @@ OTHER_OPTIONS = {
     "--help": "every command has it",
     "--output-format": "of oha",
     "--benchmark": "of Google Benchmark",
+    "--follow-symlinks": "of GNU sed",
 }
 OTHER_WORDS = {
     # word -> why it is no key of the policy
