@@ -92,6 +92,7 @@ def test_services_go_one_after_the_other_or_together(plan):
     ("old", "new", "sentence"),
     [
         ("share: 50%", "share: 4%", ":11: rollout.stages[2]: the share has to rise, but 4% follows 5%"),
+        ("share: 50%", "share: 5%", ":11: rollout.stages[2]: the share has to rise, but 5% follows 5%"),
         ("share: 100%", "share: 99%", ":12: rollout.stages[3]: the last stage needs share: 100%"),
         ("needs: nothing", "needs: go", ":12: rollout.stages[3]: no request reaches the baseline at a share of 100 %"),
         ("deadline: 3h", "deadline: 3m", ":11: rollout.stages[2].deadline: must be at least bake (60m), not 3m"),
