@@ -10,6 +10,7 @@ from pathlib import Path
 PAGE = (Path(__file__).parent.parent / "docs" / "first-verdict.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(bash|yaml)\n(.*?)```", PAGE, re.DOTALL)
 ANSWERS = {"evaluator demo --seconds 30": "GO ✓", "evaluator demo --regression endpoint --seconds 30": "NO-GO ✗"}
+MOST_REPEATS = 3
 
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -29,10 +30,14 @@ def test_the_tutorial_says_what_happens(tmp_path):
         if "policy check" in command:
             (tmp_path / "evaluator.yaml").write_text(yaml, encoding="utf-8")
         done = run(command, tmp_path)
-        if command in ANSWERS and done.returncode == 3:
-            # Other tests load this machine: as the page says of INCONCLUSIVE, the load is repeated for longer.
-            assert "next: load for about" in done.stdout, done.stdout
-            done = run(command.replace("--seconds 30", "--seconds 120"), tmp_path)
+        for _ in range(MOST_REPEATS):
+            if command not in ANSWERS or done.returncode != 3:
+                break
+            # Other tests load this machine. As the page says of INCONCLUSIVE, the load is repeated for longer; where
+            # the load generator itself came late, it is repeated as it was, once they may have ended.
+            is_late = "load_generator: saturated" in done.stdout
+            assert is_late or "next: load for about" in done.stdout, done.stdout
+            done = run(command if is_late else command.replace("--seconds 30", "--seconds 120"), tmp_path)
         if command in ANSWERS:
             assert done.stdout.startswith(ANSWERS[command]), done.stdout
             assert done.returncode == (ANSWERS[command] == "NO-GO ✗")
