@@ -108,6 +108,10 @@ class NotReached(HookError):
     """A hook could not connect to its target, so nothing was sent; a later attempt may succeed."""
 
 
+class PlanNotReadable(StoreError):
+    """The plan of a rollout was made by another version of the evaluator, which this one cannot continue."""
+
+
 class Refused(EvaluatorError):
     """The requested action is not allowed now, because of verdict, data, policy, approvals or permission."""
 

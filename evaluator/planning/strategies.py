@@ -97,7 +97,7 @@ def compare_strategies(
     Returns the outcomes of each strategy, in the order of `STRATEGIES`.
     """
     return tuple(
-        _Rollout(history, rulebook, goal, replications).describe(name, strategy, seed)
+        _StrategySimulator(history, rulebook, goal, replications).describe(name, strategy, seed)
         for name, strategy in STRATEGIES.items()
     )
 
@@ -124,7 +124,7 @@ class _StageErrors:
 
 
 @dataclass(slots=True)
-class _Rollouts:
+class _SimulatedReleases:
     """All replications of one rollout, shape (replications,)."""
 
     alive: BoolArray
@@ -141,7 +141,7 @@ class _Rollouts:
     """Time to full rollout."""
 
 
-class _Rollout:
+class _StrategySimulator:
     """Rollouts of one plan, simulated `replications` times."""
 
     def __init__(self, history: History, rulebook: Rulebook, goal: Goal, replications: int) -> None:
@@ -175,12 +175,14 @@ class _Rollout:
             exposed=float(worse.exposed.mean()),
         )
 
-    def _simulate(self, stages: tuple[Stage, ...], regression: float, random: np.random.Generator) -> _Rollouts:
+    def _simulate(
+        self, stages: tuple[Stage, ...], regression: float, random: np.random.Generator
+    ) -> _SimulatedReleases:
         """Roll a release with this regression (0: unchanged) out through all stages, then watch it.
 
         Every array has an element for each replication; a replication without an end by NO-GO has an infinite `stop_s`.
         """
-        rollouts = _Rollouts(
+        rollouts = _SimulatedReleases(
             alive=np.ones(self.replications, dtype=bool),
             full=np.zeros(self.replications, dtype=bool),
             stopped=np.zeros(self.replications, dtype=bool),

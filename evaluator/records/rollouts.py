@@ -7,9 +7,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from evaluator.errors import PlanNotReadable
 from evaluator.records.intents import HookEntry
 
 
@@ -148,12 +150,40 @@ def is_final(step: Step) -> bool:
 
 def to_plain(plan: RolloutPlan) -> dict[str, Any]:
     """Write a plan as plain JSON; each step says in `kind` whether it is an act or an observation."""
-    plain = dataclasses.asdict(plan)
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(plan)))  # tuples become lists
     plain["steps"] = [
         {"kind": "act" if isinstance(step, Act) else "observe", **values}
         for step, values in zip(plan.steps, plain["steps"], strict=True)
     ]
     return plain
+
+
+def from_plain(plain: Mapping[str, Any]) -> RolloutPlan:
+    """Read a plan that `to_plain` wrote. Raises PlanNotReadable for one of another version, or that was edited."""
+    try:
+        values = dict(plain)
+        steps = tuple(_read_step(dict(step)) for step in values.pop("steps"))
+        guard = GuardLimits(**values.pop("guard"))
+        values |= {"services": tuple(values["services"]), "unanswered": Unanswered(values["unanswered"])}
+        return RolloutPlan(steps=steps, guard=guard, **values)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PlanNotReadable(
+            f"the plan was made by version {plain.get('evaluator_version', '?')} of the evaluator, and this version "
+            f"cannot continue it ({error})",
+            hint="go back with `evaluator rollback`, or continue it with that version",
+        ) from error
+
+
+def _read_step(values: dict[str, Any]) -> Step:
+    """Read a step that `to_plain` wrote; `values` are changed. Raises what does not fit."""
+    kind = values.pop("kind")
+    values["services"] = tuple(values["services"])
+    if kind == "observe":
+        return Observe(**{**values, "needs": StepNeeds(values["needs"])})
+    if kind != "act":
+        raise ValueError(f"unknown kind of step: {kind}")
+    hooks = {name: tuple(HookEntry(**entry) for entry in values[name]) for name in ("hooks", "verify")}
+    return Act(**{**values, **hooks})
 
 
 class EventKind(StrEnum):
@@ -182,8 +212,10 @@ class EventKind(StrEnum):
     """The router was set to the baseline, and says so when it is read back."""
     RETURN_FAILED = "return_failed"
     UNDO_BEGUN = "undo_begun"
+    """All acts that may have been executed are being undone."""
     UNDONE = "undone"
     UNDO_FAILED = "undo_failed"
+    """At least one act could not be undone, or it is not known."""
     READ_BACK = "read_back"
     """The router says that the candidate has all traffic."""
     DRIFTED = "drifted"
@@ -230,3 +262,26 @@ class Event:
     """Of `judged`: hash of the data that were judged."""
     outcome: RolloutOutcome | None = None
     """Of `ended`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A rollout that was started: its plan, which never changes, and who started it."""
+
+    id: str
+    """`r1`, `r2`, … in the order of their starts; empty: it is not stored yet."""
+    release: str
+    plan: Mapping[str, Any]
+    """The plan as `to_plain` writes it; `from_plain` reads it."""
+    plan_hash: str
+    policy: Mapping[str, Any]
+    """The policy when it started, as its file had it: the steps are judged by this one, whatever becomes of the file.
+    Its defaults are spelled out, and it holds no secrets."""
+    person: str
+    """Who started it, and so agreed to an automatic way back."""
+    names: tuple[str, ...]
+    """All names of that person."""
+    reason: str
+    started_at: datetime
+    is_queued: bool = False
+    """Does `evaluator hooks worker` drive it?"""

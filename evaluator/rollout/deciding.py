@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from evaluator.records.rollouts import Act, JudgedAt, Observe, RolloutOutcome, RolloutPlan, Step, StepNeeds, Unanswered
-from evaluator.rollout.progress import MAY_HAVE_ACTED, MOST_DRIFTS, RolloutProgress, StepState
+from evaluator.records.rollouts import Act, JudgedAt, Observe, RolloutOutcome, RolloutPlan, StepNeeds, Unanswered
+from evaluator.rollout.progress import MAY_HAVE_ACTED, MOST_DRIFTS, RolloutProgress, StepState, list_undoable
 
 NO_GO = "no_go"
 GO = "go"
@@ -33,7 +32,7 @@ class Todo(StrEnum):
     RETURN = "return"
     """Set the router to the baseline in one call, and read it back."""
     UNDO = "undo"
-    """Undo an act."""
+    """Undo all acts that may have been executed, the newest first, by a rollback of the release."""
     READ_BACK = "read_back"
     """Ask the router whether the candidate has all traffic."""
     END = "end"
@@ -167,22 +166,13 @@ def _ask(plan: RolloutPlan, progress: RolloutProgress, position: int, now: float
 
 
 def _go_back(plan: RolloutPlan, progress: RolloutProgress) -> Decision:
-    """Return the traffic first; then undo the other acts, the newest first; then the final acts."""
+    """Return the traffic first; then undo the acts; then the final acts."""
     if not progress.returned and progress.was_shifted(plan):
         return Decision(Todo.RETURN, why=progress.why_back)
-    for number, step in _list_undoable(plan):
-        if progress.states[number] in MAY_HAVE_ACTED:
-            return Decision(Todo.UNDO, number, step.name)
+    if any(progress.states[number] in MAY_HAVE_ACTED for number in list_undoable(plan)):
+        return Decision(Todo.UNDO, why=progress.why_back)
     failed = StepState.UNDO_FAILED in progress.states or bool(progress.find_irreversible(plan))
     return _finish(plan, progress, RolloutOutcome.ROLLED_BACK_PARTLY if failed else RolloutOutcome.ROLLED_BACK)
-
-
-def _list_undoable(plan: RolloutPlan) -> Iterator[tuple[int, Act]]:
-    """List the acts that are undone one by one, the newest first; shifts are undone by one call of the router."""
-    for number in reversed(range(plan.body)):
-        step: Step = plan.steps[number]
-        if isinstance(step, Act) and not step.is_shift and not step.irreversible:
-            yield number, step
 
 
 def _finish(plan: RolloutPlan, progress: RolloutProgress, outcome: RolloutOutcome) -> Decision:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from evaluator.records.rollouts import Act, Event, EventKind, JudgedAt, Observe, RolloutOutcome, RolloutPlan
+from evaluator.records.rollouts import Act, Event, EventKind, JudgedAt, Observe, RolloutOutcome, RolloutPlan, Step
 
 
 class StepState(StrEnum):
@@ -33,6 +33,9 @@ _STEP_STATES = {
     EventKind.DONE: StepState.DONE,
     EventKind.FAILED: StepState.FAILED,
     EventKind.UNKNOWN: StepState.UNKNOWN,
+}
+
+_UNDO_STATES = {
     EventKind.UNDO_BEGUN: StepState.UNDO_BEGUN,
     EventKind.UNDONE: StepState.UNDONE,
     EventKind.UNDO_FAILED: StepState.UNDO_FAILED,
@@ -105,6 +108,17 @@ class RolloutProgress:
         return ""
 
 
+def list_undoable(plan: RolloutPlan) -> list[int]:
+    """List the positions of the acts that going back undoes: neither those without a way back nor the final ones."""
+    acts = ((n, step) for n, step in enumerate(plan.steps[: plan.body]) if isinstance(step, Act))
+    return [n for n, act in acts if not act.irreversible]
+
+
+def _is_shift(step: Step) -> bool:
+    """Does a step change traffic?"""
+    return isinstance(step, Act) and step.is_shift
+
+
 def begin_progress(plan: RolloutPlan) -> RolloutProgress:
     """Make the progress of a rollout that has no events yet."""
     return RolloutProgress((StepState.WAITING,) * len(plan.steps))
@@ -143,6 +157,8 @@ def follow(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> Rollou
             after = replace(progress, confirmed=progress.position(plan) == plan.body)
         case EventKind.ENDED:
             after = replace(progress, outcome=event.outcome)
+        case EventKind.UNDO_BEGUN | EventKind.UNDONE | EventKind.UNDO_FAILED:
+            after = _undo(plan, progress, _UNDO_STATES[event.kind])
         case _:
             after = _follow_step(plan, progress, event)
     return after
@@ -156,6 +172,17 @@ def _stop(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> Rollout
     if irreversible and not event.person:
         return replace(progress, held=True, why_held=f"{event.text}; there is no way back after {irreversible}")
     return replace(progress, going_back=True, why_back=event.text, held=False, why_held="")
+
+
+def _undo(plan: RolloutPlan, progress: RolloutProgress, state: StepState) -> RolloutProgress:
+    """Give all acts that may have been executed the state of their undo; shifts only after the router says so, too."""
+    undoable = list_undoable(plan) if progress.going_back else []
+    if not progress.returned:
+        undoable = [n for n in undoable if not _is_shift(plan.steps[n])]
+    states = tuple(
+        state if n in undoable and earlier in MAY_HAVE_ACTED else earlier for n, earlier in enumerate(progress.states)
+    )
+    return replace(progress, states=states)
 
 
 def _follow_step(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> RolloutProgress:
@@ -183,8 +210,7 @@ def _change_state(plan: RolloutPlan, progress: RolloutProgress, event: Event) ->
     number, state = event.step, _STEP_STATES[event.kind]
     states = (*progress.states[:number], state, *progress.states[number + 1 :])
     changed = replace(progress, states=states)
-    step = plan.steps[number]
-    if isinstance(step, Act) and step.is_shift:
+    if _is_shift(plan.steps[number]):
         changed = replace(changed, returned=False)  # a shift that ends late may have come after the return
     if state is StepState.BEGUN:
         return changed if progress.states[number] is StepState.BEGUN else replace(changed, begun_at=event.at)

@@ -66,6 +66,17 @@ SCHEMA: tuple[tuple[str, ...], ...] = (
             row INTEGER NOT NULL, position INTEGER NOT NULL, state TEXT NOT NULL, happened_at TEXT NOT NULL,
             attempts INTEGER NOT NULL, text TEXT NOT NULL, PRIMARY KEY (row, position))""",
     ),
+    (
+        """CREATE TABLE rollouts (
+            number INTEGER PRIMARY KEY, release TEXT NOT NULL, plan TEXT NOT NULL, plan_hash TEXT NOT NULL,
+            policy TEXT NOT NULL, person TEXT NOT NULL, names TEXT NOT NULL, reason TEXT NOT NULL,
+            started_at TEXT NOT NULL, is_queued INTEGER NOT NULL, has_ended INTEGER NOT NULL DEFAULT 0)""",
+        "CREATE INDEX rollouts_of_release ON rollouts (release)",
+        """CREATE TABLE rollout_events (
+            rollout INTEGER NOT NULL, number INTEGER NOT NULL, event TEXT NOT NULL, PRIMARY KEY (rollout, number))""",
+        "ALTER TABLE intents ADD COLUMN rollout TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE intents ADD COLUMN step INTEGER NOT NULL DEFAULT -1",
+    ),
 )
 """Statements of each step. Steps are never edited once released: a change is a new step."""
 

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 
 from evaluator.errors import StoreError
 from evaluator.records.intents import JUDGED, IntentState
-from evaluator.store import audit, intents, restarts
+from evaluator.store import audit, intents, restarts, rollouts
 from evaluator.store.control_file import Connection
 
 IMPORTED = "imported"
 """Event that covers a record of an older store, which had no such rows."""
 
-_EVENTS = (JUDGED, intents.REQUESTED, intents.APPROVED, IMPORTED, restarts.RESTORED, restarts.BEGUN)
+_EVENTS = (JUDGED, intents.REQUESTED, intents.APPROVED, IMPORTED, restarts.RESTORED, restarts.BEGUN, rollouts.STARTED)
 _NEEDS_APPROVALS = (IntentState.APPROVED, IntentState.SENT, IntentState.ACKNOWLEDGED)
 """States of a request that it has only with all its approvals."""
 
@@ -44,6 +44,8 @@ def list_records(connection: Connection, release: str | None = None) -> Iterator
         for approval in intents.read_approvals(connection, intent.id):
             name = f"the approval of {intent.id} by {approval.person}"
             yield intent.release, name, intents.hash_approval(approval)
+    for rollout in rollouts.select(connection, "WHERE ? IS NULL OR release = ?", [release, release]):
+        yield rollout.release, f"the rollout {rollout.id}", rollouts.hash_rollout(rollout)
     if release is None:  # restarts are of all releases
         for restart in restarts.read(connection):
             yield "", f"the restart of {restart.at:%Y-%m-%dT%H:%M:%S}", restarts.hash_restart(restart)

@@ -118,6 +118,7 @@ def list_interruptions(plan: RolloutPlan, progress: RolloutProgress) -> Iterator
     # What comes late, or from a driver that was killed meanwhile.
     yield Event(EventKind.RETURNED, 0.0)
     yield Event(EventKind.READ_BACK, 0.0)
+    yield Event(EventKind.UNDONE, 0.0)
     for number, step in enumerate(plan.steps):
         if is_shift(step) and progress.states[number] is StepState.BEGUN:
             yield Event(EventKind.DONE, 0.0, number)
@@ -195,8 +196,8 @@ def check_decision(plan: RolloutPlan, progress: RolloutProgress, decision: Decis
         assert (decision.outcome is RolloutOutcome.PROMOTED) == (not progress.going_back)
         if decision.outcome is RolloutOutcome.ROLLED_BACK:
             steps = zip(plan.steps[: plan.body], states[: plan.body], strict=True)
-            others = [state for step, state in steps if isinstance(step, Act) and not step.is_shift]
-            assert set(others) <= {StepState.WAITING, StepState.UNDONE}, "all others are undone"
+            acts = [state for step, state in steps if isinstance(step, Act)]
+            assert set(acts) <= {StepState.WAITING, StepState.UNDONE}, "all acts are undone"
 
 
 @cache
