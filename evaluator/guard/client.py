@@ -22,8 +22,11 @@ from evaluator.guard.places import (
     list_socket_paths,
     make_private_folder,
 )
+from evaluator.guard.returning import go_back_without_guard
 from evaluator.guard.setup import VERSION, GuardSetup, GuardStatus, read_status, to_plain
 from evaluator.hooks import MaybeSent, Realised
+
+__all__ = ["GuardClient", "connect", "go_back_without_guard"]
 
 Say = Callable[[str], None]
 
