@@ -132,6 +132,7 @@ def test_a_full_disk_stops_no_write(tmp_path):
         file.write({"n": 2})
         with pytest.raises(HookError, match="No space left"):
             StateFile((mounted / "r2.guard",)).make({"n": 1})
+        assert not (mounted / "r2.guard").exists()
         assert file.read().state == {"n": 2}
     finally:
         file.close()
