@@ -9,7 +9,6 @@ from typing import Any
 import streamlit as st
 from markupsafe import Markup
 
-from evaluator.errors import UnknownName
 from evaluator.figures import color_judged_arms
 from evaluator.pipeline.runs import is_live, is_stale
 from evaluator.records import ReleaseSummary, Verdict
@@ -83,16 +82,15 @@ def show_release() -> None:
 
 
 def choose_release(summaries: Sequence[ReleaseSummary]) -> str | None:
-    """Let the reader choose a release; the address has the choice. `None` while there is nothing to choose."""
+    """Let the reader choose a release; the address has the choice. `None` while there is nothing to choose.
+
+    Raises UnknownName if the address names none of them.
+    """
     names = [summary.release.id for summary in summaries]
     if not names:
         show_empty("No release has landed yet.", "A load or an import makes one; try it with", "evaluator demo")
         return None
-    from_address = st.query_params.get("release")
-    if from_address is not None and from_address not in names:
-        problem = str(UnknownName("release", clean(from_address), names))
-        show_empty(problem, "Choose one of these, or list them:", "evaluator releases", alert=True)
-    return choose("Release", names, "release", names[0])
+    return choose("Release", names, "release", names[0], "release")
 
 
 def read_verdict_number(view: ReleaseView) -> int | None:
