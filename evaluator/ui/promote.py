@@ -21,6 +21,7 @@ from evaluator.ui.pieces import (
     make_banner,
     mark_up_code,
     mark_up_time,
+    name_tab,
     show,
     show_definitions,
     show_empty,
@@ -68,6 +69,7 @@ def show_promote() -> None:
         return
     view, reader = read_decided_release(workspace, release_id), find_reader()
     verdict = read_past_verdict(view, None)
+    name_tab("Promote", release_id, verdict.word if verdict else None)
     if verdict is None:
         problem = f"{clean(release_id)} was not judged yet, so nothing can be promoted."
         show_empty(problem, "Judge it:", workspace.command(release_id))

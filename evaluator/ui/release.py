@@ -27,6 +27,7 @@ from evaluator.ui.pieces import (
     make_legend,
     mark_up_command,
     mark_up_time,
+    name_tab,
     show,
     show_empty,
     show_health,
@@ -63,9 +64,11 @@ def show_release() -> None:
     release_id = choose_release(read_summaries(workspace))
     if release_id is None:
         return
+    view = read_release(workspace, release_id)
+    latest = read_past_verdict(view, None)
+    name_tab("Release", release_id, latest.word if latest else None)
     _show_answer(workspace, release_id)
     time.sleep(HEAD_START_S)  # the browser shows the answer before the rest of the page arrives
-    view = read_release(workspace, release_id)
     number = read_verdict_number(view)
     verdict = read_past_verdict(view, number)
     if verdict is None:
