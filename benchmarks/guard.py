@@ -86,8 +86,6 @@ def count_alarms(per_s: float, failing: float, limits: GuardLimits, hours: int) 
             failed = [chance.random() < failing for _ in range(n)]
             slowness = 2 if second < 30 else 1  # slow at first, and below p95
             times = [slowness * chance.lognormvariate(3.9, 0.8) for _ in range(n)]
-                chance.lognormvariate(3.9, 0.8) * (2 if second < 30 else 1) for _ in range(n)
-            ]  # slow at first, below p95
             window.add(second, zip(failed, times, strict=True))
             failures += sum(failed)
             for arm, added in ((0, n), (1, draw_count(chance, 4 * per_s))):

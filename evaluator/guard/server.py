@@ -267,7 +267,7 @@ class _QuestionServer:
 def run_guard(store: Path, say: Say, *, leave_when_idle: bool = False) -> None:
     """Guard the rollouts of a store until the process is ended. Call it in the main thread.
 
-    SIGTERM and SIGINT return the traffic of rollouts in which users meet a candidate, since no process would watch then.
+    SIGTERM and SIGINT return the traffic of rollouts in which users meet a candidate: no process would watch then.
     SIGHUP starts the program again, of a newer version for example, which goes on from the files.
 
     Raises HookError if another guard runs, or the socket cannot be made.
