@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from evaluator.errors import EvaluatorError, OutcomeNotStored, Refused, StoreBusy, StoreError
-from evaluator.hooks import Outcome, run_hook, undo_hook
+from evaluator.hooks import Outcome, list_secrets, redact_outcome, run_hook, undo_hook
 from evaluator.intents.checking import check_execution
 from evaluator.intents.journal_records import JournalAction, explain_stop, list_actions, record_closed, record_hook
 from evaluator.intents.journal_trail import ActionWriter, record_actions
@@ -159,6 +159,8 @@ class _Execution:
     """Lines for a shell by which a person does what hooks that go back did not do."""
     stopped_by: str = ""
     """Which later request has stopped this promotion; empty: none."""
+    secrets: Sequence[str] = ()
+    """Those of all its hooks: what one of them has sent, the receiver of another one may repeat."""
 
     def run(self, load: LoadPolicy) -> None:
         """Check that the intent may still be executed, claim it, and execute its hooks. Raises StoreBusy.
@@ -264,6 +266,7 @@ class _Execution:
         announce. A rollback goes on: what can go back must, whatever else failed. `irreversible`: sentences about what
         a rollback cannot undo, for the summary.
         """
+        self.secrets = list_secrets(hook.step for hook in planned)
         hooks = [hook for hook in planned if hook.event != ANNOUNCE]
         failed_hooks: list[str] = []
         states: list[IntentState] = []
@@ -383,6 +386,7 @@ class _Execution:
                 hook_outcome = run_hook(hook.step, context, store_earlier_value)
         except _StoppedError:
             hook_outcome = Outcome("failed", f"it was not executed: {self.stopped_by}", earlier=first_value)
+        hook_outcome = redact_outcome(hook_outcome, self.secrets)
         if hook_outcome.state != "acknowledged" and self.intent.action not in PROMOTING and hook.event != ANNOUNCE:
             self.by_hand += [f"# {hook.describe(context)}: {hook_outcome.did}", *list_by_hand(hook, context)]
         # `store_earlier_value` was not called if the value could not be read: then this attempt is counted below.
