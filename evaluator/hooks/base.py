@@ -50,7 +50,7 @@ LONGEST_VALUE = 200
 _OTHER_FORM = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 """What Python raises where an answer has no such key, or a value of another type."""
 
-Action = Literal["promote", "hold", "rollback", "announce", "notify"]
+Action = Literal["promote", "hold", "rollback", "announce", "notify", "step"]
 State = Literal["acknowledged", "failed", "unknown"]
 Json = Any
 
