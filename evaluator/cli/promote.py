@@ -415,6 +415,10 @@ def execute_or_wait(
     from evaluator.reports import plain_text
 
     deadline = time.monotonic() + (wait_s or 0.0)
+    if (intent := store.control.intent(intent_id)).action is Action.STEP:
+        emit(*describe_intents(store, [intent]))
+        session.say(f"its rollout goes on with it: `{quote_command('rollout', 'status', intent.release)}`")
+        return 0
     while True:
         intent = store.control.intent(intent_id)
         # SENT: a process executes it, or was killed while it did; then `execute` continues.
