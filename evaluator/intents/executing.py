@@ -24,7 +24,7 @@ from evaluator.intents.checking import check_execution
 from evaluator.intents.journal_records import JournalAction, explain_stop, list_actions, record_closed, record_hook
 from evaluator.intents.journal_trail import ActionWriter, record_actions
 from evaluator.intents.observing import explain_later_stop, find_latest, observe, services_of
-from evaluator.intents.plans import plan_intent
+from evaluator.intents.plans import explain_no_hooks, plan_intent
 from evaluator.intents.steps import HookId, PlannedHook, list_by_hand, make_context
 from evaluator.intents.versions import read_hook_release
 from evaluator.policy import Policy
@@ -288,7 +288,7 @@ class Execution:
                 if self.stopped_by or self._ends_with(hook):
                     break
         intent_state = IntentState.ACKNOWLEDGED
-        summary = [f"{count_of(len(states), 'hook')} acknowledged" if states else "the policy names no hooks for it"]
+        summary = [f"{count_of(len(states), 'hook')} acknowledged" if states else explain_no_hooks(self.intent)]
         if failed_hooks:
             intent_state = IntentState.UNKNOWN if IntentState.UNKNOWN in states else IntentState.FAILED
             summary = failed_hooks

@@ -26,6 +26,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from evaluator.errors import StoreError
 from evaluator.records import Release, Service
 from evaluator.records.intents import Action, Delivery, HookOutcome, Intent, IntentState, Person
 from evaluator.store.journal import Journal, Record, write_now
@@ -303,6 +304,14 @@ def list_kept(records: Sequence[Record], promotions: Sequence[JournalPromotion])
     kept = (record for record in choose_known(records) if record["kind"] == "kept")
     names = dict.fromkeys(record["step"] for record in kept if record["rollout"] in rollouts)
     return [f"{name} has no way back" for name in names]
+
+
+def list_rollouts(journal: Journal, release: str) -> list[str]:
+    """List the rollouts (`r1`) of a release whose steps are not rolled back, as far as the journal can be read."""
+    with suppress(StoreError):
+        own = (promotion for promotion in list_promotions(journal.read()) if promotion.release.id == release)
+        return list(dict.fromkeys(promotion.rollout.split()[0] for promotion in own if promotion.rollout))
+    return []
 
 
 def list_releases(journal: Journal) -> list[str]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import sqlite3
+import threading
+import time
 import warnings
 from contextlib import closing
 from dataclasses import replace
@@ -16,7 +19,7 @@ import pytest
 
 from evaluator.errors import Refused, StepWaits, UsageError
 from evaluator.hooks import Outcome
-from evaluator.intents import approve, ask, cancel, execute, execute_waiting, system_person
+from evaluator.intents import approve, ask, cancel, execute, execute_waiting, notify_people, system_person
 from evaluator.intents.emergency import act_from_journal
 from evaluator.intents.journal_records import (
     JournalAction,
@@ -26,7 +29,7 @@ from evaluator.intents.journal_records import (
     record_began,
 )
 from evaluator.intents.journal_trail import record_actions
-from evaluator.intents.rollout_plans import add_frozen_rules, make_shift, read_rules
+from evaluator.intents.rollout_plans import add_frozen_rules, explain_end, explain_hold, make_shift, read_rules
 from evaluator.intents.rollout_start import explain_obstacle_to_start
 from evaluator.intents.rollout_steps import (
     describe_problems,
@@ -41,6 +44,7 @@ from evaluator.records import Release
 from evaluator.records.intents import Action, IntentState
 from evaluator.records.rollouts import Event, EventKind, JudgedAt, Rollout, RolloutOutcome, to_plain
 from evaluator.rollout.planning import make_plan
+from evaluator.rollout.progress import fold
 from evaluator.store import audit
 from evaluator.store.journal import Journal, find_journal, write_now
 from evaluator.store.rollouts import Rollouts
@@ -615,4 +619,91 @@ def test_killed_between_any_two_writes_the_next_driver_goes_on(
     assert execute(store, lambda _: rules, back.id, "w").state is IntentState.ACKNOWLEDGED
     # Whatever was killed: the value from before the rollout is back.
     assert json.loads((folder / "shares").read_text()) == {"baseline": 1.0, "canary": 0.0}
+    assert store.control.verify_audit()
+
+
+def test_two_drivers_execute_a_step_once(store, start, rules, lines):
+    rollout, plan = start()
+    intent = request_step(store, rollout, plan, DEPLOY)
+    threads = [
+        threading.Thread(target=execute_step, args=(store, lambda _: rules, intent.id, f"d{n}"), kwargs={"wait_s": 20})
+        for n in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert lines() == ["one-deploy-1.9.0", "two-deploy-1.9.0", "check-deploy-1.9.0"]
+    assert store.control.intent(intent.id).state is IntentState.ACKNOWLEDGED
+
+
+def test_a_rollback_while_an_act_is_executed_stops_it_before_its_next_hook(
+    store, start, step, rules, action_request, lines, folder
+):
+    slow = write("one")
+    slow["command"]["run"][2] += f"; touch {folder}/began; while [ ! -e {folder}/go ]; do sleep 0.02; done; exit 0"
+    slow["command"]["run"][2] = slow["command"]["run"][2].replace("exit 0;", "", 1)
+    rollout, plan = start(acts={"5 %": [{"name": "deploy", "hooks": [slow, write("two")]}]})
+    driver = threading.Thread(target=step, args=(rollout, plan, DEPLOY))
+    driver.start()
+    while not (folder / "began").exists():
+        time.sleep(0.02)
+    own = ask(store, rules, system_person(), action_request("rollback"))
+    assert own.undoes == ("i1",)
+    (folder / "go").touch()
+    assert execute(store, lambda _: rules, own.id, "w", wait_s=20).state is IntentState.ACKNOWLEDGED
+    driver.join()
+    assert store.control.intent("i1").state is IntentState.FAILED
+    assert lines() == ["one-deploy-1.9.0", "one-back-deploy"]
+
+
+def test_a_router_that_disappears_half_way_fails_the_shift_and_is_left_to_a_person(
+    store, start, step, rules, folder, lines
+):
+    rollout, plan = start()
+    assert step(rollout, plan, TO_5).state is IntentState.ACKNOWLEDGED
+    (folder / "shares").unlink()
+    failed = step(rollout, plan, TO_100)
+    assert failed.state is IntentState.FAILED  # nothing was set
+    assert "cat" in describe_problems(store, failed)
+    back = request_rollback_of(store, lambda _: rules, rollout, "evaluator", "")
+    assert execute(store, lambda _: rules, back.id, "w").state is IntentState.ACKNOWLEDGED
+    assert lines()[-1] == 'set-{"baseline":1.0,"canary":0.0}'
+
+
+@pytest.mark.parametrize("irreversible", [False, True])
+def test_what_ends_a_rollout_is_as_in_the_fold_of_its_events(folder, irreversible):
+    acts = {"5 %": [{"name": "deploy", "hooks": [write("one")], "irreversible": irreversible}]}
+    plan = make_plan(parse_policy(make_values(folder, acts=acts)), RELEASE)
+    possible = [
+        Event(EventKind.BEGUN, 0.0, DEPLOY),
+        Event(EventKind.BEGUN, 0.0, TO_5),
+        Event(EventKind.STOPPED, 0.0),
+        Event(EventKind.STOPPED, 0.0, person="ann"),
+        Event(EventKind.HELD, 0.0),
+        Event(EventKind.CONTINUED, 0.0),
+        Event(EventKind.ENDED, 0.0, outcome=RolloutOutcome.PROMOTED),
+    ]
+    for events in itertools.product(possible, repeat=4):
+        progress = fold(plan, events)
+        ends = progress.going_back or progress.outcome is not None
+        assert bool(explain_end(plan, events)) == ends, events
+        if not ends:
+            assert bool(explain_hold(events)) == progress.held, events
+
+
+def test_people_are_told_what_waits_and_what_failed_for_good(store, start, step, policy, folder):
+    told = f'{{command: {{run: [sh, -c, "echo \\"${{outcome}} ${{summary}}\\" >> {folder}/told"]}}}}'
+    rules = policy(f"hooks: {{notify: [{told}]}}\n")
+    rollout, plan = start(acts={"5 %": [{"name": "deploy", "hooks": [write("one", code=1)]}]})
+    for _ in range(2):
+        failed = step(rollout, plan, DEPLOY)
+        reopened = reopen_step(store, failed.id, "driver")
+        assert reopened.state is IntentState.APPROVED
+    step(rollout, plan, DEPLOY)
+    step(rollout, plan, TO_5)
+    request_step(store, rollout, plan, SEE_5, "it has not shown what it needs")
+    notify_people(store, lambda _: rules)
+    told_lines = (folder / "told").read_text().splitlines()
+    assert sorted(line.split()[0] for line in told_lines) == ["failed", "waiting"]
     assert store.control.verify_audit()
