@@ -86,7 +86,7 @@ def _prepare(store: Store, load: Callable[[str], Policy], say: Say) -> list[_Mes
 
 
 def _is_news_of_step(store: Store, intent: Intent, row: AuditRow) -> bool:
-    """Whether people are told of a row about a step of a rollout: that it waits, was declined, or has failed for good.
+    """Whether people are notified of a row about a step: that it waits, was declined, or has failed for good.
 
     The rollout itself says how it goes on, and a step may fail several times before it succeeds.
     """

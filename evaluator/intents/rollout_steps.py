@@ -1,6 +1,6 @@
 """Steps of a rollout as intents: each act, each shift of traffic and each question to people is one.
 
-The process that drives a rollout requests the intent of a step, and executes it when nobody's agreement is missing. The
+The process that drives a rollout requests the intent of a step, and executes it when no agreement is missing. The
 key of an intent derives from the rollout and the position of the step, so requesting it twice gives the same intent.
 """
 
@@ -337,7 +337,7 @@ def request_rollback_of(
 ) -> Intent:
     """Request the rollback by which a rollout goes back, and return it: the one that it has already, if it has one.
 
-    It needs no approval: whoever started the rollout has agreed to it. It undoes the steps that may have changed
+    It needs no approval: who started the rollout has agreed to it. It undoes the steps that may have changed
     something, the newest first, without those that are executed however the rollout ends and those without a way back.
     `load_policy` reads the policy of what goes back. A rollback that failed is reopened, so that `execute` tries it
     again. Raises StoreError.
