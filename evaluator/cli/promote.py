@@ -17,7 +17,6 @@ from evaluator.cli import Session, emit
 from evaluator.cli.amounts import DURATION
 from evaluator.cli.completing import completing_hooks
 from evaluator.cli.gathering import with_options
-from evaluator.cli.returning import return_traffic
 from evaluator.errors import EvaluatorError, OutcomeNotStored, Refused, StoreError, UnknownName, UsageError
 from evaluator.records.intents import FINAL_STATES, PROMOTING, Action, Delivery, Intent, IntentState
 from evaluator.wording import quote_command
@@ -149,6 +148,7 @@ def _go_back_without_store(
     from evaluator.intents.emergency import act_from_journal, list_policy_by_hand, load_rules, preview_from_journal
     from evaluator.intents.journal_records import list_rollouts
     from evaluator.intents.notifying import notify_without_store
+    from evaluator.intents.returning import return_traffic
     from evaluator.reports import plain_text
 
     def say(text: str) -> None:
@@ -181,7 +181,10 @@ def _go_back_without_store(
     if not yes:
         _confirm(action, release)
     if action is Action.ROLLBACK:
-        return_traffic(session, release, list_rollouts(journal, release), reason, person.name)
+        rollouts = list_rollouts(journal, release)
+        return_traffic(
+            session.store_path.absolute(), release, rollouts, reason, person.name, lambda text: say(plain_text(text))
+        )
     stop = threading.Event()
     with completing_hooks(session, stop), _showing_policy_by_hand(session, journal, release, list_lines):
         acted = act_from_journal(*arguments, lambda text: say(plain_text(text)), request=request, stop=stop)
@@ -426,8 +429,6 @@ def execute_or_wait(
         emit(*describe_intents(store, [intent]))
         session.say(f"its rollout goes on with it: `{quote_command('rollout', 'status', intent.release)}`")
         return 0
-    if intent.action is Action.ROLLBACK and intent.rollout and intent.state in (IntentState.APPROVED, IntentState.SENT):
-        return_traffic(session, intent.release, [intent.rollout], intent.reason, intent.requester)
     while True:
         intent = store.control.intent(intent_id)
         # SENT: a process executes it, or was killed while it did; then `execute` continues.
@@ -437,6 +438,7 @@ def execute_or_wait(
                 intent = execute(
                     store, session.load_policy, intent_id, name_worker(), wait_s=LOCK_WAIT_S, stop=stop,
                     load_to_go_back=session.load_policy_to_go_back,
+                    say=lambda text: _say_if_possible(session, plain_text(text)),
                 )  # fmt: skip
             if received and intent.state not in FINAL_STATES:  # it was not begun
                 signal.raise_signal(received[0])
