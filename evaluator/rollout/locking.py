@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -19,6 +20,9 @@ from pathlib import Path
 from evaluator.errors import Refused, StoreError
 from evaluator.permissions import private_files
 from evaluator.store import Store
+
+LOOK_S = 0.3
+"""How long a file may be locked by a process that only looks who drives the rollout (s)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ def _lock(store: Store, service: str, process: DriverProcess) -> int:
             f"{path} cannot be written: {error.strerror}", hint="drive rollouts as a user who may write to the store"
         ) from error
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock_soon(handle)
         text = json.dumps({name: value for name, value in asdict(process).items() if name != "is_there"})
         os.ftruncate(handle, 0)
         os.pwrite(handle, text.encode(), 0)
@@ -84,6 +88,20 @@ def _lock(store: Store, service: str, process: DriverProcess) -> int:
         os.close(handle)
         raise StoreError(f"{path} cannot be written: {error.strerror}") from error
     return handle
+
+
+def _lock_soon(handle: int) -> None:
+    """Lock a file within a moment: who only looks at it holds it for less. Raises BlockingIOError."""
+    until = time.monotonic() + LOOK_S
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(LOOK_S / 10)
+        else:
+            return
 
 
 def find_driver(store: Store, service: str) -> DriverProcess | None:
