@@ -109,9 +109,7 @@ def pair_outcomes(outcomes: Outcomes | None, rulebook: Rulebook, release: str) -
     return OutcomePairs(release=release, rulebook=rulebook, calendar=ONE_LOOK, outcomes=outcomes, price=price)
 
 
-def _compare(
-    pair: OutcomePair, metric: OutcomeMetric, rule: Rule, price: LookPrice, no_go_level: float
-) -> Compared:
+def _compare(pair: OutcomePair, metric: OutcomeMetric, rule: Rule, price: LookPrice, no_go_level: float) -> Compared:
     """Answer one rule at this look, so that p-values hold over all looks, and the interval agrees with them.
 
     Every look takes a part of the error rate alpha. `price` gives the levels at which this look decides "worse" and

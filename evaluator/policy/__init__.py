@@ -144,23 +144,20 @@ def _check_overrides(document: Document, policy: Policy) -> None:
     """Check that each stage of a rollout can be judged with its overrides. Raises PolicyError with file and line."""
     for number, stage in enumerate(policy.rollout.stages if policy.rollout else ()):
         section: KeyPath = ("rollout", "stages", number, "policy")
-        problems = {
-            (document.line_of((*section, *key_path)), _write_key_path((*section, *key_path)), sentence)
-            for key_path, sentence in find_wrong_keys(policy.effective, stage.policy)
-        }
-        if not problems:
+        mistakes = find_wrong_keys(policy.effective, stage.policy)
+        if not mistakes:
             try:
                 PolicyFile.model_validate(override_policy(policy.effective, stage.policy))
             except ValidationError as error:
-                problems = {
-                    (
-                        document.line_of(place := (*section, *locate_override(policy.effective, stage.policy, key_path))),
-                        _write_key_path(place),
-                        sentence,
-                    )
+                mistakes = [
+                    (locate_override(policy.effective, stage.policy, key_path), sentence)
                     for key_path, sentence in _list_mistakes(error)
-                }
-        if problems:
+                ]
+        if mistakes:
+            problems = {
+                (document.line_of((*section, *key_path)), _write_key_path((*section, *key_path)), sentence)
+                for key_path, sentence in mistakes
+            }
             raise PolicyError(_write_mistakes(document, problems), hint="docs/rollouts.md has an example")
 
 

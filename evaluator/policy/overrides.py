@@ -1,4 +1,4 @@
-"""Overrides of one stage of a rollout: what its environment judges by, where that differs from the rest of the policy."""
+"""Overrides of one stage of a rollout: what it is judged by, where that differs from the rest of the policy."""
 
 from __future__ import annotations
 
@@ -54,7 +54,10 @@ def _find_metric(metrics: list[Any], entry: Any) -> int | None:
 
 
 def find_wrong_keys(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> list[tuple[KeyPath, str]]:
-    """Find keys that a stage cannot override, and metrics that do not exist: path among the overrides, and a sentence."""
+    """Find keys that a stage cannot override, and metrics that do not exist.
+
+    Returns of each the path among the overrides, and a sentence.
+    """
     wrong: list[tuple[KeyPath, str]] = []
     for key, value in overrides.items():
         if key not in OVERRIDABLE:
