@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pydantic import ValidationError
 
 from evaluator.errors import EvaluatorError, PlanNotReadable
 from evaluator.hooks import make_step
 from evaluator.intents.steps import PlannedHook, narrow_release
+from evaluator.policy import Policy
 from evaluator.policy.promotion import ApprovalsSection, HooksSection, PromotionRules, RolesSection, to_rules
 from evaluator.records import BASELINE, CANDIDATE, Release, StoredVerdict
 from evaluator.records.intents import VERIFY, Action, HookEntry, Intent
 from evaluator.records.rollouts import Act, Event, EventKind, Rollout, RolloutPlan, from_plain
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
+from evaluator.wording import quote_command
 
 
 def read_rollout(store: Store, intent: Intent) -> Rollout:
@@ -25,6 +29,22 @@ def read_rollout(store: Store, intent: Intent) -> Rollout:
 def find_running(store: Store, release: str) -> Rollout | None:
     """Find the rollout of a release that has not ended; None: there is none."""
     return next(iter(Rollouts(store.control.file).find_running(release)), None)
+
+
+def describe_rollout_stop(store: Store, action: Action, release: str) -> str:
+    """Say what a hold or a rollback does to the rollout of a release that is running; empty if none is."""
+    rollout = find_running(store, release)
+    if rollout is None or action not in (Action.HOLD, Action.ROLLBACK):
+        return ""
+    if action is Action.ROLLBACK:
+        return f"the rollout {rollout.id} goes back: first all its traffic to the baseline, then what its acts changed"
+    return write_hold(rollout.id, release)
+
+
+def write_hold(rollout: str, release: str) -> str:
+    """Say what a hold does to a rollout, and how it continues."""
+    command = quote_command("rollout", "resume", release)
+    return f"the rollout {rollout} waits, its traffic stays as it is, and no hook is executed; to go on: {command}"
 
 
 def find_of_services(store: Store, release: str, services: Sequence[str]) -> Rollout | None:
@@ -43,6 +63,27 @@ def read_plan(rollout: Rollout) -> RolloutPlan:
             f"the plan of {rollout.id} is not the one that was started", hint="go back with `evaluator rollback`"
         )
     return plan
+
+
+def add_frozen_rules(frozen: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
+    """Add to the frozen policy of a rollout what agreeing to its steps and executing them needs.
+
+    Those are approvals, roles, journal, link and the routers, which name secrets as `${NAME}`. `frozen`: what judges
+    the steps; its section `rollout` may have other keys.
+    """
+    rules, section = policy.promotion, policy.rollout
+    routers = section.router if section else {}
+    router = {service: {entry.kind: dict(entry.options)} for service, entry in routers.items()}
+    added: dict[str, Any] = {
+        "approvals": rules.approvals.model_dump(mode="json"),
+        "sensitive": rules.sensitive,
+        "rollout": {**frozen.get("rollout", {}), "router": router},
+    }
+    if rules.roles is not None:
+        added["roles"] = {role: list(names) for role, names in rules.roles.items()}
+    added |= {name: text for name, text in (("journal", rules.journal), ("link", rules.link)) if text}
+    plain: dict[str, Any] = json.loads(json.dumps({**frozen, **added}))
+    return plain
 
 
 def read_rules(rollout: Rollout) -> PromotionRules:
