@@ -83,18 +83,28 @@ def frozen_policy(rollout: Rollout, plan: RolloutPlan, step: Observe) -> Policy:
     A step with a deadline after its bake is looked at twice: each look has half of alpha and half of the plan's
     `alpha_no_go`. No look before these is GO.
     """
-    values = dict(rollout.policy)
+    return _make_frozen(rollout.policy, plan, step, f"policy of rollout {rollout.id}")
+
+
+def make_step_policy(policy: Policy, plan: RolloutPlan, step: Observe) -> Policy:
+    """Make the policy that would judge a step of a plan that is not started."""
+    return _make_frozen(freeze_policy(policy), plan, step, policy.origin)
+
+
+def _make_frozen(frozen: Mapping[str, Any], plan: RolloutPlan, step: Observe, origin: str) -> Policy:
+    """Make the policy of a step. `frozen`: what `freeze_policy` wrote; `origin`: for messages."""
+    values = dict(frozen)
     stages = values.pop("rollout", {}).get("stages", ())
     overrides: dict[str, Any] = next((stage["policy"] for stage in stages if stage["name"] == step.stage), {})
-    values = override_policy(values, overrides)
-    alpha = float(values["alpha"])
+    overridden = parse_policy(override_policy(values, overrides), origin=origin)  # 1% becomes 0.01
+    values, alpha = dict(overridden.effective), overridden.rulebook.alpha
     share = 1 / count_looks(step)
     values |= {
         "alpha": alpha * share,
         "alpha_no_go": min(plan.alpha_no_go, alpha) * share,
         "monitoring": {**values.get("monitoring", {}), "early_go": False},
     }
-    return parse_policy(values, origin=f"policy of rollout {rollout.id}")
+    return parse_policy(values, origin=origin)
 
 
 def count_looks(step: Observe) -> int:

@@ -26,6 +26,7 @@ RELEASE = "cart@1.5.0"
 BUCKET_S = 15
 MINUTES_10, HOUR = 600.0, 3600.0
 
+SERVERS = {"baseline": ["b1", "b2", "b3", "b4"], "canary": ["c1", "c2", "c3", "c4"]}
 POLICY = {
     "service": "cart",
     "rollout": {
@@ -35,7 +36,7 @@ POLICY = {
                 "haproxy": {
                     "socket": "/run/admin.sock",
                     "backend": "cart",
-                    "servers": {"baseline": "b1", "canary": "c1"},
+                    "servers": SERVERS,
                 }
             }
         },
