@@ -77,7 +77,9 @@ def test_lines_of_json():
     assert compare(lines, JSON, ARM_OPTIONS)["canary", True] > 5
 
 
-@pytest.mark.parametrize("line", [HTTP, SYSLOG + HTTP, NGINX_LINE, ENVOY, ISTIO, TRAEFIK, CADDY, TRAEFIK_JSON, ISTIO_JSON])
+@pytest.mark.parametrize(
+    "line", [HTTP, SYSLOG + HTTP, NGINX_LINE, ENVOY, ISTIO, TRAEFIK, CADDY, TRAEFIK_JSON, ISTIO_JSON]
+)
 def test_formats_of_documentation(line):
     layout = find_layout([line] * 3, "log")
     options = replace(OPTIONS, arms={"baseline": ("q*",), "canary": tuple(f"{first}*" for first in OTHERS)})
