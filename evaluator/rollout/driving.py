@@ -206,8 +206,12 @@ class Driver:
         """Wait a moment, and let the current observation be recorded meanwhile."""
         clock = self.parts.clock
         step = self.plan.steps[decision.step] if 0 <= decision.step < len(self.plan.steps) else None
-        is_observed = isinstance(step, Observe) and progress.begun_at is not None and progress.asked_at is None
-        if is_observed and not self._ensure_observed(decision.step, step, progress.begun_at):
+        if (
+            isinstance(step, Observe)
+            and progress.begun_at is not None
+            and progress.asked_at is None
+            and not self._ensure_observed(decision.step, step, progress.begun_at)
+        ):
             return
         self.parts.report.show(describe_now(self.plan, progress, decision, clock.now(), self.watch.missing))
         seconds = POLL_S if decision.until is None else min(POLL_S, max(decision.until - clock.now(), 0.01))
