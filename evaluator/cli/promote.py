@@ -66,7 +66,10 @@ def command(session: Session, /, release: str, break_glass: bool, **options: Any
 @_options
 @click.pass_obj
 def hold(session: Session, /, release: str, **options: Any) -> int:
-    """Hold RELEASE: cancel promotions that wait, and execute the policy's hooks for hold."""
+    """Hold RELEASE: cancel promotions that wait, and execute the policy's hooks for hold.
+
+    A rollout that is running waits instead, with its traffic as it is, until `evaluator rollout resume`.
+    """
     return _go_back(session, Action.HOLD, release, **options)
 
 
@@ -76,7 +79,7 @@ def hold(session: Session, /, release: str, **options: Any) -> int:
 def rollback(session: Session, /, release: str, **options: Any) -> int:
     """Take back what the promotions of RELEASE changed, and execute the policy's hooks for rollback.
 
-    If the decisions cannot be used (locked, damaged or gone, a full or read-only disk), what is needed is read from the
+    A rollout that is running goes back: first all its traffic, then its acts. If the decisions cannot be used (locked, damaged or gone, a full or read-only disk), what is needed is read from the
     journal, and what was done is added to the audit trail by a later command. What even that cannot do is printed as
     commands for a shell; then, `--dry-run` prints them for everything.
     """
@@ -181,10 +184,8 @@ def _go_back_without_store(
     if not yes:
         _confirm(action, release)
     if action is Action.ROLLBACK:
-        rollouts = list_rollouts(journal, release)
-        return_traffic(
-            session.store_path.absolute(), release, rollouts, reason, person.name, lambda text: say(plain_text(text))
-        )
+        rollouts, store = list_rollouts(journal, release), session.store_path.absolute()
+        return_traffic(store, release, rollouts, reason, person.name, lambda text: say(plain_text(text)))
     stop = threading.Event()
     with completing_hooks(session, stop), _showing_policy_by_hand(session, journal, release, list_lines):
         acted = act_from_journal(*arguments, lambda text: say(plain_text(text)), request=request, stop=stop)
