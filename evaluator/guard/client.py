@@ -120,7 +120,11 @@ class GuardClient:
         return Realised(answer["shares"], tuple(answer["notes"]), tuple(answer["missing"]), answer["earlier"])
 
     def renew(self, rollout: str) -> GuardStatus:
-        """Show that the driver is there, which extends the lease, and read the status. Raises NotReached, HookError."""
+        """Show that the driver is there, which extends the lease, and read the status.
+
+        Raises NotReached if no guard answers, so that one has to be started (`connect`), and HookError if it does not
+        know the rollout, which then has to be opened again.
+        """
         return read_status(self._ask("renew", {"rollout": rollout}, _ANSWER_S))
 
     def look(self, rollout: str) -> GuardStatus:

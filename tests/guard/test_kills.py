@@ -69,7 +69,7 @@ def test_a_guard_that_is_ended_returns_the_traffic_first(running):
     running.begin()
     running.kill(signal.SIGTERM)
     assert running.shares() == BASELINE
-    assert "the guard was ended, and nobody would watch" in running.output()
+    assert "the guard was ended, and no process would watch" in running.output()
 
 
 def test_a_newer_program_takes_over(running):
