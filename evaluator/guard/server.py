@@ -295,6 +295,7 @@ def run_guard(store: Path, say: Say, *, leave_when_idle: bool = False) -> None:
             server.close()
             lock.release()
             _start_again(store, leave_when_idle=leave_when_idle)
+        server = _listen_again(server, guard, path)
         if received:
             say("The guard was asked to end.")
             guard.return_all("the guard was ended, and no process would watch")
@@ -308,6 +309,19 @@ def run_guard(store: Path, say: Say, *, leave_when_idle: bool = False) -> None:
             path.unlink()
         lock.release()
         return
+
+
+def _listen_again(server: _QuestionServer, guard: Guard, path: Path) -> _QuestionServer:
+    """Return a server that listens: another one if a program that cleans up has removed the socket. Raises nothing."""
+    if path.exists():
+        return server
+    try:
+        another = _QuestionServer(guard, path)
+    except HookError:  # it is tried again; the guard watches meanwhile
+        return server
+    server.close()
+    another.start()
+    return another
 
 
 def _start_again(store: Path, *, leave_when_idle: bool) -> NoReturn:
