@@ -64,6 +64,7 @@ def _return_rollout(file: StateFile, state: dict[str, object], why: str, say: Sa
     return GuardStatus(
         rollout=setup.rollout,
         release=setup.release,
+        key=setup.key,
         is_exposed=not all(attempt.is_returned for attempt in attempts),
         wanted={name: {BASELINE: 1.0} for name in names},
         realised={name: attempt.shares for name, attempt in zip(names, attempts, strict=True)},

@@ -207,6 +207,7 @@ class GuardedRollout:
         return GuardStatus(
             rollout=self.setup.rollout,
             release=self.setup.release,
+            key=self.setup.key,
             is_exposed=self.is_exposed(),
             wanted={
                 name: {BASELINE: 1.0} if self.is_back else dict(watch.wanted) for name, watch in self.services.items()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -35,39 +37,39 @@ class GuardedTraffic:
     def renew(self) -> GuardStatus:
         """Say that the driver is there. A guard that has ended is started again, and goes on from its files."""
         try:
-            return self._client.renew(self.setup.rollout)
+            return self._client.renew(self.setup.name)
         except HookError:
             self.open()
-            return self._client.renew(self.setup.rollout)
+            return self._client.renew(self.setup.name)
 
     def set_shares(self, service: str, shares: Mapping[str, float], words: Mapping[str, str]) -> Outcome:
         """Give the arms of a service their shares. Raises HookError and MaybeSent as a router does."""
-        realised = self._client.set_shares(self.setup.rollout, service, shares, words)
+        realised = self._client.set_shares(self.setup.name, service, shares, words)
         texts = [f"the guard has set the shares: {show_shares(realised.shares)}", *realised.notes]
         return Outcome("acknowledged", "; ".join(texts), earlier=realised.earlier)
 
     def back(self, why: str, by: str) -> GuardStatus:
         """Return all traffic; without a guard, by the files that it has left. Raises HookError."""
         try:
-            return self._client.back(self.setup.rollout, why, by)
+            return self._client.back(self.setup.name, why, by)
         except HookError:  # it has ended, or its watch was closed
             pass
         try:
             self._client = connect(self.store, start=True, say=self.say)
             if self.setup.services:
                 self._client.open(self.setup)
-            return self._client.back(self.setup.rollout, why, by)
+            return self._client.back(self.setup.name, why, by)
         except HookError as error:
             problem = error
         statuses = go_back_without_guard(self.store, self.setup.release, why, self.say)
         for status in statuses:
-            if status.rollout == self.setup.rollout:
+            if (status.rollout, status.key) == (self.setup.rollout, self.setup.key):
                 return status
         raise problem
 
     def close(self) -> None:
         """End the watch. Raises HookError while users meet both versions."""
-        self._client.close(self.setup.rollout)
+        self._client.close(self.setup.name)
 
     def wrap(self, entry: HookEntry, step: Step) -> Step:
         """Make the hook of a shift, of which the guard sets the shares."""
@@ -147,7 +149,13 @@ def make_setup(rollout: Rollout, plan: RolloutPlan, policy: Policy, release: Rel
                 log=log,
             )
         )
-    return GuardSetup(rollout.id, rollout.release, tuple(services), plan.guard, plan.lease_s)
+    return GuardSetup(rollout.id, rollout.release, tuple(services), plan.guard, plan.lease_s, make_key(rollout))
+
+
+def make_key(rollout: Rollout) -> str:
+    """Make what tells a rollout from others of its id: the guard's files outlive a store that is made again."""
+    identity = json.dumps([rollout.id, rollout.release, rollout.started_at.isoformat(), rollout.plan_hash])
+    return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
 
 def _list_words(release: Release, service: str) -> dict[str, str]:

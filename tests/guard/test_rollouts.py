@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -79,9 +80,9 @@ def scripted(monkeypatch):
         router.released.set()
 
 
-def make_setup(*services, lease_s=60.0, rollout="r1"):
+def make_setup(*services, lease_s=60.0, rollout="r1", key=""):
     guarded = tuple(GuardedService(name, name, {}) for name in services)
-    return GuardSetup(rollout, "cart@1.5.0", guarded, LIMITS, lease_s)
+    return GuardSetup(rollout, "cart@1.5.0", guarded, LIMITS, lease_s, key)
 
 
 @pytest.fixture
@@ -332,3 +333,60 @@ def test_another_rollout_of_a_service_is_refused_meanwhile(again):
     guard.answer({"v": VERSION, "do": "set_shares", "rollout": "r2", "service": "cart", "shares": HALF, "words": {}})
     with pytest.raises(HookError, match="went back to the baseline: enough"):
         guard.answer({"v": VERSION, "do": "open", "setup": to_plain(replace(setup, rollout="r1"))})
+
+
+def ask(guard, verb, **question):
+    """Ask the guard as its clients do."""
+    return guard.answer({"v": VERSION, "do": verb, **question})
+
+
+@pytest.fixture
+def guard(tmp_path, monkeypatch, scripted):
+    """Makes a guard of the store; another one stands for its next process."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    guards = []
+
+    def start():
+        for earlier in guards:
+            for rollout in earlier.rollouts.values():
+                rollout.end()
+        made = Guard(tmp_path / "evaluator.duckdb", lambda _: None)
+        guards.append(made)
+        made.load()
+        return made
+
+    yield start
+    for each in guards:
+        for rollout in each.rollouts.values():
+            rollout.end()
+
+
+def test_a_store_that_was_made_again_has_other_rollouts(guard, scripted, tmp_path):
+    first, second = make_setup("cart", key="first"), make_setup("cart", key="second")
+    made = guard()
+    ask(made, "open", setup=to_plain(first))
+    ask(made, "back", rollout=first.name, why="it was wrong", by="ann")
+    ask(made, "close", rollout=first.name)
+    shutil.rmtree(tmp_path / "evaluator.data")  # the copies are on another disk
+    made = guard()
+    ask(made, "open", setup=to_plain(second))
+    ask(made, "set_shares", rollout=second.name, service="cart", shares=HALF, words={})
+    assert scripted["cart"].state == HALF
+    assert ask(made, "look", rollout="r1")["key"] == "second", "a person knows the id alone"
+    with pytest.raises(HookError, match="went back to the baseline: it was wrong"):
+        ask(made, "open", setup=to_plain(first))
+
+
+def test_an_earlier_rollout_of_the_same_id_is_finished_first(guard, scripted, tmp_path):
+    first, second = make_setup("cart", key="first", lease_s=5), make_setup("cart", key="second")
+    made = guard()
+    ask(made, "open", setup=to_plain(first))
+    ask(made, "set_shares", rollout=first.name, service="cart", shares=HALF, words={})
+    shutil.rmtree(tmp_path / "evaluator.data")
+    made = guard()
+    with pytest.raises(HookError, match="cart is guarded for the rollout r1 of cart@1.5.0, which was started earlier"):
+        ask(made, "open", setup=to_plain(second))
+    ask(made, "back", rollout="r1", why="enough", by="ann")
+    assert scripted["cart"].state["canary"] == 0
+    assert not ask(made, "open", setup=to_plain(second))["is_back"]
+    assert list(made.rollouts) == [second.name]
