@@ -42,6 +42,8 @@ class ServiceWatch:
         """When the shares were read last."""
         self._is_tried = False
         """Was the router tried? Before, a difference of shares means nothing."""
+        self._share_since: dict[str, tuple[float, float]] = {}
+        """Candidate → its share, and since when (monotonic, s) it has this one."""
         self._looks_fail_since: float | None = None
         self._look_problem = ""
 
@@ -95,6 +97,8 @@ class ServiceWatch:
         if self.log is None:
             seen = "only the router's counters are looked at" if self.counters else "the guard sees no requests at all"
             spots.append(f"{name}: there is no access log, so {seen}, and no response times")
+        elif self.log.note:
+            spots.append(f"{name}: {self.log.note}")
         return spots
 
     # -------------------------------------------------------------- each second
@@ -121,7 +125,7 @@ class ServiceWatch:
             reason = self.counters.find_reason(now)
         if not reason and self._looks_fail_since is not None and now - self._looks_fail_since > BLIND_S:
             reason = f"nothing could be looked at for {BLIND_S:g} s: {self._look_problem}"
-        return reason or self._find_silent_log(now)
+        return reason or self._find_silent_log(now) or self._find_unseen_candidate(now)
 
     def _find_silent_log(self, now: float) -> str:
         """Say that the log shows no request while the router counts some; empty if that is not so."""
@@ -134,6 +138,33 @@ class ServiceWatch:
             f"the router gave {started} requests to candidates within {BLIND_S:g} s, and the access log shows none"
             f" ({self.log.describe() or 'no line was added'})"
         )
+
+    def _find_unseen_candidate(self, now: float) -> str:
+        """Say that the log does not show a candidate that gets traffic; empty if that is not so.
+
+        The router's counters say whether it got requests; without them, its share and the baseline's requests do.
+        """
+        if self.log is None or self.log.problem:
+            return ""
+        for arm in self.router.candidates:
+            share = self.realised.get(arm, 0.0)
+            known, since = self._share_since.setdefault(arm, (share, now))
+            if share != known:
+                self._share_since[arm] = (share, now)
+                continue
+            if share <= 0 or now - since < BLIND_S or self.log.has_seen(arm):
+                continue
+            reason = ""
+            if self.counters is None:
+                reason = self.log.find_unseen(arm, share)
+            elif not self.counters.problem:
+                counters = self.counters.counters[arm]
+                ended = self.counters.windows[arm].count_started(now, BLIND_S) - counters.sessions - counters.queued
+                if ended >= self._limits.least:
+                    reason = self.log.describe_unseen(arm, f"the router gave {ended} to it that have ended")
+            if reason:
+                return reason
+        return ""
 
     def note_failed_look(self, problem: str) -> str:
         """Note that a look has failed as a whole; returns why the traffic has to return, empty if not yet."""

@@ -28,11 +28,18 @@ class GuardedTraffic:
     def __init__(self, store: Path, setup: GuardSetup, say: Say) -> None:
         self.store, self.setup, self.say = store, setup, say
         self._client = GuardClient(store)
+        self._told: set[str] = set()
+        """What the guard cannot see, as it was shown: once, also where it is opened again."""
 
     def open(self) -> GuardStatus:
         """Let the guard watch; one is started where none answers. Raises HookError, which says what is missing."""
         self._client = connect(self.store, start=True, say=self.say)
-        return self._client.open(self.setup)
+        status = self._client.open(self.setup)
+        for note in status.notes:
+            if note not in self._told:
+                self._told.add(note)
+                self.say(f"the guard: {note}")
+        return status
 
     def renew(self) -> GuardStatus:
         """Say that the driver is there. A guard that has ended is started again, and goes on from its files."""

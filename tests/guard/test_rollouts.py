@@ -384,7 +384,9 @@ def test_an_earlier_rollout_of_the_same_id_is_finished_first(guard, scripted, tm
     ask(made, "set_shares", rollout=first.name, service="cart", shares=HALF, words={})
     shutil.rmtree(tmp_path / "evaluator.data")
     made = guard()
-    with pytest.raises(HookError, match="cart is guarded for the rollout r1 of cart@1.5.0, which was started earlier"):
+    with pytest.raises(
+        HookError, match=r"cart is guarded for the rollout r1 of cart@1\.5\.0, which was started earlier"
+    ):
         ask(made, "open", setup=to_plain(second))
     ask(made, "back", rollout="r1", why="enough", by="ann")
     assert scripted["cart"].state["canary"] == 0
