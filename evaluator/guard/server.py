@@ -67,6 +67,9 @@ class Guard:
                     " look at the shares of its router, and set them yourself"
                 )
                 continue
+            if stored.state.get("is_closed"):
+                file.forget(stored.state)
+                continue
             try:
                 self._resume(name, file, stored)
             except (EvaluatorError, KeyError, TypeError, ValueError) as error:
@@ -106,7 +109,7 @@ class Guard:
             names = ("shares", "notes", "missing", "earlier")
             return {name: getattr(realised, name) for name in names}
         if verb == "close":
-            return self._close(rollout)
+            return self._close(rollout, promoted=bool(question["promoted"]))
         if verb == "renew":
             rollout.note_driver()
         if verb == "back":
@@ -159,7 +162,7 @@ class Guard:
         for other in list(self.rollouts.values()):
             shared = sorted(other.services.keys() & services)
             if shared and other.is_returned():
-                self._close(other)  # else it would go on keeping their traffic at the baseline
+                self._close(other, promoted=False)  # else it would go on keeping their traffic at the baseline
             elif shared:
                 raise HookError(
                     f"{', '.join(shared)} is guarded for the rollout {other.setup.rollout} of {other.setup.release},"
@@ -179,12 +182,10 @@ class Guard:
                 hint="start another rollout when the reason is gone",
             )
 
-    def _close(self, rollout: GuardedRollout) -> None:
+    def _close(self, rollout: GuardedRollout, *, promoted: bool) -> None:
         """End guarding a rollout. One that went back stays refused: its file gets another name. Raises HookError."""
-        rollout.check_can_close()
-        rollout.end()
-        rollout.forget()
-        del self.rollouts[rollout.setup.name]
+        rollout.close(promoted=promoted)
+        self.rollouts.pop(rollout.setup.name, None)
         self.idle_since = time.monotonic()
         self._say(f"{rollout.setup.rollout}: it has ended, and is not guarded any more")
 

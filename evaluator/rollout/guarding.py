@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
-from evaluator.errors import HookError
+from evaluator.errors import HookError, NotReached
 from evaluator.guard.client import GuardClient, connect, go_back_without_guard
+from evaluator.guard.returning import close_without_guard, has_state_file
 from evaluator.guard.setup import GuardedService, GuardSetup, GuardStatus
 from evaluator.hooks import HookContext, Outcome, Step
 from evaluator.hooks.base import Action
@@ -74,9 +76,24 @@ class GuardedTraffic:
                 return status
         raise problem
 
-    def close(self) -> None:
-        """End the watch. Raises HookError while users meet both versions."""
-        self._client.close(self.setup.name)
+    def close(self, *, promoted: bool) -> None:
+        """End the watch for good. `promoted`: all traffic stays at the candidate, whatever starts later.
+
+        Without a guard, one is started; where that is not possible, its file says that it has ended. Raises HookError
+        if it went back although `promoted`, while users meet both versions, and if a guard may go on watching.
+        """
+        with suppress(NotReached):
+            self._client.close(self.setup.name, promoted=promoted)
+            return
+        if not has_state_file(self.store, self.setup.name):
+            return  # it was closed before, or never opened
+        try:
+            self._client = connect(self.store, start=True, say=self.say)
+        except HookError:
+            close_without_guard(self.store, self.setup.name)
+            return
+        if self._client.guards(self.setup.name):
+            self._client.close(self.setup.name, promoted=promoted)
 
     def wrap(self, entry: HookEntry, step: Step) -> Step:
         """Make the hook of a shift, of which the guard sets the shares."""
