@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -156,6 +156,7 @@ class World:
     router: Router
     canary: Version
     guard: subprocess.Popen[bytes] | None = None
+    arms: Mapping[str, list[str]] = field(default_factory=lambda: ARMS)
 
     @property
     def store(self) -> Path:
@@ -169,7 +170,7 @@ class World:
         fields = {
             "service": "cart",
             "kind": "haproxy",
-            "options": {"socket": str(self.router.stats_socket), "backend": "shop", "servers": ARMS},
+            "options": {"socket": str(self.router.stats_socket), "backend": "shop", "servers": self.arms},
             "access_log": self.router.log,
             "log": {"arms": {"baseline": ["b*"], "canary": ["c*"]}},
         }
@@ -214,7 +215,7 @@ class World:
         answer = self.command("show servers state shop")
         rows = [line.split() for line in answer.splitlines() if line[:1].isdigit() and " " in line]
         weights = {row[3]: int(row[7]) for row in rows}
-        return {arm: sum(weights[name] for name in names) / sum(weights.values()) for arm, names in ARMS.items()}
+        return {arm: sum(weights[name] for name in names) / sum(weights.values()) for arm, names in self.arms.items()}
 
     def command(self, line: str) -> str:
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as connection:
@@ -237,14 +238,17 @@ class World:
 
 
 @contextlib.contextmanager
-def world(folder: Path, **options) -> Iterator[World]:
-    """HAProxy in front of a baseline and a canary that has no weight yet. `options`: of `haproxy_router`."""
+def world(folder: Path, others: Sequence[str] = (), **options) -> Iterator[World]:
+    """HAProxy in front of a baseline and a canary that has no weight yet.
+
+    `others`: names of further servers of the baseline. `options`: of `haproxy_router`.
+    """
     with service("b1") as baseline, version() as canary:
-        ports = {"b1": baseline.port, "c1": canary.port}
-        weights = {"b1": 100, "c1": 0}
+        ports = {"b1": baseline.port, **dict.fromkeys(others, baseline.port), "c1": canary.port}
+        weights = {**dict.fromkeys(ports, 100), "c1": 0}
         options = {"backend": "timeout server 60s"} | options
         with haproxy_router(folder, ports, weights=weights, **options) as router:
-            made = World(folder, router, canary)
+            made = World(folder, router, canary, arms={**ARMS, "baseline": ["b1", *others]})
             try:
                 yield made
             finally:

@@ -202,7 +202,8 @@ class GuardedRollout:
         readings: list[GuardReading] = []
         for watch in self.services.values():
             readings += watch.list_readings()
-        texts = [
+        texts = [watch.router_note for watch in self.services.values() if watch.router_note]
+        texts += [
             f"{name}: {watch.return_text}"
             for name, watch in self.services.items()
             if self.is_back and watch.return_text

@@ -98,7 +98,9 @@ class GuardStatus:
     is_returned: bool = False
     """Were all routers read back with all requests at the baseline?"""
     drift: str = ""
-    """How a router differs from the shares that were set, and what the guard did; empty: it does not."""
+    """How a router whose settings were changed differs from the shares that were set, and what the guard did.
+
+    Empty: it does not. Servers that go down, and a router that cannot be read, are in `notes`."""
     looked_at: float = 0.0
     """When it looked last, in seconds since 1970; 0: not yet."""
     readings: tuple[GuardReading, ...] = ()

@@ -35,6 +35,9 @@ class ServiceWatch:
         self.drifts = 0
         """How often the router had other settings than were set."""
         self.drift = ""
+        """How the router differs from what was set, because its settings were changed; empty: they were not."""
+        self.router_note = ""
+        """What is unusual at the router, and no change of its settings: it cannot be read, or servers went down."""
         self.return_text = ""
         """What could not be done on the way back."""
         self.is_returned = False
@@ -212,11 +215,11 @@ class ServiceWatch:
             settings = self._read_settings()
         except HookError as error:
             unread_s = self._clock() - self._router_read_at
-            self.drift = f"{self.service.service}: the router cannot be read: {error.message}"
+            self.router_note = f"{self.service.service}: the router cannot be read: {error.message}"
             if unread_s > max(BLIND_S, 2 * self._limits.health_s):
                 return f"the router of {self.service.service} cannot be read for {unread_s:.0f} s: {error.message}"
             return ""
-        self._router_read_at = self._clock()
+        self._router_read_at, self.router_note = self._clock(), ""
         difference = describe_drift(self.wanted, self.realised)
         if not difference:
             self.drift, self.settings = "", settings
@@ -224,15 +227,22 @@ class ServiceWatch:
         is_changed = self.settings is None or settings is None or bool(describe_drift(self.settings, settings))
         if is_changed:
             self.drifts += 1
-        self.drift = f"{self.service.service}: {difference}"
+        text = f"{self.service.service}: {difference}"
+        self._note_difference(text, is_changed=is_changed)
         if is_changed and self.drifts > 1:
             return f"the router of {self.service.service} has other shares than were set, again: {difference}"
         try:
             self.set_shares(self.wanted, {})
-            self.drift = f"{self.service.service}: {difference}; they were set again"
+            text += "; they were set again"
         except (EvaluatorError, MaybeSent) as error:
-            self.drift += f"; setting them again failed: {getattr(error, 'message', '') or error}"
+            text += f"; setting them again failed: {getattr(error, 'message', '') or error}"
+        self._note_difference(text, is_changed=is_changed)
         return ""
+
+    def _note_difference(self, text: str, *, is_changed: bool) -> None:
+        """Keep how the shares differ: as a drift, or, where servers have gone down or come back, as a note."""
+        self.drift = text if is_changed else ""
+        self.router_note = "" if is_changed else f"{text}, as servers went down or came back"
 
     def _read_settings(self) -> dict[str, float] | None:
         """Read the shares that the settings give; None if they cannot be given. Raises nothing."""
