@@ -29,7 +29,7 @@ from evaluator.records.rollouts import GuardLimits
 ARMS = {"baseline": ["b1"], "canary": ["c1"]}
 HALF = {"baseline": 0.5, "canary": 0.5}
 BASELINE = {"baseline": 1.0, "canary": 0.0}
-QUICK = GuardLimits(failures=0.05, over_s=3, least=20, health_s=1)
+QUICK = GuardLimits(failures=0.05, over_s=3, least=20, health_s=0.5)
 """Limits of tests: all is seen in a few seconds."""
 
 
@@ -157,6 +157,8 @@ class World:
     canary: Version
     guard: subprocess.Popen[bytes] | None = None
     arms: Mapping[str, list[str]] = field(default_factory=lambda: ARMS)
+    key: str = ""
+    """Of its rollout: tests that share a world each have their own."""
 
     @property
     def store(self) -> Path:
@@ -174,7 +176,7 @@ class World:
             "access_log": self.router.log,
             "log": {"arms": {"baseline": ["b*"], "canary": ["c*"]}},
         }
-        return GuardSetup("r1", "cart@1.5.0", (GuardedService(**(fields | changed)),), limits, lease_s)
+        return GuardSetup("r1", "cart@1.5.0", (GuardedService(**(fields | changed)),), limits, lease_s, self.key)
 
     def start(self, environment: Mapping[str, str] | None = None) -> None:
         """Start the guard, and wait until it answers."""
@@ -193,6 +195,16 @@ class World:
         realised = self.client.set_shares("r1", "cart", HALF, {"step": "50 %"})
         for shares in (realised.shares, self.shares()):
             assert all(abs(shares[arm] - share) < 0.01 for arm, share in HALF.items()), shares
+
+    def end_rollout(self) -> None:
+        """End the rollout of a test, so that the next one finds the world as it was made."""
+        self.canary.mode = "healthy"
+        with contextlib.suppress(HookError):
+            self.client.back("r1", "the test has ended", "test")
+            wait_for(lambda: self.client.look("r1").is_returned, "the traffic is back")
+            self.client.close("r1")
+        for line in ("set weight shop/b1 100", "set weight shop/c1 0", "set server shop/b1 state ready"):
+            self.command(line)
 
     def answers(self) -> bool:
         try:

@@ -131,7 +131,7 @@ class Guard:
         """Guard a rollout, unless it is guarded already. Raises EvaluatorError."""
         name = setup.name
         if not name or "/" in name or name.startswith(".") or len(name) > 100:
-            raise HookError(f"'{name}' is no id of a rollout")
+            raise HookError(f"'{setup.rollout}' is no id of a rollout")
         with self._openings.setdefault(name, threading.Lock()):
             if name in self.rollouts:
                 return self._open_again(self.rollouts[name], setup)
