@@ -35,13 +35,13 @@ from evaluator.records.rollouts import (
 )
 from evaluator.rollout.acting import IntentEffects
 from evaluator.rollout.collaborators import Collaborators, ProgressReport, SystemClock, ThreadCall
+from evaluator.rollout.describing import find_exit_code
 from evaluator.rollout.driving import Driver
 from evaluator.rollout.evidence import StepEvidence, freeze_policy, judge_step
 from evaluator.rollout.guarding import GuardedTraffic, make_setup
 from evaluator.rollout.locking import driving_alone
 from evaluator.rollout.recording import StepRecorder
 from evaluator.rollout.returning import return_without_plan
-from evaluator.rollout.telling import find_exit_code
 from evaluator.sources.access_logs.options import LogSettings
 from evaluator.sources.access_logs.tail_state import list_followed
 from evaluator.store import Store
