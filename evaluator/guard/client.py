@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ _ROUTER_S = 120.0
 _START_S = 15.0
 _LOOK_AGAIN_S = 0.05
 _LONGEST_ANSWER = 16 << 20
+_STARTED: list[subprocess.Popen[bytes]] = []
+"""Guards that this process has started: they outlive it, and are waited for only if they end before."""
 
 
 def connect(store: Path, *, start: bool, say: Say) -> GuardClient:
@@ -79,9 +82,10 @@ def _start_guard(store: Path) -> None:
     except OSError:  # it works without
         output = os.open(os.devnull, os.O_WRONLY)
     try:
-        subprocess.Popen(  # argument list, no shell; it is to outlive this process
+        started = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
+        _STARTED.append(started)
     except OSError as error:
         raise HookError(f"the guard cannot be started: {error.strerror}", hint="evaluator rollout guard") from None
     finally:
@@ -104,7 +108,10 @@ class GuardClient:
 
         The same setup again is allowed. Raises HookError, which says what is missing, and NotReached.
         """
-        return read_status(self._ask("open", {"setup": to_plain(setup)}, _ROUTER_S))
+        services = tuple(  # the guard may run in another folder
+            replace(each, access_log=each.access_log.absolute() if each.access_log else None) for each in setup.services
+        )
+        return read_status(self._ask("open", {"setup": to_plain(replace(setup, services=services))}, _ROUTER_S))
 
     def set_shares(self, rollout: str, service: str, shares: Mapping[str, float], words: Mapping[str, str]) -> Realised:
         """Give the arms of a service their shares, and return what was realised, as read back from the router.
@@ -117,7 +124,11 @@ class GuardClient:
         return Realised(answer["shares"], tuple(answer["notes"]), tuple(answer["missing"]), answer["earlier"])
 
     def renew(self, rollout: str) -> GuardStatus:
-        """Show that the driver is there, which extends the lease, and read the status. Raises NotReached, HookError."""
+        """Show that the driver is there, which extends the lease, and read the status.
+
+        Raises NotReached if no guard answers, so that one has to be started (`connect`), and HookError if it does not
+        know the rollout, which then has to be opened again.
+        """
         return read_status(self._ask("renew", {"rollout": rollout}, _ANSWER_S))
 
     def look(self, rollout: str) -> GuardStatus:

@@ -70,19 +70,19 @@ class ServiceRouter:
 
     def read_shares(self) -> dict[str, float]:
         """Read arm → share of the requests that it gets now. Raises HookError."""
-        return self.router.read_shares(self._make_context("promote"))
+        return self.router.read_shares(self._make_context("step"))
 
     def read_settings(self) -> dict[str, float]:
         """Read arm → share by what was set, also where servers cannot serve now. Raises HookError."""
-        return self.router.read_settings(self._make_context("promote"))
+        return self.router.read_settings(self._make_context("step"))
 
     def read_state(self) -> Any:
         """Read the state of the router as plain JSON. Raises HookError."""
-        return self.router.read(self._make_context("promote"))
+        return self.router.read(self._make_context("step"))
 
     def set_shares(self, shares: Mapping[str, float], words: Mapping[str, str]) -> Realised:
         """Give each arm its share. Raises HookError if nothing was changed, MaybeSent if that is not known."""
-        return self.router.set_shares(shares, self._make_context("promote", words, shares))
+        return self.router.set_shares(shares, self._make_context("step", words, shares))
 
     def return_traffic(self) -> ReturnAttempt:
         """Give all requests to the baseline, enable its servers if they were drained, and read back. Raises nothing."""
@@ -100,7 +100,8 @@ class ServiceRouter:
             if is_alone:
                 self.changing.release()
         is_returned = is_alone and self.is_at_baseline(shares) and self.is_at_baseline(settings)
-        return ReturnAttempt(is_returned, shares, "; ".join((*realised.missing, *realised.notes)))
+        notes = () if is_returned else realised.notes
+        return ReturnAttempt(is_returned, shares, "; ".join((*realised.missing, *notes)))
 
     def is_at_baseline(self, shares: Mapping[str, float]) -> bool:
         """Do no candidates get requests by these shares? Also where the baseline's servers are down."""
@@ -122,8 +123,8 @@ class ServiceRouter:
 
     def list_servers(self) -> Mapping[str, list[str]]:
         """Return arm → names of its servers, where the options name servers; empty if they do not."""
-        options = self.router.options
-        return options.servers if isinstance(options, HaProxyOptions) else {}
+        servers = getattr(self.router.options, "servers", None) or {}
+        return {arm: [names] if isinstance(names, str) else list(names) for arm, names in servers.items()}
 
     def _make_context(
         self, action: Action, words: Mapping[str, str] | None = None, shares: Mapping[str, float] | None = None

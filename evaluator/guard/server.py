@@ -129,10 +129,10 @@ class Guard:
         with self._openings.setdefault(name, threading.Lock()):
             if name in self.rollouts:
                 return self._open_again(self.rollouts[name], setup)
-            self._refuse_shared_services(setup)
             for folder in self.folders:
                 make_private_folder(folder)
             self._refuse_ended(name)
+            self._leave_shared_services(setup)
             file = StateFile(tuple(folder / f"{name}{SUFFIX}" for folder in self.folders))
             rollout = GuardedRollout(setup, file, self._say)
             rollout.begin()
@@ -150,12 +150,14 @@ class Guard:
         rollout.note_driver()
         return rollout.make_status()
 
-    def _refuse_shared_services(self, setup: GuardSetup) -> None:
-        """Raise HookError if another rollout of one of these services is guarded."""
+    def _leave_shared_services(self, setup: GuardSetup) -> None:
+        """End other rollouts of these services, which have returned. Raises HookError if one has not."""
         services = {each.service for each in setup.services}
-        for other in self.rollouts.values():
+        for other in list(self.rollouts.values()):
             shared = sorted(other.services.keys() & services)
-            if shared and not other.is_returned():
+            if shared and other.is_returned():
+                self._close(other)  # else it would go on keeping their traffic at the baseline
+            elif shared:
                 raise HookError(
                     f"{', '.join(shared)} is guarded for the rollout {other.setup.rollout}",
                     hint="one rollout of a service at a time: close or return the other one first",
@@ -197,7 +199,7 @@ class Guard:
 # ------------------------------------------------------------------ the socket
 
 
-class _Server:
+class _QuestionServer:
     """Answers each connection in a thread."""
 
     def __init__(self, guard: Guard, path: Path) -> None:
@@ -255,7 +257,8 @@ class _Server:
             text = f"the guard cannot read the question ({type(error).__name__})"
             return {"error": {"kind": "HookError", "message": text}}
         except Exception as error:  # noqa: BLE001 - a router of another package; the guard has to go on
-            return {"error": {"kind": "MaybeSent", "message": f"{type(error).__name__}: {error}"}}
+            kind = "MaybeSent" if b"set_shares" in line else "HookError"
+            return {"error": {"kind": kind, "message": f"{type(error).__name__}: {error}"}}
 
 
 # ------------------------------------------------------------------ the process
@@ -264,7 +267,7 @@ class _Server:
 def run_guard(store: Path, say: Say, *, leave_when_idle: bool = False) -> None:
     """Guard the rollouts of a store until the process is ended. Call it in the main thread.
 
-    SIGTERM and SIGINT return the traffic of rollouts in which users meet a candidate, since nobody would watch then.
+    SIGTERM and SIGINT return the traffic of rollouts in which users meet a candidate: no process would watch then.
     SIGHUP starts the program again, of a newer version for example, which goes on from the files.
 
     Raises HookError if another guard runs, or the socket cannot be made.
@@ -281,7 +284,7 @@ def run_guard(store: Path, say: Say, *, leave_when_idle: bool = False) -> None:
         signal.signal(number, note_signal)
     guard.load()  # before it answers
     path = choose_socket_path(store)
-    server = _Server(guard, path)
+    server = _QuestionServer(guard, path)
     lock.describe({"pid": os.getpid(), "host": socket.gethostname(), "socket": str(path), "since": int(time.time())})
     server.start()
     say(f"The guard of {store} runs (process {os.getpid()}).")
@@ -292,9 +295,10 @@ def run_guard(store: Path, say: Say, *, leave_when_idle: bool = False) -> None:
             server.close()
             lock.release()
             _start_again(store, leave_when_idle=leave_when_idle)
+        server = _listen_again(server, guard, path)
         if received:
             say("The guard was asked to end.")
-            guard.return_all("the guard was ended, and nobody would watch")
+            guard.return_all("the guard was ended, and no process would watch")
         elif lock.is_lost():
             say(f"The store's folder {find_folder(store)} is gone.")
             guard.return_all("the store is gone")
@@ -305,6 +309,19 @@ def run_guard(store: Path, say: Say, *, leave_when_idle: bool = False) -> None:
             path.unlink()
         lock.release()
         return
+
+
+def _listen_again(server: _QuestionServer, guard: Guard, path: Path) -> _QuestionServer:
+    """Return a server that listens: another one if a program that cleans up has removed the socket. Raises nothing."""
+    if path.exists():
+        return server
+    try:
+        another = _QuestionServer(guard, path)
+    except HookError:  # it is tried again; the guard watches meanwhile
+        return server
+    server.close()
+    another.start()
+    return another
 
 
 def _start_again(store: Path, *, leave_when_idle: bool) -> NoReturn:
