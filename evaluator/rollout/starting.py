@@ -15,13 +15,13 @@ from evaluator.guard.recognise import find_settings
 from evaluator.guard.routers import ServiceRouter
 from evaluator.guard.setup import GuardSetup
 from evaluator.guard.watch import ServiceWatch
-from evaluator.intents import find_latest, may, why_not
+from evaluator.intents import find_latest
 from evaluator.intents.executing import LoadPolicy
 from evaluator.intents.rollout_plans import read_plan
 from evaluator.pipeline.tailing import LATENESS_S, TailPlan
 from evaluator.policy import Policy, parse_policy
 from evaluator.records import CANDIDATE, Release
-from evaluator.records.intents import Person, PersonRole
+from evaluator.records.intents import Person
 from evaluator.records.rollouts import (
     Act,
     Event,
@@ -55,15 +55,7 @@ STORE_WAIT_S = 5.0
 
 
 def draft_rollout(policy: Policy, plan: RolloutPlan, person: Person, reason: str, *, is_queued: bool) -> Rollout:
-    """Make the rollout that is to be started: the plan and the policy as they are now, and who starts it.
-
-    Raises Refused if the person may not start rollouts.
-    """
-    if not may(policy.promotion, person.names, PersonRole.APPROVER):
-        raise Refused(
-            why_not(policy.promotion, person, PersonRole.APPROVER, "starting a rollout"),
-            hint="ask a person with that role",
-        )
+    """Make the rollout that is to be started: the plan and the policy as they are now, and who starts it."""
     return Rollout(
         id="",
         release=plan.release,
