@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import click
 
 from evaluator.cli import Session, emit
+from evaluator.cli.rollout_report import report_command
 from evaluator.cli.terminal import make_page
 from evaluator.records.rollouts import Act, Observe, RolloutPlan, Step, StepNeeds, to_plain
 from evaluator.reports.base import align_columns, write_line
@@ -23,6 +24,9 @@ def command() -> None:
 
     This version checks and shows the plan of the policy's section `rollout`; it does not start rollouts yet.
     """
+
+
+command.add_command(report_command)
 
 
 @command.command("plan")
