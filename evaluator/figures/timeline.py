@@ -15,7 +15,6 @@ from evaluator.figures.base import (
     SHADE,
     Figure,
     choose_time_unit,
-    color_arms,
     finish,
     inline,
     keep_finite,
@@ -55,14 +54,18 @@ class _Strip:
 
 
 def draw_timeline(
-    timeline: Mapping[str, Any], readings: Sequence[Mapping[str, Any]] = (), *, width: int = NARROW
+    timeline: Mapping[str, Any],
+    readings: Sequence[Mapping[str, Any]] = (),
+    *,
+    colors: Mapping[str, str],
+    width: int = NARROW,
 ) -> tuple[Figure, ...]:
     """Draw what happened during the load as strips with one axis of time, a figure per strip.
 
-    `timeline` and `readings` are what `trace_timeline` and `trace_readings` return; `width` is in px.
+    `timeline` and `readings` are what `trace_timeline` and `trace_readings` return; `colors` are those of the arms
+    by name; `width` is in px.
     """
     strips = _make_strips(timeline, readings)
-    colors = color_arms([arm["name"] for arm in timeline["arms"]])
     end_s = timeline["seconds"][-1] + timeline["slot_s"] if timeline["seconds"] else 0
     divisor, time_unit = choose_time_unit(end_s)
     figures = []

@@ -129,12 +129,12 @@ def show_distribution(workspace: Workspace, verdict: Verdict, figures: FigureDat
                 show_figure(figure, f"distribution-{index}", snippet)
 
 
-def show_timeline(workspace: Workspace, verdict: Verdict, figures: FigureData) -> None:
+def show_timeline(workspace: Workspace, verdict: Verdict, figures: FigureData, colors: Mapping[str, str]) -> None:
     """Show latency, failures, load and readings of every arm on one axis of time, if there are data of them."""
     timeline = figures.get("timeline")
     if not timeline:
         return
     st.subheader("What happened when", anchor="timeline")
     show_markup('<p class="muted">{}</p>', clean(explain_timeline(timeline)))
-    for index, figure in enumerate(draw_timeline(timeline, figures.get("readings", ()))):
+    for index, figure in enumerate(draw_timeline(timeline, figures.get("readings", ()), colors=colors)):
         show_figure(figure, f"timeline-{index}", _write_snippet(workspace, verdict, "timeline()"))

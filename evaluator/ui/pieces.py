@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import streamlit as st
 from markupsafe import Markup
 
-from evaluator.figures.base import PALETTE, color_arms, is_worse_upwards, name_row
+from evaluator.figures.base import PALETTE, is_worse_upwards, name_row
 from evaluator.records import BASELINE, Comparison, Finding, Verdict, VerdictWord
 from evaluator.reports import VERDICT_WORDS, plain_text
 from evaluator.reports.base import (
@@ -241,15 +241,19 @@ def show_health(findings: Sequence[Finding]) -> None:
 
 
 def make_metrics_table(
-    comparisons: Sequence[Comparison], release_id: str, *, with_arms: bool = False, caption: str = "metrics"
+    comparisons: Sequence[Comparison],
+    release_id: str,
+    colors: Mapping[str, str],
+    *,
+    with_arms: bool = False,
+    caption: str = "metrics",
 ) -> Markup:
     """Make a table of comparisons, in the given order: status, values, change, and its interval against the margin.
 
-    Each name is a link to the figures of the metric, or of the endpoint for comparisons of the scan. `with_arms` adds
-    the arm to the names.
+    Each name is a link to the figures of the metric, or of the endpoint for comparisons of the scan. `colors`: those of
+    the arms, by name. `with_arms` adds the arm to the names.
     """
     head = ("metric", "status", "role", "baseline", "candidate", "change", "against the margin", "allowed")
-    colors = color_arms([comparison.arm for comparison in comparisons])
     table_rows = []
     for comparison in comparisons:
         if comparison.scan:

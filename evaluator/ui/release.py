@@ -10,7 +10,7 @@ import streamlit as st
 from markupsafe import Markup
 
 from evaluator.errors import UnknownName
-from evaluator.figures import color_arms
+from evaluator.figures import color_judged_arms
 from evaluator.pipeline.runs import is_live, is_stale
 from evaluator.records import ReleaseSummary, Verdict
 from evaluator.reports.base import list_what_is_not_judged
@@ -187,7 +187,8 @@ def _show_metrics(workspace: Workspace, view: ReleaseView, verdict: Verdict, num
     verdict_number = -1 if number is None else number  # an index of Python, in the snippet
     snippet = TABLE_SNIPPET.format(store=str(workspace.store), release=view.release.id, number=verdict_number)
     has_several_candidates = len({comparison.arm for comparison in metrics}) > 1
-    show_metrics(metrics, view.release.id, "metrics", snippet, with_arms=has_several_candidates)
+    colors = color_judged_arms(verdict.evidence)
+    show_metrics(metrics, view.release.id, colors, "metrics", snippet, with_arms=has_several_candidates)
 
 
 def _show_figures(workspace: Workspace, view: ReleaseView, verdict: Verdict, *, newest: bool) -> None:
@@ -204,15 +205,11 @@ def _show_figures(workspace: Workspace, view: ReleaseView, verdict: Verdict, *, 
 
     guarded(load_figures)()
     if figures:
-        # Those of the evidence; if it lists none, those that were compared.
-        arms = [arm.name for arm in verdict.evidence.arms] or [
-            comparison.arm for comparison in verdict.evidence.comparisons
-        ]
-        colors = color_arms(arms)
-        show(make_legend({arm: to_css_color(color) for arm, color in colors.items() if arm in arms}))
+        colors = color_judged_arms(verdict.evidence)
+        show(make_legend({arm: to_css_color(color) for arm, color in colors.items()}))
         guarded(lambda: show_metric(workspace, verdict, figures, colors))()
         guarded(lambda: show_distribution(workspace, verdict, figures, colors))()
-        guarded(lambda: show_timeline(workspace, verdict, figures))()
+        guarded(lambda: show_timeline(workspace, verdict, figures, colors))()
     timeline = figures.get("timeline") or {}
     if timeline.get("seconds"):
         load_s = timeline["seconds"][-1] + timeline["slot_s"]  # the end of the last slot

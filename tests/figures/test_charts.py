@@ -45,7 +45,7 @@ def draw_all(verdict):
         "units": draw_units(rows["latency_p95"], metric["units"], colors=colors),
         "shift": draw_shift(traced["quantiles"][0], color=colors["canary"]),
         "distribution": draw_distribution(traced["distributions"][0], color=colors["canary"]),
-        **{f"strip{k}": figure for k, figure in enumerate(draw_timeline(traced["timeline"]))},
+        **{f"strip{k}": figure for k, figure in enumerate(draw_timeline(traced["timeline"], colors=colors))},
     }
 
 
@@ -144,7 +144,7 @@ def test_strips_of_the_timeline_stand_below_each_other():
     """Their plots begin and end at the same places, whatever their labels."""
     timeline = find_verdict("hour").figures["timeline"]
     places = []
-    for figure in draw_timeline(timeline, width=1000):
+    for figure in draw_timeline(timeline, colors=color_arms(["baseline", "canary"]), width=1000):
         root = ET.fromstring(to_svg(figure, "x"))
         shift = next(e.get("transform") for e in root.iter() if (e.get("transform") or "").startswith("translate("))
         warm_up = next(e.get("d") for e in root.iter() if e.get("fill") == SHADE)
@@ -161,7 +161,7 @@ def test_the_title_of_latency_does_not_let_one_moment_speak_for_an_arm():
     slots = {"failures": [], "per_s": [], "users": []}
     arms = [{"name": name, "p50_ms": [50.0] * 4, "p95_ms": [ms, ms, ms, 320.0], **slots} for name, ms in P95.items()]
     timeline = {"seconds": [0, 1, 2, 3], "slot_s": 1, "arms": arms, "shaded": [], "events": []}
-    titles = [figure.title for figure in draw_timeline(timeline)]
+    titles = [figure.title for figure in draw_timeline(timeline, colors=color_arms(P95))]
     assert titles == [
         "p95 (thin line: median): baseline typically 170 ms, at most 320 ms; canary typically 240 ms, at most 320 ms"
     ]

@@ -1,5 +1,6 @@
 """One release in each state."""
 
+import re
 import shlex
 import shutil
 from dataclasses import replace
@@ -160,3 +161,19 @@ def test_reading_a_page_leaves_the_store_as_it_was(page, own):
     page("plan", own, release="cart@1.6.0")
     assert own.read_bytes() == before
     shutil.move(own, own.with_suffix(".away"))  # nobody holds it
+
+
+def test_tables_have_the_colours_of_the_legend_whatever_their_order(page, store_path, text):
+    shown = page("release", store_path, release="cart@1.8.0")
+    page_text = text(shown)
+    keys = re.findall(r'ev-key" style="color:(light-dark\([^)]*\))"></span>([\w-]+)', page_text)
+    legend = {arm: color for color, arm in keys}
+    assert len({legend["canary"], legend["canary_b"]}) == 2
+    rows = [row for row in page_text.split("<tr>") if "--canary:" in row]
+    drawn = {
+        (arm, re.search(r"--canary:(light-dark\([^)]*\))", row)[1])
+        for row in rows
+        for arm in legend
+        if re.search(rf"arm={arm}[&#\"]", row)
+    }
+    assert drawn == {(arm, legend[arm]) for arm in ("canary", "canary_b")}
