@@ -114,6 +114,10 @@ def color_arms(arms: Sequence[str]) -> dict[str, str]:
     return {BASELINE: BASE} | {arm: CANDIDATES[index % len(CANDIDATES)] for index, arm in enumerate(candidates)}
 
 
+TICK_LABELS = "abs(datum.value) < 1 ? format(datum.value, '~r') : format(datum.value, '~s')"
+"""Labels of an axis of numbers: thousands as `2k`, but nothing below 1 in thousandths: `0.4`, not `400m`."""
+
+
 def color_judged_arms(evidence: Evidence) -> dict[str, str]:
     """Choose the colours of all arms of a verdict, for each of its tables and figures alike."""
     return color_arms([*(arm.name for arm in evidence.arms), *(row.arm for row in evidence.comparisons)])

@@ -13,6 +13,7 @@ from evaluator.figures.base import (
     MUTED,
     NARROW,
     SHADE,
+    TICK_LABELS,
     Figure,
     choose_time_unit,
     finish,
@@ -246,7 +247,7 @@ def _draw_lines(strip: _Strip, x: Any, slot_s: float, divisor: float, colors: Ma
         # Without any value but 0, the chart would choose an axis from −1 to 1.
         scale=alt.Scale(zero=min(values) >= 0) if any(values) else alt.Scale(domain=[0, 1]),
         title=strip.unit or " ",  # without a title the strip would not be aligned with the others
-        axis=alt.Axis(minExtent=MARGIN_LEFT, maxExtent=MARGIN_LEFT, tickCount=4, titlePadding=2, format="~s"),
+        axis=alt.Axis(minExtent=MARGIN_LEFT, maxExtent=MARGIN_LEFT, tickCount=4, titlePadding=2, labelExpr=TICK_LABELS),
     )
     arms = list(colors)  # the baseline first: it is dashed
     return (
