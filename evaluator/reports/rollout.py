@@ -31,6 +31,7 @@ class Rung:
     """Environment, and the services if the others have stages of their own."""
     state: str
     """`done`, `now`, `later` (it has not begun), `turned` (here it went back), `undone` (passed, then undone)."""
+    needs: str
     note: str = ""
     """What it showed, or needs: a few words."""
     wanted: float | None = None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from evaluator.errors import UnknownName
-from evaluator.records import EvidenceKind, StoredVerdict, Verdict, VerdictWord
+from evaluator.records import EvidenceKind, Run, StoredVerdict, Verdict, VerdictWord
 from evaluator.records.rollouts import (
     Act,
     Event,
@@ -108,9 +108,12 @@ def read_facts(store: Store, rollout: Rollout) -> RolloutFacts:
 
 def _read_exposures(store: Store, rollout: Rollout) -> Iterator[Exposure]:
     """Count the requests of users since the rollout was started, by step; those of no step come last."""
+    stored_runs: tuple[Run, ...] = ()
+    with contextlib.suppress(UnknownName):  # nothing of the release has landed yet
+        stored_runs = store.data.runs(rollout.release)
     runs = [
         run
-        for run in store.data.runs(rollout.release)
+        for run in stored_runs
         if run.kind is EvidenceKind.LIVE and run.started and run.started >= rollout.started_at
     ]
     if not runs:
@@ -144,7 +147,7 @@ def make_report(facts: RolloutFacts, now: datetime) -> RolloutReport:
     rollout, events = facts.rollout, facts.events
     plan = from_plain(rollout.plan)
     progress = fold(plan, events)
-    turned = _find_turn(plan, events)
+    turned = find_turn(plan, events)
     word, kind = _choose_word(plan, progress, now)
     verdicts = {
         number: StepVerdict(
@@ -163,7 +166,7 @@ def make_report(facts: RolloutFacts, now: datetime) -> RolloutReport:
         why=_write_why(plan, progress, turned, now),
         next_action=_choose_next_action(rollout.release, progress),
         facts=tuple(_list_facts(facts, plan, progress, now)),
-        ladder=tuple(_list_rungs(plan, progress, turned, facts)),
+        ladder=tuple(list_rungs(facts, plan)),
         steps=tuple(_list_steps(plan, progress, turned, events, verdicts)),
         exposures=facts.exposures,
         exposure_note=EXPOSURE_NOTE,
@@ -175,7 +178,7 @@ def make_report(facts: RolloutFacts, now: datetime) -> RolloutReport:
     )
 
 
-def _find_turn(plan: RolloutPlan, events: Sequence[Event]) -> int | None:
+def find_turn(plan: RolloutPlan, events: Sequence[Event]) -> int | None:
     """Find the position of the step at which the rollout turned back; None: it did not."""
     progress = begin_progress(plan)
     for event in events:
@@ -276,10 +279,9 @@ def find_return_s(events: Sequence[Event]) -> float | None:
 # ------------------------------------------------------------------ ladder and steps
 
 
-def _list_rungs(
-    plan: RolloutPlan, progress: RolloutProgress, turned: int | None, facts: RolloutFacts
-) -> Iterator[Rung]:
+def list_rungs(facts: RolloutFacts, plan: RolloutPlan) -> Iterator[Rung]:
     """List the stages in their order. The acts before an observation belong to its stage."""
+    progress, turned = fold(plan, facts.events), find_turn(plan, facts.events)
     realised = {row.step: row.share for row in facts.exposures}
     first = 0
     for number, step in enumerate(plan.steps[: plan.body]):
@@ -295,6 +297,7 @@ def _list_rungs(
             name=step.name,
             place=place,
             state=_find_rung_state(plan, progress, turned, numbers),
+            needs=NEEDS[step.needs],
             note=_note_result(step, verdict, [event for event in facts.events if event.step == number]),
             wanted=step.share or None,
             realised=realised.get(step.name) if step.share else None,

@@ -264,26 +264,46 @@ def parse_log_time(text: str) -> float:
 # ------------------------------------------------------------------ what is left
 
 
-def find_processes(words: Sequence[str]) -> dict[int, str]:
+def list_traces(environments: Environments, store: Path) -> list[str]:
+    """List texts of command lines by which the processes of a demo are recognised, and no others."""
+    return [
+        f"--end-with {os.getpid()}",
+        f"-f {environments.folder / 'haproxy.cfg'}",
+        f"--host {environments.router.url} ",
+        f"-m evaluator.guard --store {store.absolute()}",
+    ]
+
+
+def find_processes(texts: Sequence[str]) -> dict[int, str]:
     """Find processes whose command line has one of these texts: id → command line. Without this process."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            command = (folder / "cmdline").read_text(encoding="utf-8", errors="replace").replace("\0", " ").strip()
-            if int(folder.name) != os.getpid() and any(word in command for word in words):
-                found[int(folder.name)] = command
+            words = (folder / "cmdline").read_text(encoding="utf-8", errors="replace").split("\0")
+            command = " ".join(words)
+            if int(folder.name) != os.getpid() and any(text in command for text in texts):
+                found[int(folder.name)] = command.strip()
     return found
 
 
-def end_processes(words: Sequence[str], patience_s: float) -> list[str]:
+def end_processes(texts: Sequence[str], patience_s: float) -> list[str]:
     """Wait until no process has one of these texts in its command line, then end those that have, by their ids.
 
-    Returns the command lines of those that had to be ended, and so should not have been there.
+    Returns the command lines of those that did not end by themselves.
     """
+    left = _wait_for_end(texts, patience_s)
+    stubborn = sorted(left.values())
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+        left = _wait_for_end(texts, patience_s) if left else left
+    return stubborn
+
+
+def _wait_for_end(texts: Sequence[str], patience_s: float) -> dict[int, str]:
+    """Wait until no process has one of these texts in its command line; returns those that still have: id → line."""
     until = time.monotonic() + patience_s
-    while (found := find_processes(words)) and time.monotonic() < until:
+    while (left := find_processes(texts)) and time.monotonic() < until:
         time.sleep(0.1)
-    for pid in found:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
-    return sorted(found.values())
+    return left

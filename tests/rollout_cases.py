@@ -40,7 +40,7 @@ POLICY = {
         },
     },
 }
-"""Steps: 0 deploy, 1 observe test, 2 to 5 %, 3 observe, 4 to 50 %, 5 observe, 6 to 100 %, 7 observe, 8 dns, 9 teardown."""
+"""Steps: 0 deploy, 1 test, 2 to 5 %, 3 observe it, 4 to 50 %, 5 observe it, 6 to 100 %, 7 observe it, 8 dns, 9 teardown."""
 
 
 def start_rollout(release: str = "cart@1.5.0", reason: str = "sprint 12") -> Rollout:
@@ -105,7 +105,7 @@ def make_cases() -> dict[str, tuple[RolloutFacts, float]]:
     between = Exposure(BETWEEN, None, 240, 31, 0, 0)
     return {
         "new": (RolloutFacts(start_rollout()), 2),
-        "running": (RolloutFacts(start_rollout(), tuple([*to_five[:-2], at(70, EventKind.BEGUN, 3)]), verdicts), 300),
+        "running": (RolloutFacts(start_rollout(), (*to_five[:-2], at(70, EventKind.BEGUN, 3)), verdicts), 300),
         "broken_off": (RolloutFacts(start_rollout(), tuple(to_five[:3]), {}, (), "gone since 12:00:30 UTC"), 3600),
         "held": (RolloutFacts(start_rollout(), (*to_five, at(675, EventKind.HELD, person="ben", text="lunch"))), 700),
         "back": (
