@@ -17,7 +17,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from evaluator.errors import EvaluatorError, HookError, Refused, StoreError
-from evaluator.hooks import HookContext, Outcome, Router, make_step, run_hook, undo_hook, write_by_hand
+from evaluator.hooks import (
+    HookContext,
+    Outcome,
+    Router,
+    list_secrets,
+    make_step,
+    redact_outcome,
+    run_hook,
+    undo_hook,
+    write_by_hand,
+)
 from evaluator.intents.journal_records import (
     HookId,
     JournalAction,
@@ -257,6 +267,8 @@ class _GoingBack:
     """Hooks of promotions that are planned to be undone, and when their state was written."""
     undone: dict[HookId, datetime] = field(default_factory=dict)
     """Those of them that were undone, or tried: they are tried again only if they have acted since."""
+    secrets: Sequence[str] = ()
+    """Those of all its hooks: what one of them has sent, the receiver of another one may repeat."""
 
     def plan(self, *, only_undo: bool = False) -> list[PlannedHook]:
         """Plan the hooks that are to be executed now, by what the journal has; with `only_undo`, only those that undo.
@@ -270,6 +282,7 @@ class _GoingBack:
                 to_undo += [delivery for delivery in promotion.to_deliveries() if self._is_to_be_undone(delivery)]
         promoted = {promotion.key: promotion.release for promotion in own}
         planned, irreversible = plan_steps(self.rules, self.own.action, to_undo, self.own.release, promoted)
+        self.secrets = list({*self.secrets, *list_secrets(hook.step for hook in planned)})
         self.irreversible = self.irreversible or irreversible
         return [hook for hook in planned if hook.event == UNDO or not only_undo]
 
@@ -354,6 +367,7 @@ class _GoingBack:
             self._write(lambda: record_did(self.journal, self.own.id, delivery, hook.undoes))
             undoing = hook.event == UNDO
             result = undo_hook(hook.step, context, hook.earlier) if undoing else run_hook(hook.step, context)
+            result = redact_outcome(result, self.secrets)
         done = replace(delivery, outcome=HookOutcome(IntentState(result.state), result.did), at=datetime.now(UTC))
         self._write(lambda: record_did(self.journal, self.own.id, done, hook.undoes))
         self.deliveries.append(done)

@@ -19,20 +19,23 @@ from datetime import UTC, datetime
 from typing import Any
 
 from evaluator.errors import EvaluatorError, OutcomeNotStored, Refused, StoreBusy, StoreError
-from evaluator.hooks import Outcome, run_hook, undo_hook
+from evaluator.hooks import Outcome, list_secrets, redact_outcome, run_hook, undo_hook
 from evaluator.intents.checking import check_execution
 from evaluator.intents.journal_records import JournalAction, explain_stop, list_actions, record_closed, record_hook
 from evaluator.intents.journal_trail import ActionWriter, record_actions
-from evaluator.intents.observing import explain_later_stop, find_latest, observe, read_deliveries_to_undo, services_of
-from evaluator.intents.steps import PlannedHook, list_by_hand, make_context, plan_steps
-from evaluator.intents.versions import read_hook_release, read_promoted_releases
+from evaluator.intents.observing import explain_later_stop, find_latest, observe, services_of
+from evaluator.intents.plans import plan_intent
+from evaluator.intents.steps import PlannedHook, list_by_hand, make_context
+from evaluator.intents.versions import read_hook_release
 from evaluator.policy import Policy
 from evaluator.records import Release, StoredVerdict
 from evaluator.records.intents import (
     ANNOUNCE,
+    CHANGE_NOTHING,
     FINAL_STATES,
     PROMOTING,
     UNDO,
+    VERIFY,
     Action,
     Delivery,
     HookOutcome,
@@ -72,14 +75,16 @@ def execute(
 ) -> Intent:
     """Execute an approved intent, or continue one whose worker was killed. Returns the intent with its new state.
 
-    An intent in another state is returned as it is. `load` reads the current policy of a release; `load_to_go_back`
-    does for what holds or goes back, also where the policy has mistakes (None: as `load`). `worker` is the name of this
-    process. A refusal is not raised: the intent ends with its reason. Raises StoreBusy if another process
-    executes an intent of the same services for longer than `wait_s` seconds, and OutcomeNotStored if an action that
-    goes back was executed, but the decisions could not be written. If `stop` was set while it waited for that process,
-    the intent is not begun.
+    An intent in another state is returned as it is, and so is a step of a rollout. `load` reads the current policy of a
+    release; `load_to_go_back` does for what holds or goes back, also where the policy has mistakes (None: as `load`).
+    `worker` is the name of this process. A refusal is not raised: the intent ends with its reason. Raises StoreBusy if
+    another process executes an intent of the same services for longer than `wait_s` seconds, and OutcomeNotStored if an
+    action that goes back was executed, but the decisions could not be written. If `stop` was set while it waited for
+    that process, the intent is not begun.
     """
     intent = store.control.intent(intent_id)
+    if intent.action is Action.STEP:  # only the process that drives its rollout executes it
+        return intent
     with store.control.alone(services_of(store, intent.release), wait_s) as is_locked:
         if not is_locked:
             raise StoreBusy(
@@ -89,7 +94,7 @@ def execute(
         if intent.state in _EXECUTABLE_STATES and not (stop and stop.is_set()):
             release = read_hook_release(store, intent.release, intent.action, intent.verdict_hash, intent.undoes)
             goes_back = intent.action not in PROMOTING
-            _Execution(store, worker, intent, release).run(load_to_go_back or load if goes_back else load)
+            Execution(store, worker, intent, release).run(load_to_go_back or load if goes_back else load)
         return store.control.intent(intent_id)
 
 
@@ -113,6 +118,8 @@ def execute_waiting(
     for intent in store.control.waiting():
         if stop is not None and stop.is_set():
             break
+        if intent.action is Action.STEP:
+            continue
         try:
             executed.append(execute(store, load, intent.id, worker, load_to_go_back=load_to_go_back))
         except StoreBusy:
@@ -129,7 +136,7 @@ class _StoppedError(Exception):
 
 
 @dataclass(slots=True)
-class _Execution:
+class Execution:
     """The execution of one intent by this process, which holds the lock of its services.
 
     Once it has begun, what holds or goes back needs the decisions no more: where they cannot be written, the journal
@@ -159,6 +166,8 @@ class _Execution:
     """Lines for a shell by which a person does what hooks that go back did not do."""
     stopped_by: str = ""
     """Which later request has stopped this promotion; empty: none."""
+    secrets: Sequence[str] = ()
+    """Those of all its hooks: what one of them has sent, the receiver of another one may repeat."""
 
     def run(self, load: LoadPolicy) -> None:
         """Check that the intent may still be executed, claim it, and execute its hooks. Raises StoreBusy.
@@ -177,9 +186,7 @@ class _Execution:
             if self.intent.action in PROMOTING:  # what goes back to the baseline does so whatever was changed
                 control.verify_release(self.intent.release)
                 self.journal.make()  # without it, nothing could be undone in an emergency
-            to_undo = read_deliveries_to_undo(self.store, self.intent.undoes)
-            promoted = read_promoted_releases(self.store, self.intent.undoes)
-            planned, irreversible = plan_steps(policy.promotion, self.intent.action, to_undo, self.release, promoted)
+            planned, irreversible = plan_intent(self.store, policy.promotion, self.intent, self.release)
         except StoreBusy:  # no refusal: the intent can be executed later
             raise
         except EvaluatorError as error:
@@ -229,10 +236,14 @@ class _Execution:
         reason = explain_stop(self._list_journal_actions(), self.intent)
         if not reason:
             with suppress(StoreError):  # then the journal alone counts
-                reason = explain_later_stop(self.store, self.intent)
+                reason = self._explain_later_stop()
         if reason:
             self.stopped_by = reason
             raise _StoppedError
+
+    def _explain_later_stop(self) -> str:
+        """Say what was requested since a promotion began, and stops it; empty: nothing was. Raises StoreError."""
+        return explain_later_stop(self.store, self.intent)
 
     def _end_refused(self, error: EvaluatorError) -> None:
         """End an intent that must not be executed or continued, because of `error`.
@@ -264,6 +275,7 @@ class _Execution:
         announce. A rollback goes on: what can go back must, whatever else failed. `irreversible`: sentences about what
         a rollback cannot undo, for the summary.
         """
+        self.secrets = list_secrets(hook.step for hook in planned)
         hooks = [hook for hook in planned if hook.event != ANNOUNCE]
         failed_hooks: list[str] = []
         states: list[IntentState] = []
@@ -273,7 +285,7 @@ class _Execution:
                 failed_hooks.append(f"hook {hook.position + 1} ({hook.entry.kind}) {states[-1]}")
                 if self.stopped_by:
                     failed_hooks.append(self.stopped_by)
-                if self.stopped_by or (hook.step.required and self.intent.action is not Action.ROLLBACK):
+                if self.stopped_by or self._ends_with(hook):
                     break
         intent_state = IntentState.ACKNOWLEDGED
         summary = [f"{count_of(len(states), 'hook')} acknowledged" if states else "the policy names no hooks for it"]
@@ -286,6 +298,10 @@ class _Execution:
             if hook.event == ANNOUNCE:
                 self._run_hook(hook, outcome=intent_state)
         self._settle(intent_state, "; ".join([*summary, *irreversible]))
+
+    def _ends_with(self, hook: PlannedHook) -> bool:
+        """Whether no hook is executed after this one, which was not acknowledged."""
+        return hook.step.required and self.intent.action is not Action.ROLLBACK
 
     def _settle(self, state: IntentState, text: str) -> None:
         """Store how the intent ended, also outcomes of hooks that could not be stored before; else in the journal.
@@ -355,7 +371,8 @@ class _Execution:
         state = delivery.outcome.state if delivery else IntentState.REQUESTED
         if state in FINAL_STATES:
             return state
-        if delivery and state is IntentState.SENT and not hook.step.hook.idempotent:
+        may_be_repeated = hook.step.hook.idempotent or hook.event == VERIFY
+        if delivery and state is IntentState.SENT and not may_be_repeated:
             may_be_done = replace(delivery.outcome, state=IntentState.UNKNOWN, text=_MAY_BE_DONE_TEXT)
             return self._store_outcome(hook, may_be_done, attempts=0)
         context = make_context(self.intent, self.release, self.verdict, hook, outcome=outcome)
@@ -372,7 +389,8 @@ class _Execution:
             to_restore = earlier if first_value is None else first_value
             self._store_outcome(hook, HookOutcome(IntentState.SENT, "", _to_json(to_restore)), attempts=1)
             is_counted = True
-            if self.intent.action in PROMOTING and hook.event != ANNOUNCE:
+            is_stopped_by_others = self.intent.action in PROMOTING and not self.intent.is_final
+            if is_stopped_by_others and hook.event not in CHANGE_NOTHING:
                 self._check_not_stopped()
 
         try:
@@ -383,13 +401,16 @@ class _Execution:
                 hook_outcome = run_hook(hook.step, context, store_earlier_value)
         except _StoppedError:
             hook_outcome = Outcome("failed", f"it was not executed: {self.stopped_by}", earlier=first_value)
+        hook_outcome = redact_outcome(hook_outcome, self.secrets)
         if hook_outcome.state != "acknowledged" and self.intent.action not in PROMOTING and hook.event != ANNOUNCE:
             self.by_hand += [f"# {hook.describe(context)}: {hook_outcome.did}", *list_by_hand(hook, context)]
         # `store_earlier_value` was not called if the value could not be read: then this attempt is counted below.
         attempts = 0 if is_counted else 1
         state = IntentState(hook_outcome.state)
         text = hook_outcome.did
-        if may_be_done_before and state is IntentState.FAILED:
+        if hook.event == VERIFY and state is IntentState.UNKNOWN:
+            state = IntentState.FAILED  # it changes nothing, and has not said that the step succeeded
+        elif hook.event != VERIFY and may_be_done_before and state is IntentState.FAILED:
             # An earlier attempt may have been done, and a failure now does not undo it.
             state, text = IntentState.UNKNOWN, f"{text}; an earlier attempt may have been done"
         to_restore = _combine_earlier(first_value, hook_outcome.earlier)
@@ -412,7 +433,7 @@ class _Execution:
             event=hook.event,
             options=json.dumps(dict(hook.entry.options), sort_keys=True),
         )
-        if self.intent.action in PROMOTING and hook.event != ANNOUNCE:
+        if self.intent.is_undoable and hook.event not in CHANGE_NOTHING:
             is_about_to_act = outcome.state is IntentState.SENT
             with nullcontext() if is_about_to_act else suppress(StoreError):
                 record_hook(self.journal, self.intent, self.release, delivery)

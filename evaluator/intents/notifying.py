@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from evaluator.errors import EvaluatorError
-from evaluator.hooks import HookContext, Outcome, Step, make_step, run_hook
+from evaluator.hooks import HookContext, Outcome, Step, list_secrets, make_step, redact_outcome, run_hook
 from evaluator.intents.observing import find_latest
 from evaluator.intents.steps import PlannedHook, make_context, make_link
 from evaluator.intents.versions import read_hook_release
@@ -165,14 +165,18 @@ def _send_all(store: Store, messages: Sequence[_Message], say: Say) -> None:
 
 
 def send_together(hooks: Sequence[tuple[Step, HookContext]]) -> list[Outcome]:
-    """Execute hooks that notify, at the same time and for `TIME_S` at most; returns their outcomes, in this order."""
+    """Execute hooks that notify, at the same time and for `TIME_S` at most; returns their outcomes, in this order.
+
+    A receiver may repeat what another hook has sent to it: the secrets of all of them are removed.
+    """
+    secrets = list_secrets(step for step, _ in hooks)
     late = Outcome("unknown", f"it did not end within {TIME_S:g} s; it may have been sent")
     outcomes = [late] * len(hooks)
 
     def send(number: int, step: Step, context: HookContext) -> None:
         """Execute one hook, and keep its outcome."""
         limited = replace(step, time_limit_s=min(step.time_limit_s, TIME_S))
-        outcomes[number] = run_hook(limited, context)
+        outcomes[number] = redact_outcome(run_hook(limited, context), secrets)
 
     threads = [
         threading.Thread(target=send, args=(number, *hook), daemon=True, name=f"notify {number}")

@@ -51,6 +51,11 @@ class StageSection(Section):
     deadline: Duration | None = Field(None, description="Time until a person is asked.  Default: bake.")
     least: Annotated[int, within(0, 1_000_000_000)] = Field(500, description="Judged requests of each arm for no_harm.")
     agree: Agreement = Field(0, description="People who have to agree before it begins.")
+    policy: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What it is judged by, where that differs from the rest of the policy: "
+        "{alpha: 1%, metrics: [{name: latency_p95, margin: 20%}]}.",
+    )
 
     @field_validator("deadline")
     @classmethod

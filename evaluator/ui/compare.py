@@ -72,12 +72,12 @@ def _choose_side(
     `key` names the choice in the address; `default_index` is the place in `summaries` of the release chosen at first.
     """
     names = [summary.release.id for summary in summaries]
-    release_id = choose(label, names, key, names[min(default_index, len(names) - 1)])
+    release_id = choose(label, names, key, names[min(default_index, len(names) - 1)], "release")
     runs = [run.id for run in read_release(workspace, release_id).runs]
     left, right = st.columns(2)
     run = left.selectbox("Runs", [NEWEST, *runs], key=f"{key}_run", bind="query-params")
     arms = read_arms(workspace, release_id)  # the baseline first: the first candidate is the default
-    arm = choose("Arm", arms, f"{key}_arm", arms[min(1, len(arms) - 1)], right) if arms else CANDIDATE
+    arm = choose("Arm", arms, f"{key}_arm", arms[min(1, len(arms) - 1)], "arm", right) if arms else CANDIDATE
     return ChosenSide(release_id, "latest" if run in (NEWEST, None) else run, arm)
 
 

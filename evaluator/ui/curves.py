@@ -79,9 +79,9 @@ def _choose_metric(drawable: list[tuple[FigureData, Comparison]]) -> tuple[Figur
     """Let the reader choose arm and metric among those that can be drawn; the first is the default."""
     arms = list(dict.fromkeys(comparison.arm for _, comparison in drawable))
     left, right = st.columns(2)
-    arm = arms[0] if len(arms) == 1 else choose("Arm", arms, "arm", arms[0], right)
+    arm = arms[0] if len(arms) == 1 else choose("Arm", arms, "arm", arms[0], "arm", right)
     by_name = {comparison.rule.name: (data, comparison) for data, comparison in drawable if comparison.arm == arm}
-    name = choose("Metric", list(by_name), "metric", next(iter(by_name)), left)
+    name = choose("Metric", list(by_name), "metric", next(iter(by_name)), "metric", left)
     return by_name[name]
 
 

@@ -47,6 +47,12 @@ def show_markup(template: str, *values: object) -> None:
     show(Markup(template).format(*values))  # noqa: S704 the pages' own text
 
 
+def name_tab(page: str, release_id: str, word: VerdictWord | None) -> None:
+    """Name the browser's tab after a release, its latest verdict (None: not judged) and the page: several are open."""
+    mark = f"{VERDICT_WORDS[word].split()[-1]} " if word else ""
+    st.set_page_config(page_title=f"{mark}{clean(release_id)} · {page}")
+
+
 def show_list(items: Iterable[Markup]) -> None:
     """Put a list on the page; each item is an `<li>`."""
     show_markup('<ul class="ev-list">{}</ul>', Markup("").join(items))

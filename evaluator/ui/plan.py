@@ -65,7 +65,9 @@ def show_plan() -> None:
     st.title("Plan")
     workspace = find_workspace()
     names = [summary.release.id for summary in read_summaries(workspace)] if workspace.store.exists() else []
-    release = choose("Based on the stored data of", [*names, NO_HISTORY], "release", (names or [NO_HISTORY])[0])
+    release = choose(
+        "Based on the stored data of", [*names, NO_HISTORY], "release", (names or [NO_HISTORY])[0], "release"
+    )
     release_id = None if release == NO_HISTORY else release
     policy = read_policy(workspace, *filter(None, [release_id]))
     goal = _choose_goal(assumed=release_id is None)

@@ -9,7 +9,6 @@ from typing import Any
 import streamlit as st
 from markupsafe import Markup
 
-from evaluator.errors import UnknownName
 from evaluator.figures import color_judged_arms
 from evaluator.pipeline.runs import is_live, is_stale
 from evaluator.records import ReleaseSummary, Verdict
@@ -28,6 +27,7 @@ from evaluator.ui.pieces import (
     make_legend,
     mark_up_command,
     mark_up_time,
+    name_tab,
     show,
     show_empty,
     show_health,
@@ -64,9 +64,11 @@ def show_release() -> None:
     release_id = choose_release(read_summaries(workspace))
     if release_id is None:
         return
+    view = read_release(workspace, release_id)
+    latest = read_past_verdict(view, None)
+    name_tab("Release", release_id, latest.word if latest else None)
     _show_answer(workspace, release_id)
     time.sleep(HEAD_START_S)  # the browser shows the answer before the rest of the page arrives
-    view = read_release(workspace, release_id)
     number = read_verdict_number(view)
     verdict = read_past_verdict(view, number)
     if verdict is None:
@@ -83,16 +85,15 @@ def show_release() -> None:
 
 
 def choose_release(summaries: Sequence[ReleaseSummary]) -> str | None:
-    """Let the reader choose a release; the address has the choice. `None` while there is nothing to choose."""
+    """Let the reader choose a release; the address has the choice. `None` while there is nothing to choose.
+
+    Raises UnknownName if the address names none of them.
+    """
     names = [summary.release.id for summary in summaries]
     if not names:
         show_empty("No release has landed yet.", "A load or an import makes one; try it with", "evaluator demo")
         return None
-    from_address = st.query_params.get("release")
-    if from_address is not None and from_address not in names:
-        problem = str(UnknownName("release", clean(from_address), names))
-        show_empty(problem, "Choose one of these, or list them:", "evaluator releases", alert=True)
-    return choose("Release", names, "release", names[0])
+    return choose("Release", names, "release", names[0], "release")
 
 
 def read_verdict_number(view: ReleaseView) -> int | None:

@@ -195,7 +195,7 @@ def test_a_request_is_withdrawn_by_its_requester_and_rejected_by_an_approver(
 def test_what_was_changed_since_the_request_is_not_approved(store, policy, person, action_request, script):
     intent = ask(store, policy(hooks(script)), person("ana"), action_request())
     changed = policy(f"{ROLES}hooks:\n  promote:\n    - {script('something-else')}\n")
-    with pytest.raises(Refused, match="hooks or approvals have changed since i1"):
+    with pytest.raises(Refused, match="i1: the policy's hooks or approvals have changed"):
         approve(store, changed, person("bob"), intent.id)
 
 

@@ -98,6 +98,25 @@ def test_an_unknown_release_names_those_that_there_are(page, store_path, text):
     assert "did you mean" in page_text
 
 
+def test_an_unknown_name_in_a_link_shows_nothing_else_until_another_is_chosen(page, store_path, text):
+    """A link to a release that is gone must not show the GO of another one."""
+    shown = page("release", store_path, release="gone@1")
+    page_text = text(shown)
+    assert "there is no release" in page_text
+    assert not any(word in page_text for word in ("GO", "Next:"))
+    assert shown.query_params["release"] == "gone@1"
+    shown.run()
+    assert "there is no release" in text(shown)
+    chosen = shown.selectbox(key="release").select("cart@1.9.0").run()
+    assert "GO ✓" in text(chosen)
+    assert chosen.query_params["release"] == "cart@1.9.0"
+    unknown = page("release", store_path, release="cart@1.8.0", metric="latency_p12")
+    assert "there is no metric" in text(unknown)
+    assert "INCONCLUSIVE ?" in text(unknown)
+    unknown.selectbox(key="release").select("cart@1.9.0").run()
+    assert "GO ✓" in text(unknown)
+
+
 def test_a_release_without_verdict_names_the_command(page, own, text):
     land(Store.open(own), "cart@2.0.0", STEADY, seed=9)
     shown = page("release", own, release="cart@2.0.0")
