@@ -108,6 +108,9 @@ class LiveSection(Section):
     """Where the requests of users come from."""
 
     access_log: str = Field("", description="Log of the router; `sources.access_log` says how it is read.")
+    lateness: PositiveDuration = Field(
+        65.0, description="How long a request may take: it is logged at its end, and a stage ends so much later."
+    )
     prometheus: bool = Field(default=False, description="Readings of `sources.prometheus`.")
 
 

@@ -69,7 +69,7 @@ def write_policy(environments: Environments, release: str, strategy: str, times:
     section: dict[str, Any] = {
         "strategy": strategy,
         "router": {"shop": {"haproxy": _list_router(environments)}},
-        "live": {"access_log": str(environments.router.log)},
+        "live": {"access_log": str(environments.router.log), "lateness": "3s"},
         "stages": _STAGES[strategy](environments, times),
         "acts": _list_acts(environments, strategy),
         "guard": {"failures": "5%", "p95": "1s", "over": "5s", "least": 20, "health": "2s"},
