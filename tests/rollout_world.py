@@ -111,10 +111,6 @@ class FakeGuard:
                 self.status.realised[service] = {"baseline": 1 - share, "canary": share}
         self.status.is_exposed = share > 0
 
-    def restore_shares(self) -> None:
-        self._check("restore")
-        self.status.drift = ""
-
     def trip(self, why: str, by: str = "guard") -> None:
         self.status.is_back, self.status.why_back, self.status.by = True, why, by
         self.status.realised = {service: {"baseline": 1.0, "canary": 0.0} for service in self.status.realised}
@@ -191,7 +187,7 @@ class World:
 
     # -------------------------------------------------------------- effects
 
-    def execute(self, position: int) -> ActResult:
+    def execute(self, position: int, *, again: bool) -> ActResult:
         results = self.results.get(position, [ActResult("done")])
         result = results.pop(0) if len(results) > 1 else results[0]
         step = self.plan.steps[position]

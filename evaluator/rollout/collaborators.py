@@ -56,9 +56,6 @@ class Traffic(Protocol):
     def renew(self) -> TrafficStatus:
         """Say that the driver is there; without that, the guard returns the traffic after the lease."""
 
-    def restore_shares(self) -> None:
-        """Set the shares again that were given last, where the router has others."""
-
     def back(self, why: str, by: str) -> TrafficStatus:
         """Return all traffic to the baseline."""
 
@@ -88,8 +85,11 @@ class Answers:
 class Effects(Protocol):
     """The intents of a rollout: acts, questions, and the rollback."""
 
-    def execute(self, position: int) -> ActResult:
-        """Execute the hooks of a step with its key: those that were acknowledged are not executed again."""
+    def execute(self, position: int, *, again: bool) -> ActResult:
+        """Execute the hooks of a step with its key: those that were acknowledged are not executed again.
+
+        `again`: execute those again that failed; otherwise a step that failed stays so.
+        """
 
     def read_result(self, position: int) -> ActResult:
         """Read how a step ended whose outcome was not known: a person may have said it meanwhile."""

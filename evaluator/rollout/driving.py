@@ -62,7 +62,7 @@ class Driver:
                 if self._collect_answers(progress):
                     continue
                 if self.watch.look(progress):
-                    continue  # an event was added, and may change what to do
+                    progress = self._read_progress()  # what was added may change what to do
                 decision = decide(self.plan, progress, self.parts.clock.now())
                 if decision.todo is Todo.NOTHING and progress.outcome is not None:
                     return progress.outcome
@@ -132,11 +132,11 @@ class Driver:
         if begun_at is None:
             begun_at = self.parts.clock.now()
             self._add_of_step(EventKind.BEGUN, decision)
+        is_again = False
         while True:
-            result = self._call_act(lambda: self.parts.effects.execute(position))
+            result = self._call_act(lambda again=is_again: self.parts.effects.execute(position, again=again))
             left_s = begun_at + act.retry_for_s - self.parts.clock.now()
-            is_again = result.state == "waiting" or (result.state == "failed" and left_s > 0)
-            if not is_again:
+            if result.state != "waiting" and not (result.state == "failed" and left_s > 0):
                 break
             if result.text:
                 self._tell_once(f"{act.name}: {result.text}; it is tried again")
@@ -144,6 +144,7 @@ class Driver:
                 result = ActResult("failed", result.text or "the rollout goes back")
                 break
             self._pause(POLL_S if result.state == "waiting" else min(RETRY_S, left_s))
+            is_again = result.state == "failed"
         self._add_of_step(_ENDS[result.state], decision, text=result.text)
 
     def _call_act(self, call: Callable[[], ActResult]) -> ActResult:
@@ -268,9 +269,10 @@ class Driver:
             return
         if problem := is_at_candidate(self.plan, status.realised):
             self._add(Event(EventKind.DRIFTED, now, text=problem))
-            with suppress(EvaluatorError):
-                self.parts.traffic.restore_shares()
-            self.parts.clock.wait(POLL_S)
+            # The guard sets the shares again at its next look at the router.
+            until = self.parts.clock.monotonic() + self.plan.guard.health_s + POLL_S
+            while self.parts.clock.monotonic() < until and not self._read_progress().going_back:
+                self._pause(POLL_S)
             return
         # From now on an end of the driver must not give users back to servers that final acts take down.
         with suppress(EvaluatorError):

@@ -42,7 +42,7 @@ class Watch:
         """Time of the clock minus that which never goes back."""
         self._no_guard_since: float | None = None
         self._is_drifted = False
-        """Was the drift that the guard reports now counted already?"""
+        """Did the guard report a drift at the last look?"""
         self._lines: Mapping[str, int] = {}
         self._silent_s: dict[str, float] = {}
         self._looked_at: float | None = None
@@ -143,20 +143,11 @@ class Watch:
             self._add(Event(EventKind.RETURNED, now))
 
     def _look_for_drift(self, progress: RolloutProgress, status: TrafficStatus) -> None:
-        """Write each drift once, and set the shares again. The second drift turns the rollout back (`decide`)."""
-        if not status.drift or progress.exposed(self.plan) == 0:
-            self._is_drifted = False
-            return
-        if self._is_drifted:
-            return
-        self._is_drifted = True
-        self._add(Event(EventKind.DRIFTED, self.parts.clock.now(), text=status.drift))
-        try:
-            self.parts.traffic.restore_shares()
-        except EvaluatorError as error:
-            self._stop(progress, f"{status.drift}, and the shares cannot be set again: {error.message}")
-        else:
-            self._is_drifted = False  # what is reported from now on happened after the shares were set again
+        """Write each drift once; the guard sets the shares again. The second one turns the rollout back (`decide`)."""
+        is_new = status.drift and not self._is_drifted
+        self._is_drifted = bool(status.drift)
+        if is_new and progress.exposed(self.plan) > 0:
+            self._add(Event(EventKind.DRIFTED, self.parts.clock.now(), text=status.drift))
 
     # ------------------------------------------------------------------ data
 

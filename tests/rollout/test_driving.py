@@ -140,15 +140,17 @@ def test_the_guard_turns_it_back(world):
     assert world.clock.elapsed < 40
 
 
-def test_a_router_that_drifts_is_set_again_once_and_goes_back_the_second_time(world):
-    drift = "canary gets 50 % instead of 5 %"
-    world.at(8, lambda: setattr(world.traffic.status, "drift", drift))
+def test_a_router_that_drifts_twice_goes_back(world):
+    def drift(text="canary gets 50 % instead of 5 %; they were set again"):
+        world.traffic.status.drift = text
+
+    world.at(8, drift)
+    world.at(12, lambda: drift(""))
     assert world.drive() is PROMOTED
     assert world.kinds().count("drifted") == 1
-    assert "restore" in world.traffic.calls
     world = World()
-    world.traffic.restore_shares = lambda: None  # it acknowledges, and does not act
-    world.at(8, lambda: setattr(world.traffic.status, "drift", drift))
+    for second, text in ((8, "canary gets 50 %"), (12, ""), (16, "canary gets 50 %")):
+        world.at(second, lambda text=text: drift(text))
     assert world.drive() is BACK
     assert world.kinds().count("drifted") == 2
 
