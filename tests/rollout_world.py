@@ -158,7 +158,9 @@ class World:
         self.answers = Answers()
         self.undone: list[str] = []
         self.undo_result = ActResult("done")
-        self.ensured: list[tuple[int, float]] = []
+        self.ensured: list[int] = []
+        self.follows = 0
+        self.closed_at = 0.0
         self.failures: dict[int, str] = {}
         self.is_log_silent = False
         self.problem = ""
@@ -220,12 +222,15 @@ class World:
     def find_no_go(self, since: float) -> str:
         return self.others_no_go
 
-    def ensure(self, position: int, step: Observe, begun_at: float, until_s: float) -> None:
-        if (position, until_s) not in self.ensured:
-            self.ensured.append((position, until_s))
+    def follow(self) -> None:
+        self.follows += 1
 
-    def is_closed(self, position: int, step: Observe) -> bool:
-        return True
+    def ensure(self, position: int, step: Observe, begun_at: float) -> None:
+        if position not in self.ensured:
+            self.ensured.append(position)
+
+    def is_closed(self, position: int, step: Observe, look: JudgedAt, begun_at: float) -> bool:
+        return self.clock.elapsed >= self.closed_at
 
     def explain_failure(self, position: int, step: Observe) -> str:
         return self.failures.get(position, "")

@@ -107,11 +107,18 @@ class UnansweredSection(Section):
 class LiveSection(Section):
     """Where the requests of users come from."""
 
-    access_log: str = Field("", description="Log of the router; `sources.access_log` says how it is read.")
+    access_log: str | dict[Name, str] = Field(
+        "",
+        description="Log of the router, or service to its log; `sources.access_log` says how they are read.",
+    )
     lateness: PositiveDuration = Field(
         65.0, description="How long a request may take: it is logged at its end, and a stage ends so much later."
     )
     prometheus: bool = Field(default=False, description="Readings of `sources.prometheus`.")
+
+    def find_log(self, service: str) -> str:
+        """Find the path of the log of a service; empty if it has none."""
+        return self.access_log if isinstance(self.access_log, str) else self.access_log.get(service, "")
 
 
 def _list_groups(raw: Any) -> Any:

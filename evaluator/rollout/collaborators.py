@@ -137,14 +137,17 @@ class Judge(Protocol):
 class Observing(Protocol):
     """Where the data of a step come from: the access logs that are followed, or a load."""
 
-    def ensure(self, position: int, step: Observe, begun_at: float, until_s: float) -> None:
-        """Let the data of a step be recorded until `until_s` seconds after its begin. Called again, it changes nothing.
+    def follow(self) -> None:
+        """Follow the logs of the routers, because users are exposed. Called again, it changes nothing."""
+
+    def ensure(self, position: int, step: Observe, begun_at: float) -> None:
+        """Let the data of a step be recorded that was begun at a time. Called again, it changes nothing.
 
         Raises EvaluatorError if that is not possible.
         """
 
-    def is_closed(self, position: int, step: Observe) -> bool:
-        """Are all data of the step recorded that it was given time for?"""
+    def is_closed(self, position: int, step: Observe, look: JudgedAt, begun_at: float) -> bool:
+        """Are all data of a look at a step recorded?"""
 
     def explain_failure(self, position: int, step: Observe) -> str:
         """Say why a step cannot be observed any more; empty if it can."""

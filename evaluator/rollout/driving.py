@@ -164,15 +164,13 @@ class Driver:
         if step.needs is StepNeeds.NOTHING:
             self._add_of_step(EventKind.JUDGED, decision, look=decision.look, text="it needs nothing")
             return
-        after_s = step.bake_s if decision.look is JudgedAt.BAKE else step.deadline_s
-        if not self._ensure_observed(decision.step, step, progress, after_s):
-            return
-        clock = self.parts.clock
+        clock, begun_at = self.parts.clock, progress.begun_at or 0.0
         closing_until = clock.monotonic() + CLOSING_S
-        while not self.parts.observing.is_closed(decision.step, step):
-            if failure := self.parts.observing.explain_failure(decision.step, step):
-                self._add_of_step(EventKind.FAILED, decision, text=failure)
+        while True:
+            if not self._ensure_observed(decision.step, step, begun_at):
                 return
+            if self.parts.observing.is_closed(decision.step, step, decision.look, begun_at):
+                break
             if step.load is None and clock.monotonic() >= closing_until:
                 break  # it is judged as it is: what is missing never shows that there is no harm
             self._pause(POLL_S)
@@ -206,19 +204,16 @@ class Driver:
         clock = self.parts.clock
         step = self.plan.steps[decision.step] if 0 <= decision.step < len(self.plan.steps) else None
         if isinstance(step, Observe) and progress.begun_at is not None and progress.asked_at is None:
-            after_s = step.deadline_s if JudgedAt.BAKE in progress.looks else step.bake_s
-            if not self._ensure_observed(decision.step, step, progress, after_s):
+            if not self._ensure_observed(decision.step, step, progress.begun_at):
                 return
         self.parts.report.show(describe_now(self.plan, progress, decision, clock.now(), self.watch.missing))
         seconds = POLL_S if decision.until is None else min(POLL_S, max(decision.until - clock.now(), 0.01))
         self._pause(seconds, look=False)
 
-    def _ensure_observed(self, position: int, step: Observe, progress: RolloutProgress, until_s: float) -> bool:
+    def _ensure_observed(self, position: int, step: Observe, begun_at: float) -> bool:
         """Let an observation be recorded. Returns whether it is; otherwise it has failed, which is written."""
-        if progress.begun_at is None:
-            return False
         try:
-            self.parts.observing.ensure(position, step, progress.begun_at, until_s)
+            self.parts.observing.ensure(position, step, begun_at)
             failure = self.parts.observing.explain_failure(position, step)
         except EvaluatorError as error:
             failure = error.message

@@ -153,6 +153,7 @@ class Watch:
 
     def _look_for_silence(self, progress: RolloutProgress, passed_s: float) -> None:
         """Go back if the log of a service whose users are exposed has had no line for too long."""
+        self.parts.observing.follow()
         lines = self.parts.observing.count_lines()
         problem = self.parts.observing.find_problem()
         for service in _list_exposed(self.plan, progress):

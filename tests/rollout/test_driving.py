@@ -76,7 +76,7 @@ def test_what_is_open_at_bake_may_be_shown_until_the_deadline(world):
     world.found[AT_50] = [OPEN, Found()]
     assert world.drive() is PROMOTED
     assert world.looks[-2:] == [(AT_50, JudgedAt.BAKE), (AT_50, JudgedAt.DEADLINE)]
-    assert [entry for entry in world.ensured if entry[0] == AT_50] == [(AT_50, 20.0), (AT_50, 40.0)]
+    assert world.ensured == [AT_5, AT_50, 6]
 
 
 def test_a_person_may_agree_to_what_was_not_shown(world):
