@@ -99,11 +99,18 @@ class Policy:
     """The sections about promotion as plain JSON, every default spelled out."""
     path: str = ""
     """Path of the file, as verdicts name it; empty where commands find it themselves, or for the built-in one."""
+    lines: Mapping[KeyPath, int] = field(default_factory=dict, compare=False, repr=False)
+    """Line of every key and list item of the file; empty if it was read from no file."""
 
     @property
     def service(self) -> str:
         """The service that the policy names; empty if it names none or several."""
         return self.services[0] if len(self.services) == 1 else ""
+
+    def refuse(self, key_path: KeyPath, sentence: str, *, hint: str | None = None) -> PolicyError:
+        """Make the error for a value that cannot be, as `file:line: key: sentence`."""
+        line = Document(self.origin, {}, self.lines).line_of(key_path)
+        return PolicyError(f"{self.origin}:{line}: {_write_key_path(key_path)}: {sentence}", hint=hint)
 
     def command(self, release: str, *options: str) -> str:
         """Write the command that judges a release by this policy."""
@@ -135,7 +142,7 @@ def _load(document: Document) -> Policy:
     except ValidationError as error:
         message = _describe_mistakes(document, error)
         raise PolicyError(message, hint="`evaluator policy show` prints a whole policy") from None
-    policy = _to_policy(file, document.name)
+    policy = replace(_to_policy(file, document.name), lines=document.lines)
     _check_overrides(document, policy)
     return policy
 
@@ -193,6 +200,7 @@ def with_learnt(policy: Policy, learnt: Learnt | None) -> Policy:
         rollout=policy.rollout,
         afterwards=policy.afterwards,
         path=policy.path,
+        lines=policy.lines,
     )
 
 

@@ -24,7 +24,7 @@ def override_policy(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> 
         values: An effective policy, with all its metrics.
         overrides: Keys of `OVERRIDABLE`.
     """
-    merged = dict(values)
+    merged = {key: value for key, value in values.items() if key != "alpha_no_go"}  # the plan of a rollout sets it
     for key, value in overrides.items():
         if key == METRICS and isinstance(value, list):
             merged[key] = _override_metrics(values.get(key, []), value)

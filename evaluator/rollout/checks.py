@@ -210,12 +210,12 @@ def list_servers(plan: RolloutPlan, position: int, service: str) -> Mapping[str,
         if isinstance(step, Act) and step.is_shift and service in step.services:
             number = step.services.index(service)
             servers = step.hooks[number].options.get("servers") if number < len(step.hooks) else None
-            return _to_names(servers) if isinstance(servers, Mapping) else {}
+            return name_servers(servers) if isinstance(servers, Mapping) else {}
     return {}
 
 
-def _to_names(servers: Mapping[str, object]) -> Mapping[str, tuple[str, ...]]:
-    """Write each arm's servers as a tuple: one server may be given without a list."""
+def name_servers(servers: Mapping[str, object]) -> Mapping[str, tuple[str, ...]]:
+    """Name the servers of each arm of a router: one server may be given without a list."""
     return {
         arm: tuple(str(name) for name in names) if isinstance(names, list | tuple) else (str(names),)
         for arm, names in servers.items()

@@ -27,6 +27,7 @@ from evaluator.policy.overrides import override_policy
 from evaluator.records import (
     BASELINE,
     Cells,
+    Evidence,
     EvidenceKind,
     Release,
     Run,
@@ -82,18 +83,28 @@ def frozen_policy(rollout: Rollout, plan: RolloutPlan, step: Observe) -> Policy:
     A step with a deadline after its bake is looked at twice: each look has half of alpha and half of the plan's
     `alpha_no_go`. No look before these is GO.
     """
-    values = dict(rollout.policy)
+    return _make_frozen(rollout.policy, plan, step, f"policy of rollout {rollout.id}")
+
+
+def make_step_policy(policy: Policy, plan: RolloutPlan, step: Observe) -> Policy:
+    """Make the policy that would judge a step of a plan that is not started."""
+    return _make_frozen(freeze_policy(policy), plan, step, policy.origin)
+
+
+def _make_frozen(frozen: Mapping[str, Any], plan: RolloutPlan, step: Observe, origin: str) -> Policy:
+    """Make the policy of a step. `frozen`: what `freeze_policy` wrote; `origin`: for messages."""
+    values = dict(frozen)
     stages = values.pop("rollout", {}).get("stages", ())
     overrides: dict[str, Any] = next((stage["policy"] for stage in stages if stage["name"] == step.stage), {})
-    values = override_policy(values, overrides)
-    alpha = float(values["alpha"])
+    overridden = parse_policy(override_policy(values, overrides), origin=origin)  # 1% becomes 0.01
+    values, alpha = dict(overridden.effective), overridden.rulebook.alpha
     share = 1 / count_looks(step)
     values |= {
         "alpha": alpha * share,
         "alpha_no_go": min(plan.alpha_no_go, alpha) * share,
         "monitoring": {**values.get("monitoring", {}), "early_go": False},
     }
-    return parse_policy(values, origin=f"policy of rollout {rollout.id}")
+    return parse_policy(values, origin=origin)
 
 
 def count_looks(step: Observe) -> int:
@@ -278,7 +289,7 @@ def _judge_service(asked: _Asked, service: str) -> StepEvidence:
     is_kept = asked.look is not JudgedAt.MEANWHILE or verdict.word is VerdictWord.NO_GO
     if is_kept:
         keep_verdict(asked.store, verdict)
-    return _to_evidence(asked, verdict, judged, policy.rulebook.alpha, service)
+    return _to_evidence(asked, verdict, judged, service)
 
 
 def _begins_before(run: Run, time: StepTime) -> bool:
@@ -319,11 +330,11 @@ def _join_windows(asked: _Asked, data: ReleaseData, runs: Sequence[Run], time: S
     cells = recode(data.live_cells, run=np.zeros(len(data.live_cells.runs), dtype=np.int64))
     cells = replace(cells, runs=(run.id,))
     if is_cut:
-        cells = _cut(cells, time.ends)
+        cells = cut_cells(cells, time.ends)
     return replace(data, live_runs=(run,), live_cells=cells)
 
 
-def _cut(cells: Cells, ends: float) -> Cells:
+def cut_cells(cells: Cells, ends: float) -> Cells:
     """Keep whole blocks of buckets before a moment (epoch s): a block that it divides may get further requests."""
     block_s = cells.bucket_s * 4
     return narrow(cells, end=datetime.fromtimestamp(ends // block_s * block_s, UTC))
@@ -355,18 +366,17 @@ def _add_facts(parts: Sequence[RunFacts], *, is_cut: bool) -> RunFacts:
 # ------------------------------------------------------------------ what it has shown
 
 
-def _to_evidence(asked: _Asked, verdict: Verdict, judged: Judged, alpha: float, service: str) -> StepEvidence:
+def _to_evidence(asked: _Asked, verdict: Verdict, judged: Judged, service: str) -> StepEvidence:
     """Say what a verdict shows of a step."""
-    harm = list(_find_missing(asked, verdict, judged, alpha))
+    harm = tuple(find_missing(asked.plan, asked.step, judged))
     word, no_harm = verdict.word, not harm
     if asked.look is JudgedAt.MEANWHILE:  # a look that was not paid for
         word, no_harm = (word if word is VerdictWord.NO_GO else VerdictWord.INCONCLUSIVE), False
-    missing: Sequence[str] = harm
+    missing = harm
     if word is VerdictWord.NO_GO or (asked.step.needs is StepNeeds.GO and word is not VerdictWord.GO):
-        missing = [reason.text for reason in verdict.reasons]
+        missing = tuple(reason.text for reason in verdict.reasons)
     elif asked.step.needs is StepNeeds.GO:
         missing = ()
-    exposed = sum(count for arm, count in _count_judged(verdict, asked.step).items() if arm != BASELINE)
     name = f"{service}: " if len(asked.step.services) > 1 else ""
     return StepEvidence(
         word=word,
@@ -374,42 +384,45 @@ def _to_evidence(asked: _Asked, verdict: Verdict, judged: Judged, alpha: float, 
         missing=tuple(f"{name}{text}" for text in dict.fromkeys(missing)),
         data_hash=verdict.data_hash,
         verdict_hash=_hash(to_json(replace(verdict, figures=None))),
-        exposed=exposed,
+        exposed=sum(n for arm, n in _count_judged(judged.evidence, asked.step).items() if arm != BASELINE),
     )
 
 
-def _find_missing(asked: _Asked, verdict: Verdict, judged: Judged, alpha: float) -> Iterator[str]:
-    """Find what is missing to say that no harm was shown, as sentences."""
-    step, limit = asked.step, asked.plan.guard.failures
-    if verdict.word is VerdictWord.NO_GO:
-        yield from (reason.text for reason in verdict.reasons)
+def find_missing(plan: RolloutPlan, step: Observe, judged: Judged) -> Iterator[str]:
+    """Find what is missing to say that a step has shown no harm, as sentences; none: it has.
+
+    `judged`: its data by the policy of `frozen_policy`, with the findings of `check_step`.
+    """
+    if judged.judgement.word is VerdictWord.NO_GO:
+        yield from (reason.text for reason in judged.judgement.reasons)
     least = max(step.least, 1)
-    counts = _count_judged(verdict, step)
+    counts = _count_judged(judged.evidence, step)
     arms = [BASELINE, *(arm for arm in counts if arm != BASELINE)]
     if len(arms) < 2:
         yield "no requests of a candidate were judged"
     for arm in arms:
         if counts.get(arm, 0) < least:
             yield f"{arm} has {format_count(counts.get(arm, 0))} judged requests, fewer than {format_count(least)}"
-    yield from (f"{finding.check}: {finding.text}" for finding in verdict.evidence.findings if forbids_no_harm(finding))
+    yield from (f"{finding.check}: {finding.text}" for finding in judged.evidence.findings if forbids_no_harm(finding))
     all_cells = [cells for cells in (judged.data.cells, judged.data.live_cells) if cells is not None]
     all_cells = [cells for cells in all_cells if cells.moments.n.sum()]
     if not all_cells:
         yield "without single requests it is not known how many of the candidate's fail"
+    limit = plan.guard.failures
     for cells in all_cells:
         for arm in cells.arms[1:]:
-            bound = bound_failures(cells, arm, alpha)
+            bound = bound_failures(cells, arm, judged.rulebook.alpha)
             if bound >= limit:
                 shown, allowed = (format_number(100 * value) for value in (bound, limit))
                 yield f"up to {shown} % of the requests of {arm} may fail, and less than {allowed} % is allowed (guard)"
 
 
-def _count_judged(verdict: Verdict, step: Observe) -> Mapping[str, int]:
+def _count_judged(evidence: Evidence, step: Observe) -> Mapping[str, int]:
     """Count the judged requests of each arm: those of users if the step has a share of them, else of its load."""
     of_users = step.share > 0
     return {
         arm.name: arm.production.requests if of_users and arm.production is not None else arm.requests
-        for arm in verdict.evidence.arms
+        for arm in evidence.arms
     }
 
 

@@ -6,6 +6,7 @@ from evaluator.errors import PolicyError
 from evaluator.policy import Policy
 from evaluator.policy.rollout import RolloutSection
 from evaluator.records.rollouts import GuardLimits, Observe, RolloutPlan, StepNeeds, Unanswered
+from evaluator.rollout.contradictions import refuse_contradictions
 from evaluator.rollout.strategies import STRATEGIES
 from evaluator.version import find_version
 
@@ -21,6 +22,7 @@ def make_plan(policy: Policy, release: str) -> RolloutPlan:
     groups = _choose_groups(policy, section)
     services = tuple(service for group in groups for service in group)
     _check_routers(policy, section, services)
+    refuse_contradictions(policy, section)
     steps = STRATEGIES[section.strategy](section, groups)
     observations = [step for step in steps if isinstance(step, Observe) and step.needs is not StepNeeds.NOTHING]
     judged = sum(len(step.services) for step in observations)

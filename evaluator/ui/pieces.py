@@ -27,7 +27,7 @@ from evaluator.reports.base import (
 )
 from evaluator.reports.overview import HeatMap
 from evaluator.ui.reads import DEFAULT_STORE, find_store_path
-from evaluator.wording import add_options, format_change, format_duration, name_metric
+from evaluator.wording import add_options, format_change, name_metric
 
 MAX_CHARACTERS = 300
 DAY_S = 86400
@@ -127,8 +127,9 @@ def write_age(moment: datetime | None, now: datetime) -> str:
     seconds = (now - moment).total_seconds()
     if seconds < 10:
         return "just now"
-    if seconds < 2 * DAY_S:
-        return f"{format_duration(float(int(seconds)))} ago"
+    for unit_s, unit, below_s in ((1, "s", 90), (60, "min", 90 * 60), (3600, "h", 2 * DAY_S)):
+        if seconds < below_s:
+            return f"{int(seconds // unit_s)} {unit} ago"
     return f"{int(seconds // DAY_S)} days ago"
 
 

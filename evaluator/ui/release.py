@@ -97,7 +97,7 @@ def choose_release(summaries: Sequence[ReleaseSummary]) -> str | None:
 
 
 def read_verdict_number(view: ReleaseView) -> int | None:
-    """Read which verdict the address names, by its place in the history, from 0; `None`: the latest.
+    """Read which verdict the address names, where they count from 1; returns its place from 0, or `None`: the latest.
 
     Raises UnknownName for a number that no verdict has.
     """
@@ -105,9 +105,9 @@ def read_verdict_number(view: ReleaseView) -> int | None:
     if from_address is None:
         return None
     # Six digits are enough: Python refuses to convert thousands of them.
-    if not from_address.isdecimal() or int(from_address[:6]) >= len(view.verdicts):
+    if not from_address.isdecimal() or not 1 <= int(from_address[:6]) <= len(view.verdicts):
         raise view.refuse_number(clean(from_address))
-    return int(from_address)
+    return int(from_address) - 1
 
 
 # ------------------------------------------------------------------ the answer

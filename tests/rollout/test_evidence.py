@@ -32,7 +32,7 @@ from evaluator.records.rollouts import Act, Event, EventKind, JudgedAt, Observe,
 from evaluator.records.rollouts import to_plain as plan_to_plain
 from evaluator.rollout.checks import FORBIDS_NO_HARM, FORBIDS_NOTHING, FORBIDS_ONLY_GO, forbids_no_harm
 from evaluator.rollout.evidence import describe_open, freeze_policy, frozen_policy, judge_step
-from evaluator.simulate import Change, Requests, Scenario, simulate, to_parquet
+from evaluator.simulate import Change, Requests, simulate, to_parquet
 from evaluator.simulate.requests import EPOCH_US
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts

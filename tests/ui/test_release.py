@@ -143,7 +143,7 @@ def test_a_run_that_still_records_is_live(page, own, text):
 
 def test_an_earlier_verdict_has_an_address_of_its_own(page, own, text):
     judge(Store.open(own), "cart@1.6.0")
-    shown = page("release", own, release="cart@1.6.0", verdict="0")
+    shown = page("release", own, release="cart@1.6.0", verdict="1")
     assert "an earlier verdict; see the latest" in text(shown)
 
 
