@@ -14,6 +14,7 @@ import pytest
 from evaluator.errors import Refused, StepWaits, UsageError
 from evaluator.hooks import Outcome
 from evaluator.intents import approve, ask, cancel, execute, execute_waiting, system_person
+from evaluator.intents.rollout_plans import add_frozen_rules, make_shift, read_rules
 from evaluator.intents.rollout_steps import (
     describe_problems,
     execute_step,
@@ -451,3 +452,22 @@ def test_a_rollout_that_was_promoted_is_rolled_back_without_what_has_no_way_back
     assert lines()[before:] == ['set-{"baseline":1.0,"canary":0.0}', "two-back-deploy", "one-back-deploy"]
     with pytest.raises(Refused, match="nothing to roll back"):
         ask(store, rules, system_person(), action_request("rollback"))
+
+
+# ------------------------------------------------------------------ the frozen policy
+
+
+def test_the_frozen_policy_has_what_steps_need_and_still_judges(folder):
+    text = {
+        "approvals": {"promote": 2, "self_approval": False, "expires": "2h"},
+        "roles": {"approver": ["ann"]}, "journal": "/x/j", "link": "https://e.test/${release}", "sensitive": True,
+    }  # fmt: skip
+    policy = parse_policy(make_values(folder) | text)
+    frozen = add_frozen_rules({**policy.effective, "rollout": {"stages": [{"name": "5 %"}]}}, policy)
+    rollout = Rollout("r1", RELEASE, {}, "", frozen, "ann", ("ann",), "", datetime.now(UTC))
+    rules = read_rules(rollout)
+    assert (rules.journal, rules.link, rules.sensitive) == ("/x/j", "https://e.test/${release}", True)
+    assert (rules.approvals, rules.roles) == (policy.promotion.approvals, policy.promotion.roles)
+    assert make_shift(rollout, "cart", 0.05).options["get"] == ["cat", f"{folder}/shares"]
+    assert frozen["rollout"]["stages"] == [{"name": "5 %"}]
+    assert parse_policy({name: value for name, value in frozen.items() if name != "rollout"}).hash == policy.hash
