@@ -119,7 +119,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         with (FOLDER / "announcements.txt").open("a", encoding="utf-8") as announcements:
             announcements.write(f"{options.environment}\n")
-    print(options.what, options.environment, options.arm)
+    line = f"{time.time():.3f} {options.what} {options.environment} {options.arm}".strip()
+    with (FOLDER / "acts.log").open("a", encoding="utf-8") as log:
+        log.write(f"{line}\n")
+    print(line)
 
 
 if __name__ == "__main__":

@@ -157,5 +157,3 @@ def _list_words(release: Release, service: str) -> dict[str, str]:
     versions = next((known for known in release.services if known.name in (service, "")), None)
     baseline, canary = (versions.baseline, versions.canary) if versions else ("", "")
     return {"release": release.id, "service": service, "baseline": baseline, "canary": canary, "version": canary}
-
-

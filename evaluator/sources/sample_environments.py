@@ -28,6 +28,8 @@ from evaluator.sources.sample_router import SampleRouter, require_haproxy, wait_
 
 PROGRAM = "environments.py"
 """The program that deploys and tears down; the hooks call it."""
+SETTINGS = "environments.json"
+"""What it reads."""
 
 TEST, PRE_PRODUCTION, PRODUCTION = "test", "pre-production", "production"
 ENVIRONMENTS = (TEST, PRE_PRODUCTION, PRODUCTION)
@@ -156,7 +158,7 @@ def prepare_environments(
             for name, arms in by_environment.items()
         },
     }
-    (folder / "environments.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    (folder / SETTINGS).write_text(json.dumps(settings, indent=1), encoding="utf-8")
     with tempfile.TemporaryDirectory(prefix="evaluator-demo-") as short:
         environments = Environments(folder, by_environment, ports.pop(), Path(short) / "haproxy.sock")
         try:

@@ -27,12 +27,15 @@ class Times:
     """How long the stages of the demo last (s)."""
 
     load_s: float = 25.0
+    """Of the load in test and in pre-production; 0: a canary release has no such stages."""
     bake_s: float = 30.0
     """Of a stage in which users meet the candidate, and which is judged."""
     last_s: float = 10.0
     """Of the last stage, in which the candidate has all traffic."""
     least: int = 200
     """Judged requests of each arm for `no_harm`."""
+    shares: tuple[str, ...] = ("5 %", "25 %", "50 %")
+    """Of the stages of a canary release that are judged."""
 
 
 # What comes before the stages; the margins are those of minutes, not of a test that a release should rest on.
@@ -71,7 +74,7 @@ def write_policy(environments: Environments, release: str, strategy: str, times:
         "router": {"shop": {"haproxy": _list_router(environments)}},
         "live": {"access_log": str(environments.router.log), "lateness": "3s"},
         "stages": _STAGES[strategy](environments, times),
-        "acts": _list_acts(environments, strategy),
+        "acts": _list_acts(environments, strategy, has_loads=strategy != "big_bang" and times.load_s > 0),
         "guard": {"failures": "5%", "p95": "1s", "over": "5s", "least": 20, "health": "2s"},
         "lease": "20s",
         "unanswered": {"after": "5s", "then": "baseline"},
@@ -130,8 +133,9 @@ def _list_loads(environments: Environments, times: Times) -> list[dict[str, Any]
 def _list_canary(environments: Environments, times: Times) -> list[dict[str, Any]]:
     """List the stages of a canary release."""
     needs = {"needs": "no_harm", "bake": f"{times.bake_s:g}s", "least": times.least}
-    exposed = [{"name": share, "share": share.replace(" ", ""), **needs} for share in ("5 %", "25 %", "50 %")]
-    return [*_list_loads(environments, times), *exposed, _list_last("full", times)]
+    exposed = [{"name": share, "share": share.replace(" ", ""), **needs} for share in times.shares]
+    loads = _list_loads(environments, times) if times.load_s else []
+    return [*loads, *exposed, _list_last("full", times)]
 
 
 def _list_blue_green(environments: Environments, times: Times) -> list[dict[str, Any]]:
@@ -157,9 +161,9 @@ FIRST_WITH_USERS = {"canary": "5 %", "blue_green": "switch", "big_bang": "full"}
 # ------------------------------------------------------------------ acts
 
 
-def _list_acts(environments: Environments, strategy: str) -> dict[str, Any]:
+def _list_acts(environments: Environments, strategy: str, *, has_loads: bool) -> dict[str, Any]:
     """List the acts: deploy and health check before an environment is used, and what follows all stages."""
-    judged = () if strategy == "big_bang" else (TEST, PRE_PRODUCTION)
+    judged = (TEST, PRE_PRODUCTION) if has_loads else ()
     before = {name: _deploy(environments, name) for name in judged}
     production = [
         *_deploy(environments, PRODUCTION, "canary"),
