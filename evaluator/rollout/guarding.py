@@ -50,10 +50,12 @@ class GuardedTraffic:
         """Return all traffic; without a guard, by the files that it has left. Raises HookError."""
         try:
             return self._client.back(self.setup.rollout, why, by)
-        except HookError as error:
-            problem = error
+        except HookError:  # it has ended, or its watch was closed
+            pass
         try:
             self._client = connect(self.store, start=True, say=self.say)
+            if self.setup.services:
+                self._client.open(self.setup)
             return self._client.back(self.setup.rollout, why, by)
         except HookError as error:
             problem = error

@@ -223,9 +223,9 @@ def _start_child(command: list[str], lock: IO[bytes], log: IO[bytes]) -> subproc
 
 def _to_seconds(value: Any) -> float:
     """Turn a duration of the plan into seconds: a number, or a text such as `5m`."""
-    from evaluator.quantities import parse_duration
+    from evaluator.quantities import parse_duration_s
 
-    return float(value) if isinstance(value, int | float) else parse_duration(str(value))
+    return float(value) if isinstance(value, int | float) else parse_duration_s(value)
 
 
 class Recorder:
