@@ -17,7 +17,7 @@ import click
 
 from evaluator.cli import DEFAULT_STORE, Session, emit
 from evaluator.cli.terminal import make_page
-from evaluator.errors import EvaluatorError, UsageError
+from evaluator.errors import EvaluatorError, UnknownName, UsageError
 from evaluator.records import Release, Service
 from evaluator.sources.sample_environments import (
     ENVIRONMENTS,
@@ -25,6 +25,7 @@ from evaluator.sources.sample_environments import (
     PRODUCTION,
     Environments,
     end_processes,
+    find_guard,
     list_traces,
     prepare_environments,
     start_production_router,
@@ -35,7 +36,6 @@ from evaluator.wording import count_of, format_count, format_duration, format_nu
 
 if TYPE_CHECKING:
     from evaluator.records.rollouts import RolloutPlan
-    from evaluator.reports.rollout import Exposure
     from evaluator.rollout.reporting import RolloutFacts
 
 VERSIONS = {"baseline": "1.4.1", "canary": "1.5.0"}
@@ -84,6 +84,7 @@ def command(session: Session, strategy: str, regression: str, *, by_hand: bool) 
     try:
         return demo.run(Times(), by_hand=by_hand)
     finally:
+        end_processes([find_guard(demo.store)], 0.0)  # an idle one would end by itself after a minute
         left = end_processes(demo.traces, PATIENCE_S)
         session.say("nothing is left running" if not left else f"had to be ended: {'; '.join(left)}")
 
@@ -196,6 +197,7 @@ class Demo:
 
     def conclude(self) -> int:
         """Print how the rollout went, write the report, and return the exit code."""
+        from evaluator.pipeline.landing import land_release
         from evaluator.reports.rollout import to_html
         from evaluator.rollout.reporting import make_report, read_facts
         from evaluator.store import Store
@@ -205,6 +207,8 @@ class Demo:
         started = Rollouts(store.control.file).rollouts(self.release)
         if not started:
             raise EvaluatorError("the rollout was not started", hint="what `evaluator rollout start` says above")
+        with contextlib.suppress(UnknownName):  # without any run there is nothing to land
+            land_release(store, self.release)
         facts = read_facts(store, started[-1])
         report = make_report(facts, datetime.now(UTC))
         path = self.folder / "report.html"
@@ -245,7 +249,7 @@ def judge_ending(facts: RolloutFacts, strategy: str, regression: str) -> Ending:
     if progress.outcome is None:
         return Ending(WRONG_CODE, f"the rollout has not ended; {wanted}")
     stage = plan.steps[turn].stage if turn is not None and turn < plan.body else ""
-    if any(row.wanted and abs((row.share or 0) - row.wanted) > NEAR for row in list_exposed(facts)):
+    if any(abs(row.share - row.wanted) > NEAR for row in facts.exposures if row.wanted and row.share is not None):
         return Ending(WRONG_CODE, "the router gave the candidate another share than the plan wanted")
     if progress.outcome is RolloutOutcome.PROMOTED and not expected:
         blind = "; no stage of this strategy can see what is wrong" if regression != "none" else ""
@@ -256,11 +260,6 @@ def judge_ending(facts: RolloutFacts, strategy: str, regression: str) -> Ending:
         hint = "this machine was too busy for so short a demo"
         return Ending(INCONCLUSIVE_CODE, f"inconclusive: {progress.why_back}; {wanted}; {hint}")
     return Ending(WRONG_CODE, f"not as it should be: {wanted}")
-
-
-def list_exposed(facts: RolloutFacts) -> list[Exposure]:
-    """List the steps in which users met the candidate and its share stayed the same."""
-    return [row for row in facts.exposures if row.wanted]
 
 
 def describe_rollout(facts: RolloutFacts) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import click
 
 from evaluator.cli import Session, emit
 from evaluator.cli.outputs import find_path, replace_output
-from evaluator.errors import UnknownName
+from evaluator.errors import StoreError, UnknownName
 from evaluator.extensions import explain_missing_package
 
 FORMAT = "html"
@@ -28,6 +29,7 @@ def report_command(session: Session, release: str, rollout_id: str | None, outpu
     It shows the ladder of its stages, each step with what it needed and what it got, the requests of users that met
     the candidate, the verdicts, and what happened when. The rollout may still be running.
     """
+    from evaluator.pipeline.landing import land_release
     from evaluator.rollout.reporting import make_report, read_facts
     from evaluator.store.rollouts import Rollouts
 
@@ -40,6 +42,8 @@ def report_command(session: Session, release: str, rollout_id: str | None, outpu
     chosen = next((rollout for rollout in reversed(found) if rollout_id in (None, rollout.id)), None)
     if chosen is None:
         raise UnknownName("rollout", str(rollout_id), [rollout.id for rollout in found])
+    with contextlib.suppress(StoreError, UnknownName):  # what has landed until now is shown, too
+        land_release(store, release)
     with explain_missing_package("the report of a rollout needs", "plots"):
         from evaluator.reports.rollout import to_html
 

@@ -120,6 +120,8 @@ def make_tail_plans(
 ) -> dict[str, TailPlan]:
     """Plan how the log of each shifted service is followed. Raises UsageError, InputError."""
     tails = {}
+    live = policy.rollout.live if policy.rollout else None
+    bakes = [step.bake_s for step in plan.steps if isinstance(step, Observe) and step.share and step.bake_s]
     for service in make_setup(rollout, plan, policy, release).services:
         if service.access_log is None:
             continue
@@ -129,7 +131,8 @@ def make_tail_plans(
             release=Release(release.id),
             paths=(service.access_log.absolute(),),
             settings=settings,
-            lateness_s=LATENESS_S,
+            lateness_s=live.lateness if live else LATENESS_S,
+            shortest_step_s=min(bakes, default=None),
         )
     return tails
 
@@ -139,9 +142,7 @@ def _list_servers(service: Any, release: str) -> Mapping[str, Any]:
     return ServiceRouter(service, "", release).list_servers()
 
 
-def _find_settings(
-    log: Mapping[str, Any], servers: Mapping[str, Any], policy: Policy, service: str
-) -> LogSettings:
+def _find_settings(log: Mapping[str, Any], servers: Mapping[str, Any], policy: Policy, service: str) -> LogSettings:
     """Find how a log is read: as the policy says, with the servers of the router where it names none."""
     settings = find_settings(log, servers)
     sensitive = policy.promotion.sensitive
@@ -294,5 +295,3 @@ def find_running_rollout(store: Store, release: str) -> Rollout | None:
 def add_event_now(store: Store, rollout: Rollout, kind: EventKind, *, person: str, text: str) -> None:
     """Add an event of a person."""
     Rollouts(store.control.file).add_event(rollout, Event(kind, time.time(), person=person, text=text))
-
-

@@ -305,4 +305,3 @@ def _to_plain_event(event: Event) -> dict[str, Any]:
         "text": event.text, "verdict": event.verdict, "outcome": event.outcome,
     }  # fmt: skip
     return {name: value for name, value in plain.items() if value not in ("", None)}
-

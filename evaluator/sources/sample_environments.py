@@ -272,8 +272,13 @@ def list_traces(environments: Environments, store: Path) -> list[str]:
         f"--end-with {os.getpid()}",
         f"-f {environments.folder / 'haproxy.cfg'}",
         f"--host {environments.router.url} ",
-        f"-m evaluator.guard --store {store.absolute()}",
+        find_guard(store),
     ]
+
+
+def find_guard(store: Path) -> str:
+    """The text by which the command line of a store's guard is recognised."""
+    return f"-m evaluator.guard --store {store.absolute()} "
 
 
 def find_processes(texts: Sequence[str]) -> dict[int, str]:

@@ -26,13 +26,13 @@ from evaluator.sources.sample_environments import (
 class Times:
     """How long the stages of the demo last (s)."""
 
-    load_s: float = 25.0
+    load_s: float = 20.0
     """Of the load in test and in pre-production; 0: a canary release has no such stages."""
-    bake_s: float = 30.0
+    bake_s: float = 20.0
     """Of a stage in which users meet the candidate, and which is judged."""
     last_s: float = 10.0
     """Of the last stage, in which the candidate has all traffic."""
-    least: int = 200
+    least: int = 150
     """Judged requests of each arm for `no_harm`."""
     shares: tuple[str, ...] = ("5 %", "25 %", "50 %")
     """Of the stages of a canary release that are judged."""
@@ -160,6 +160,9 @@ FIRST_WITH_USERS = {"canary": "5 %", "blue_green": "switch", "big_bang": "full"}
 
 # ------------------------------------------------------------------ acts
 
+_ON_LOOPBACK = {"allow_hosts": ["127.0.0.1"]}
+"""Option of hooks that may ask this machine."""
+
 
 def _list_acts(environments: Environments, strategy: str, *, has_loads: bool) -> dict[str, Any]:
     """List the acts: deploy and health check before an environment is used, and what follows all stages."""
@@ -174,7 +177,10 @@ def _list_acts(environments: Environments, strategy: str, *, has_loads: bool) ->
         {
             "name": f"tear down {name}",
             "hooks": [_run(environments, "teardown", name)],
-            "verify": [{"tcp": {"address": a, "refuses": True}} for a in environments.list_addresses(name)],
+            "verify": [
+                {"tcp": {"address": address, "refuses": True, **_ON_LOOPBACK}}
+                for address in environments.list_addresses(name)
+            ],
         }
         for name in judged
     ]
@@ -186,7 +192,7 @@ def _deploy(environments: Environments, environment: str, arm: str = "") -> list
     """List the acts that start an environment (or one arm of it), and look whether it answers."""
     words = [environment, *([arm] if arm else [])]
     healthy = [
-        {"http": {"url": f"http://{address}/health", "method": "GET", "contains": '"endpoint": "GET /health"'}}
+        {"http": {"url": f"http://{address}/health", "method": "GET", "contains": '"GET /health"', **_ON_LOOPBACK}}
         for address in environments.list_addresses(environment, arm)
     ]
     return [
