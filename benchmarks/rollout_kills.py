@@ -92,7 +92,7 @@ class Bench:
         outcome = Outcome(f"shop@1.5.{self.number}", is_bad=self.number % 2 == 1)
         self.prepare(outcome)
         position = self.environments.router.log.stat().st_size
-        driver = self.call("start", outcome.release, "--reason", "bench")
+        driver = self.call("start", outcome.release, "--reason", "bench", "--yes")
         next_kill = time.monotonic() + self.random.uniform(*BETWEEN_S)
         until = time.monotonic() + ROLLOUT_S
         while time.monotonic() < until:

@@ -174,12 +174,13 @@ class World:
 
     def start(self, environment: Mapping[str, str] | None = None) -> None:
         """Start the guard, and wait until it answers."""
-        self.guard = subprocess.Popen(
-            [sys.executable, "-m", "evaluator.guard", "--store", str(self.store)],
-            stdout=(self.folder / "guard.out").open("ab"),
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **(environment or {})},
-        )
+        with (self.folder / "guard.out").open("ab") as output:
+            self.guard = subprocess.Popen(
+                [sys.executable, "-m", "evaluator.guard", "--store", str(self.store)],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
+            )
         wait_for(self.answers, "the guard")
 
     def answers(self) -> bool:

@@ -162,7 +162,7 @@ class Demo:
     @property
     def start_words(self) -> list[str]:
         """The words of the command that starts the rollout."""
-        return [*self.options, "rollout", "start", self.release, "--reason", "the demo"]
+        return [*self.options, "rollout", "start", self.release, "--reason", "the demo", "--yes"]
 
     def wait_for_person(self) -> None:
         """Say what a person can do while the environments run, and wait for Ctrl-C."""

@@ -17,6 +17,7 @@ from evaluator.cli import Session, emit
 from evaluator.cli.amounts import DURATION
 from evaluator.cli.completing import completing_hooks
 from evaluator.cli.gathering import with_options
+from evaluator.cli.returning import return_traffic
 from evaluator.errors import EvaluatorError, OutcomeNotStored, Refused, StoreError, UnknownName, UsageError
 from evaluator.records.intents import FINAL_STATES, PROMOTING, Action, Delivery, Intent, IntentState
 from evaluator.wording import quote_command
@@ -146,6 +147,7 @@ def _go_back_without_store(
     """
     from evaluator.intents import system_person
     from evaluator.intents.emergency import act_from_journal, list_policy_by_hand, load_rules, preview_from_journal
+    from evaluator.intents.journal_records import list_rollouts
     from evaluator.intents.notifying import notify_without_store
     from evaluator.reports import plain_text
 
@@ -178,6 +180,8 @@ def _go_back_without_store(
         return 0
     if not yes:
         _confirm(action, release)
+    if action is Action.ROLLBACK:
+        return_traffic(session, release, list_rollouts(journal, release), reason, person.name)
     stop = threading.Event()
     with completing_hooks(session, stop), _showing_policy_by_hand(session, journal, release, list_lines):
         acted = act_from_journal(*arguments, lambda text: say(plain_text(text)), request=request, stop=stop)
@@ -361,6 +365,7 @@ def _describe_action(session: Session, store: Store, action: Action, release: st
 
     from evaluator.intents import (
         ActionRequest,
+        describe_rollout_stop,
         explain_refusal,
         find_latest,
         plan_action,
@@ -378,7 +383,9 @@ def _describe_action(session: Session, store: Store, action: Action, release: st
     lines += describe_steps(steps)
     lines += [f"  not taken back: {plain_text(text)}" for text in irreversible]
     approvals_needed = policy.promotion.needed(action)
-    if not steps:
+    if stop := describe_rollout_stop(store, action, release):
+        lines.append(f"  {plain_text(stop)}")
+    elif not steps:
         lines.append("  no hook is executed: the policy names none for it")
     if refusal := explain_refusal(store, policy, ActionRequest(action, release, "")):
         lines.append(f"  would be refused now: {plain_text(refusal)}")
@@ -415,6 +422,12 @@ def execute_or_wait(
     from evaluator.reports import plain_text
 
     deadline = time.monotonic() + (wait_s or 0.0)
+    if (intent := store.control.intent(intent_id)).action is Action.STEP:
+        emit(*describe_intents(store, [intent]))
+        session.say(f"its rollout goes on with it: `{quote_command('rollout', 'status', intent.release)}`")
+        return 0
+    if intent.action is Action.ROLLBACK and intent.rollout and intent.state in (IntentState.APPROVED, IntentState.SENT):
+        return_traffic(session, intent.release, [intent.rollout], intent.reason, intent.requester)
     while True:
         intent = store.control.intent(intent_id)
         # SENT: a process executes it, or was killed while it did; then `execute` continues.

@@ -37,6 +37,8 @@ _ROUTER_S = 120.0
 _START_S = 15.0
 _LOOK_AGAIN_S = 0.05
 _LONGEST_ANSWER = 16 << 20
+_STARTED: list[subprocess.Popen[bytes]] = []
+"""Guards that this process has started: they outlive it, and are waited for only if they end before."""
 
 
 def connect(store: Path, *, start: bool, say: Say) -> GuardClient:
@@ -79,9 +81,10 @@ def _start_guard(store: Path) -> None:
     except OSError:  # it works without
         output = os.open(os.devnull, os.O_WRONLY)
     try:
-        subprocess.Popen(  # argument list, no shell; it is to outlive this process
+        started = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
+        _STARTED.append(started)
     except OSError as error:
         raise HookError(f"the guard cannot be started: {error.strerror}", hint="evaluator rollout guard") from None
     finally:

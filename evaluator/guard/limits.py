@@ -23,7 +23,9 @@ SLOW_SHARE = 0.05
 _LONGER_THAN_LIMIT = 1.5
 """A request that takes longer than this multiple of the limit of p95 is stuck."""
 _TIMES_BASELINE = 3.0
-"""How many times as many stuck requests as the baseline a candidate may have."""
+"""How many times as many stuck requests, or clients that leave, as the baseline a candidate may have."""
+_FORGETS = 0.98
+"""What is usual for the baseline becomes less by this factor with each look that finds less."""
 _MOST_TIMES = 500
 """Response times that are kept of one look and arm, for the reading."""
 _LOOK_S = 2.0
@@ -70,6 +72,11 @@ def estimate_reaction_s(limits: GuardLimits, requests_per_s: float, failing: flo
     return None
 
 
+def remember_usual(usual: float, share: float) -> float:
+    """Return what is usual for the baseline after a look that found `share`: a rise at once, a fall slowly."""
+    return max(share, _FORGETS * usual)
+
+
 # ------------------------------------------------------------------ requests of the log
 
 
@@ -83,6 +90,8 @@ class RequestCounts:
     """Those slower than the limit of p95."""
     timed: int = 0
     """Those whose response time is known."""
+    left: int = 0
+    """Those whose client left before it had the answer; they are not among `requests`."""
     times_ms: list[float] = field(default_factory=list)
     """Some of the response times."""
 
@@ -92,6 +101,7 @@ class RequestCounts:
         self.failures += other.failures
         self.slow += other.slow
         self.timed += other.timed
+        self.left += other.left
         if with_times:
             self.times_ms += other.times_ms
 
@@ -111,9 +121,12 @@ class RequestWindow:
         self._looks: deque[tuple[float, RequestCounts]] = deque()
         """Time of each look (monotonic, s) and what it has read."""
 
-    def add(self, at: float, requests: Iterable[tuple[bool, float | None]]) -> None:
-        """Add the requests that a look at `at` has read: whether each failed, and its response time (ms) or None."""
-        counts = RequestCounts()
+    def add(self, at: float, requests: Iterable[tuple[bool, float | None]], left: int = 0) -> None:
+        """Add the requests that a look at `at` has read: whether each failed, and its response time (ms) or None.
+
+        `left`: number of further requests, whose clients left before they had an answer.
+        """
+        counts = RequestCounts(left=left)
         limit_ms = self._limits.p95_ms
         for failed, time_ms in requests:
             counts.requests += 1
@@ -123,7 +136,7 @@ class RequestWindow:
                 counts.slow += limit_ms is not None and time_ms > limit_ms
                 if len(counts.times_ms) < _MOST_TIMES:
                     counts.times_ms.append(time_ms)
-        if counts.requests:
+        if counts.requests or left:
             self._looks.append((at, counts))
         while self._looks and self._looks[0][0] <= at - WINDOWS[-1] * self._limits.over_s:
             self._looks.popleft()
@@ -136,15 +149,32 @@ class RequestWindow:
                 total.add(counts, with_times=multiple == 1)
         return total
 
-    def find_reason(self, at: float) -> str:
-        """Say why these requests are a reason to go back; empty if they are none."""
+    def find_left_share(self, at: float) -> float | None:
+        """Find the share of requests whose clients left, in the last time; None if there are fewer than `least`."""
+        counts = self.sum_up(at)
+        total = counts.requests + counts.left
+        return counts.left / total if total >= self._limits.least else None
+
+    def find_reason(self, at: float, usually_left: float = 0.0) -> str:
+        """Say why these requests are a reason to go back; empty if they are none.
+
+        `usually_left`: share of the baseline's requests whose clients leave. Clients leave a server that hangs, too,
+        and then no request of it fails or stays in progress.
+        """
         limits = self._limits
+        may_leave = max(limits.failures, _TIMES_BASELINE * usually_left)
         for multiple in WINDOWS:
             counts, time_s = self.sum_up(at, multiple), multiple * limits.over_s
             if exceeds(counts.requests, counts.failures, limits.failures, limits.least):
                 return (
                     f"{counts.failures} of its {counts.requests} requests of the last {time_s:g} s failed "
                     f"(the limit is {100 * limits.failures:.4g} %)"
+                )
+            total = counts.requests + counts.left
+            if may_leave < 1 and exceeds(total, counts.left, may_leave, limits.least):
+                return (
+                    f"the clients of {counts.left} of its {total} requests of the last {time_s:g} s left before they "
+                    f"had an answer ({100 * usually_left:.3g} % of the baseline's do)"
                 )
             if limits.p95_ms is not None and exceeds(counts.timed, counts.slow, SLOW_SHARE, limits.least):
                 return (
@@ -179,7 +209,7 @@ class CounterWindow:
         self._looks: deque[tuple[float, ArmCounters, ArmCounters]] = deque()
         """Time of each look (monotonic, s), the counters of the candidate, and those of the baseline."""
         self._usual_stuck = 0.0
-        """Largest share of stuck requests that the baseline had: services with long requests have many."""
+        """Share of stuck requests that the baseline has or had lately: services with long requests have many."""
 
     @property
     def patience_s(self) -> float:
@@ -195,7 +225,7 @@ class CounterWindow:
             self._looks.popleft()
         stuck, started = self._find_stuck(at, position=2, since_start=True)
         if started >= self._limits.least:
-            self._usual_stuck = max(self._usual_stuck, min(stuck / started, 1.0))
+            self._usual_stuck = remember_usual(self._usual_stuck, min(stuck / started, 1.0))
 
     def count_started(self, at: float, time_s: float) -> int:
         """Count the requests that the candidate got in the last `time_s`."""

@@ -34,6 +34,8 @@ class LogRequest:
     failed: bool
     time_ms: float | None
     """Time that the client waited; None: not known."""
+    left: bool = False
+    """The client left before it had the answer, which is no failure by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +126,8 @@ class LineReader:
         belongs = has_server if self._options.arm_from == "server" else has_server or failed
         arm = self._find_arm(named) if belongs else None
         requests = self._list_attempts(texts, servers, arm)
-        if arm is not None and not left and not _is_stream(texts, status):
-            requests.append(LogRequest(arm, failed, time_ms))
+        if arm is not None and not _is_stream(texts, status):
+            requests.append(LogRequest(arm, failed, time_ms, left))
         return LineResult(is_read=True, requests=tuple(requests), is_request=True)
 
     def _has_server(self, server: str) -> bool:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from evaluator.errors import EvaluatorError
-from evaluator.guard.limits import RequestWindow
+from evaluator.errors import EvaluatorError, InputError
+from evaluator.guard.limits import RequestWindow, remember_usual
 from evaluator.guard.log_lines import LineReader, find_arm
 from evaluator.guard.recognise import find_settings, recognise
 from evaluator.records.rollouts import GuardLimits
@@ -28,7 +28,7 @@ _READING_S = 0.4
 """Most time of one look for reading."""
 _MOST_WAITING = 5_000
 """Lines that are kept until the format is known."""
-_RECOGNISE_AGAIN_S = 5.0
+_RECOGNISE_AGAIN_S = 2.0
 
 
 class LogWatch:
@@ -54,23 +54,35 @@ class LogWatch:
         began = clock()
         self._read_at = began
         """When a request of any arm was read last."""
+        self._has_arms = False
+        """Was a request of any arm read?"""
+        self._usually_left = 0.0
+        """Share of the baseline's requests whose clients leave."""
         self._seen_at = began
         """When any line of a request, or one that could not be read, was there last."""
         self._counts: deque[tuple[float, Counter[str]]] = deque()
         """Time of each look, and how many lines were `read`, `unread`, of an `arm` and `left` out."""
         self.problem = ""
         """Why nothing can be read now; empty: it can."""
+        self._format_problem = ""
+        """Why the format could not be recognised; empty: it could, or was not tried yet."""
 
     def try_format(self) -> None:
         """Open the log, and recognise its format if it has lines. Raises EvaluatorError if the lines cannot be read."""
-        self._open()
-        if self.path.exists() and self.path.stat().st_size:
+        follower = self._open()
+        if follower.problem:
+            raise InputError(
+                f"the access log {self.path} cannot be read: {follower.problem}",
+                hint="let the router write it, and this user read it, before traffic moves",
+            )
+        if self.path.stat().st_size:
             self._reader = LineReader(recognise(self.path, self._settings), self._settings.options)
 
     def look(self) -> None:
         """Read what was added since the last look."""
         now = self._clock()
         requests: dict[str, list[tuple[bool, float | None]]] = {arm: [] for arm in self.windows}
+        left: Counter[str] = Counter()
         counts: Counter[str] = Counter()
         try:
             lines = self._read_lines(counts)
@@ -91,12 +103,18 @@ class LogWatch:
             counts["read"] += result.is_request
             counts["arm"] += bool(result.requests)
             for request in result.requests:
-                requests[request.arm].append((request.failed, request.time_ms))
+                if request.left:
+                    left[request.arm] += 1
+                else:
+                    requests[request.arm].append((request.failed, request.time_ms))
         self._waiting.clear()
         for arm, window in self.windows.items():
-            window.add(now, requests[arm])
+            window.add(now, requests[arm], left[arm])
         if counts["arm"]:
-            self._read_at = now
+            self._read_at, self._has_arms = now, True
+        usual = self.windows[BASELINE].find_left_share(now)
+        if usual is not None:
+            self._usually_left = remember_usual(self._usually_left, usual)
         self._keep_counts(now, counts)
         if counts["unread"] and not counts["read"]:
             self._recognise_aside()  # the router may have got another format meanwhile
@@ -105,7 +123,7 @@ class LogWatch:
         """Say why the requests of a candidate are a reason to go back, or that lines are not readable; else empty."""
         now = self._clock()
         for arm, window in self.windows.items():
-            if arm != BASELINE and (reason := window.find_reason(now)):
+            if arm != BASELINE and (reason := window.find_reason(now, self._usually_left)):
                 return f"{arm}: {reason}"
         blind_s = now - self._read_at
         if blind_s < BLIND_S:
@@ -113,11 +131,13 @@ class LogWatch:
         if self.problem:
             return f"the access log {self.path} cannot be read for {blind_s:.0f} s: {self.problem}"
         counts = self.sum_counts()
-        lines = counts["unread"] + counts["read"] + len(self._waiting)
-        if lines >= self._limits.least and not counts["arm"]:
+        unread = counts["unread"] + len(self._waiting)
+        # Once arms were seen, further requests of no arm are of other services in the same log.
+        of_no_arm = 0 if self._has_arms else counts["read"]
+        if unread + of_no_arm >= self._limits.least and not counts["arm"]:
             return (
                 f"no line of the access log {self.path} shows an arm for {blind_s:.0f} s: "
-                f"{counts['unread'] + len(self._waiting)} cannot be read, {counts['read']} are of no arm"
+                f"{unread} cannot be read, {counts['read']} are of no arm"
             )
         return ""
 
@@ -137,7 +157,7 @@ class LogWatch:
     def describe(self) -> str:
         """Say what cannot be read; empty if all can."""
         counts = self.sum_counts()
-        parts = [self.problem] if self.problem else []
+        parts = [text for text in (self.problem, self._format_problem) if text]
         if self._waiting:
             parts.append(f"the format of the access log is not known yet ({len(self._waiting)} lines wait)")
         if counts["unread"]:
@@ -206,8 +226,9 @@ class LogWatch:
             try:
                 layout = recognise(self.path, self._settings)
                 self._reader = LineReader(layout, self._settings.options)
+                self._format_problem = ""
             except (EvaluatorError, OSError) as error:
-                self.problem = getattr(error, "message", "") or str(error)
+                self._format_problem = getattr(error, "message", "") or str(error)
             finally:
                 self._recognising = None
 

@@ -80,7 +80,10 @@ def check_private_folder(folder: Path) -> None:
     if not stat.S_ISDIR(status.st_mode):
         raise HookError(f"{folder} is no folder, and may be a trap of another user", hint=f"remove {folder}")
     if status.st_uid != os.getuid():
-        raise HookError(f"{folder} belongs to another user (id {status.st_uid})", hint=f"remove {folder}")
+        raise HookError(
+            f"{folder} belongs to another user (id {status.st_uid})",
+            hint="run guard and rollouts as one user; remove the folder if that user has no business there",
+        )
     if status.st_mode & _OTHERS:
         raise HookError(f"other users may use {folder}", hint=f"chmod 700 {folder}")
 

@@ -122,8 +122,8 @@ class ServiceRouter:
 
     def list_servers(self) -> Mapping[str, list[str]]:
         """Return arm → names of its servers, where the options name servers; empty if they do not."""
-        options = self.router.options
-        return options.servers if isinstance(options, HaProxyOptions) else {}
+        servers = getattr(self.router.options, "servers", None) or {}
+        return {arm: [names] if isinstance(names, str) else list(names) for arm, names in servers.items()}
 
     def _make_context(
         self, action: Action, words: Mapping[str, str] | None = None, shares: Mapping[str, float] | None = None

@@ -255,7 +255,8 @@ class _Server:
             text = f"the guard cannot read the question ({type(error).__name__})"
             return {"error": {"kind": "HookError", "message": text}}
         except Exception as error:  # noqa: BLE001 - a router of another package; the guard has to go on
-            return {"error": {"kind": "MaybeSent", "message": f"{type(error).__name__}: {error}"}}
+            kind = "MaybeSent" if b"set_shares" in line else "HookError"
+            return {"error": {"kind": kind, "message": f"{type(error).__name__}: {error}"}}
 
 
 # ------------------------------------------------------------------ the process

@@ -62,12 +62,7 @@ class StateFile:
         problems = []
         for path in self.paths:
             try:
-                handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-                _check_owner(handle)
-                if os.fstat(handle).st_size < 2 * slot_bytes:
-                    os.ftruncate(handle, 0)
-                    os.posix_fallocate(handle, 0, 2 * slot_bytes)
-                self._handles[path] = handle
+                self._handles[path] = _make_file(path, 2 * slot_bytes)
             except OSError as error:
                 problems.append(f"{path}: {error.strerror or error}")
         if not self._handles:
@@ -150,6 +145,27 @@ def find_state_files(folders: Sequence[Path]) -> dict[str, StateFile]:
         with contextlib.suppress(OSError):
             names |= {path.stem for path in folder.iterdir() if path.suffix == SUFFIX}
     return {name: StateFile(tuple(folder / f"{name}{SUFFIX}" for folder in folders)) for name in sorted(names)}
+
+
+def _make_file(path: Path, size: int) -> int:
+    """Make a file with its space reserved, and open it; a file that is there is kept if it is as large. Raises OSError.
+
+    Without enough space, no file is left.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        _check_owner(handle)
+        if os.fstat(handle).st_size < size:
+            os.ftruncate(handle, 0)
+            try:
+                os.posix_fallocate(handle, 0, size)
+            except OSError:
+                path.unlink()
+                raise
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
 
 
 def _check_owner(handle: int) -> None:

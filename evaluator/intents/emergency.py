@@ -33,6 +33,7 @@ from evaluator.intents.journal_records import (
     JournalAction,
     JournalPromotion,
     list_actions,
+    list_kept,
     list_promotions,
     name_process,
     overall_state,
@@ -281,9 +282,10 @@ class _GoingBack:
             for promotion in reversed(own):
                 to_undo += [delivery for delivery in promotion.to_deliveries() if self._is_to_be_undone(delivery)]
         promoted = {promotion.key: promotion.release for promotion in own}
-        planned, irreversible = plan_steps(self.rules, self.own.action, to_undo, self.own.release, promoted)
+        words = {hook: of_hook for promotion in own for hook, of_hook in promotion.list_words().items()}
+        planned, irreversible = plan_steps(self.rules, self.own.action, to_undo, self.own.release, promoted, words)
+        self.irreversible = self.irreversible or (*irreversible, *list_kept(self.records, own if to_undo else []))
         self.secrets = list({*self.secrets, *list_secrets(hook.step for hook in planned)})
-        self.irreversible = self.irreversible or irreversible
         return [hook for hook in planned if hook.event == UNDO or not only_undo]
 
     def _is_to_be_undone(self, delivery: Delivery) -> bool:
@@ -320,8 +322,7 @@ class _GoingBack:
             acting = self.plan(only_undo=True)
             if not acting:
                 break
-        states = [delivery.outcome.state for delivery in self.deliveries]
-        state = overall_state(states)
+        state = overall_state([delivery.outcome.state for delivery in self.deliveries])
         for hook in planned:
             if hook.event == ANNOUNCE:
                 self._execute(hook, outcome=state.value)
@@ -354,9 +355,9 @@ class _GoingBack:
         context = _make_context(self.own, hook, position, outcome)
         description = hook.describe(context)
         self.say(description)
-        if hook.undoes:
-            self.undone[hook.undoes] = self.planned[hook.undoes]
-        is_half_done = hook.undoes in self._list_half_undone() and not hook.step.hook.idempotent
+        undone = [hook.undoes, *hook.also_undoes] if hook.undoes else []
+        self.undone |= {hook_id: self.planned[hook_id] for hook_id in undone}
+        is_half_done = not hook.step.hook.idempotent and bool(self._list_half_undone() & set(undone))
         delivery = Delivery(
             "", position, hook.entry.kind, 1, HookOutcome(IntentState.SENT, ""), datetime.now(UTC), hook.event,
             json.dumps(dict(hook.entry.options), sort_keys=True),
@@ -364,12 +365,12 @@ class _GoingBack:
         if is_half_done:
             result = Outcome("unknown", "a process that undid it ended before it wrote the outcome; it may be undone")
         else:
-            self._write(lambda: record_did(self.journal, self.own.id, delivery, hook.undoes))
+            self._write(lambda: record_did(self.journal, self.own.id, delivery, undone))
             undoing = hook.event == UNDO
             result = undo_hook(hook.step, context, hook.earlier) if undoing else run_hook(hook.step, context)
             result = redact_outcome(result, self.secrets)
         done = replace(delivery, outcome=HookOutcome(IntentState(result.state), result.did), at=datetime.now(UTC))
-        self._write(lambda: record_did(self.journal, self.own.id, done, hook.undoes))
+        self._write(lambda: record_did(self.journal, self.own.id, done, undone))
         self.deliveries.append(done)
         self.lines.append(f"{hook.event}: {hook.entry.kind}  {result.state}: {result.did}")
         if result.state != "acknowledged" and hook.event != ANNOUNCE:

@@ -24,8 +24,8 @@ from evaluator.intents.checking import check_execution
 from evaluator.intents.journal_records import JournalAction, explain_stop, list_actions, record_closed, record_hook
 from evaluator.intents.journal_trail import ActionWriter, record_actions
 from evaluator.intents.observing import explain_later_stop, find_latest, observe, services_of
-from evaluator.intents.plans import plan_intent
-from evaluator.intents.steps import PlannedHook, list_by_hand, make_context
+from evaluator.intents.plans import explain_no_hooks, plan_intent
+from evaluator.intents.steps import HookId, PlannedHook, list_by_hand, make_context
 from evaluator.intents.versions import read_hook_release
 from evaluator.policy import Policy
 from evaluator.records import Release, StoredVerdict
@@ -156,8 +156,8 @@ class Execution:
     """Position → the last state of each hook that was begun."""
     promotion_keys: dict[str, str] = field(default_factory=dict)
     """Id → key of the promotions that it undoes, the newest first."""
-    undone_hooks: dict[int, tuple[str, int]] = field(default_factory=dict)
-    """Position → which hook it undoes: id of the promotion, position in it."""
+    undone_hooks: dict[int, tuple[HookId, ...]] = field(default_factory=dict)
+    """Position → which hooks it undoes: of each the id of the promotion, and the position in it."""
     kept: ActionWriter | None = None
     """What writes into the journal what was done; None: the decisions can be written."""
     not_stored: list[Delivery] = field(default_factory=list)
@@ -288,7 +288,7 @@ class Execution:
                 if self.stopped_by or self._ends_with(hook):
                     break
         intent_state = IntentState.ACKNOWLEDGED
-        summary = [f"{count_of(len(states), 'hook')} acknowledged" if states else "the policy names no hooks for it"]
+        summary = [f"{count_of(len(states), 'hook')} acknowledged" if states else explain_no_hooks(self.intent)]
         if failed_hooks:
             intent_state = IntentState.UNKNOWN if IntentState.UNKNOWN in states else IntentState.FAILED
             summary = failed_hooks
@@ -336,10 +336,10 @@ class Execution:
                 self.kept.add(delivery, self._find_undone(delivery))
         return self.kept
 
-    def _find_undone(self, delivery: Delivery) -> tuple[str, int] | None:
-        """Find which hook of a promotion a hook undoes: the promotion's key, and a position; None: none."""
-        undone = self.undone_hooks.get(delivery.position)
-        return (self.promotion_keys[undone[0]], undone[1]) if undone else None
+    def _find_undone(self, delivery: Delivery) -> list[HookId]:
+        """Find which hooks of promotions a hook undoes: of each the promotion's key, and a position."""
+        undone = self.undone_hooks.get(delivery.position, ())
+        return [(self.promotion_keys[intent_id], position) for intent_id, position in undone]
 
     def _explain_kept(self, error: StoreError, state: IntentState) -> OutcomeNotStored:
         """Explain that the intent was executed, and where its outcome is."""
@@ -367,7 +367,7 @@ class Execution:
         """
         delivery = self.deliveries.get(hook.position)  # of an earlier attempt; None: this is the first
         if hook.undoes:
-            self.undone_hooks[hook.position] = hook.undoes
+            self.undone_hooks[hook.position] = (hook.undoes, *hook.also_undoes)
         state = delivery.outcome.state if delivery else IntentState.REQUESTED
         if state in FINAL_STATES:
             return state
@@ -433,10 +433,10 @@ class Execution:
             event=hook.event,
             options=json.dumps(dict(hook.entry.options), sort_keys=True),
         )
-        if self.intent.is_undoable and hook.event not in CHANGE_NOTHING:
+        if self.intent.action in PROMOTING and not self.intent.is_final and hook.event not in CHANGE_NOTHING:
             is_about_to_act = outcome.state is IntentState.SENT
             with nullcontext() if is_about_to_act else suppress(StoreError):
-                record_hook(self.journal, self.intent, self.release, delivery)
+                record_hook(self.journal, self.intent, self.release, delivery, hook.words)
         self._store_delivery(delivery)
         return outcome.state
 

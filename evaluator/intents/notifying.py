@@ -69,6 +69,8 @@ def _prepare(store: Store, load: Callable[[str], Policy], say: Say) -> list[_Mes
         intent = store.control.intent(row.intent)
         if row.event == IntentState.REQUESTED and intent.state is not IntentState.REQUESTED:
             continue  # it needed no agreement, or has it
+        if intent.action is Action.STEP and not _is_news_of_step(store, intent, row):
+            continue
         try:
             rules = load(row.release).promotion
         except EvaluatorError as error:
@@ -81,6 +83,17 @@ def _prepare(store: Store, load: Callable[[str], Policy], say: Say) -> list[_Mes
                 context = _make_context(store, rules, intent, row, planned)
                 messages.append(_Message(row, position, attempt, planned.step, context))
     return messages
+
+
+def _is_news_of_step(store: Store, intent: Intent, row: AuditRow) -> bool:
+    """Whether people are told of a row about a step of a rollout: that it waits, was declined, or has failed for good.
+
+    The rollout itself says how it goes on, and a step may fail several times before it succeeds.
+    """
+    if row.event == IntentState.REQUESTED:
+        return True
+    ends = [other.number for other in store.control.audit(intent.release) if other.intent == intent.id]
+    return row.event == intent.state and intent.state is not IntentState.ACKNOWLEDGED and row.number == ends[-1]
 
 
 def _make_context(store: Store, rules: PromotionRules, intent: Intent, row: AuditRow, hook: PlannedHook) -> HookContext:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evaluator.intents.observing import read_deliveries_to_undo
-from evaluator.intents.rollout_plans import plan_act, read_plan, read_rollout, read_words
+from evaluator.intents.rollout_plans import plan_act, read_plan, read_rollout, read_words, write_hold
 from evaluator.intents.steps import PlannedHook, plan_steps
 from evaluator.intents.versions import read_promoted_releases
 from evaluator.policy.promotion import PromotionRules
@@ -26,6 +26,13 @@ def plan_intent(store: Store, rules: PromotionRules, intent: Intent, release: Re
     if intent.action is Action.STEP:
         return _plan_step(store, intent, release), ()
     return plan_hooks(store, rules, intent.action, release, intent.undoes, rollout=intent.rollout)
+
+
+def explain_no_hooks(intent: Intent) -> str:
+    """Say why an intent has no hooks."""
+    if intent.action is Action.HOLD and intent.rollout:
+        return write_hold(intent.rollout, intent.release)
+    return "the policy names no hooks for it"
 
 
 def plan_hooks(

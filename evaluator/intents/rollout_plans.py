@@ -18,6 +18,7 @@ from evaluator.records.intents import VERIFY, Action, HookEntry, Intent
 from evaluator.records.rollouts import Act, Event, EventKind, Rollout, RolloutPlan, from_plain
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
+from evaluator.wording import quote_command
 
 
 def read_rollout(store: Store, intent: Intent) -> Rollout:
@@ -28,6 +29,22 @@ def read_rollout(store: Store, intent: Intent) -> Rollout:
 def find_running(store: Store, release: str) -> Rollout | None:
     """Find the rollout of a release that has not ended; None: there is none."""
     return next(iter(Rollouts(store.control.file).find_running(release)), None)
+
+
+def describe_rollout_stop(store: Store, action: Action, release: str) -> str:
+    """Say what a hold or a rollback does to the rollout of a release that is running; empty if none is."""
+    rollout = find_running(store, release)
+    if rollout is None or action not in (Action.HOLD, Action.ROLLBACK):
+        return ""
+    if action is Action.ROLLBACK:
+        return f"the rollout {rollout.id} goes back: first all its traffic to the baseline, then what its acts changed"
+    return write_hold(rollout.id, release)
+
+
+def write_hold(rollout: str, release: str) -> str:
+    """Say what a hold does to a rollout, and how it continues."""
+    command = quote_command("rollout", "resume", release)
+    return f"the rollout {rollout} waits, its traffic stays as it is, and no hook is executed; to go on: {command}"
 
 
 def find_of_services(store: Store, release: str, services: Sequence[str]) -> Rollout | None:

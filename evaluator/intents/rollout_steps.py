@@ -49,6 +49,7 @@ from evaluator.store import Store
 from evaluator.store.journal import find_journal
 from evaluator.store.rollouts import Rollouts
 from evaluator.store.stopping import request_rollback
+from evaluator.wording import format_duration
 
 Wrap = Callable[[HookEntry, Step], Step]
 """Replaces the router of a shift by one that lets the guard set the shares."""
@@ -79,7 +80,7 @@ def request_step(store: Store, rollout: Rollout, plan: RolloutPlan, position: in
         release=rollout.release,
         action=Action.STEP,
         requester=rollout.person,
-        reason=question or f"{step.name} ({rollout.reason})",
+        reason=_describe_step(rollout, plan, position, question),
         verdict_hash=hash_verdict(verdict) if verdict else "",
         data_hash=data_hash,
         policy_hash=plan.policy_hash,
@@ -93,6 +94,32 @@ def request_step(store: Store, rollout: Rollout, plan: RolloutPlan, position: in
         step=position,
     )
     return Rollouts(store.control.file).request_step(draft)
+
+
+def _describe_step(rollout: Rollout, plan: RolloutPlan, position: int, question: str) -> str:
+    """Say which step is requested, and why people are asked."""
+    name = f"{plan.steps[position].name} (step {position + 1} of {len(plan.steps)} of {rollout.id})"
+    if not question:
+        return f"{name}: {rollout.reason}"
+    return f"{name}: {question}. With an agreement the rollout goes on all the same"
+
+
+def describe_request(store: Store, intent: Intent) -> list[str]:
+    """Say what follows from the answer to a step that people are asked about; without what its hooks do.
+
+    Raises PlanNotReadable and UnknownName.
+    """
+    rollout = read_rollout(store, intent)
+    plan = read_plan(rollout)
+    step = plan.steps[intent.step]
+    silence = "the rollout goes back to the baseline"
+    lines = [f"who declines it turns the rollout {rollout.id} back: all traffic to the baseline, and its acts undone"]
+    if plan.unanswered is Unanswered.STAY:
+        silence = "the rollout goes on waiting"
+    lines.append(f"without an answer within {format_duration(plan.answer_within_s)}, {silence}")
+    if isinstance(step, Act) and step.irreversible and not intent.is_question:
+        lines.append("there is no way back after it")
+    return lines
 
 
 def _is_distinct(rules: PromotionRules, approvals_needed: int) -> bool:
@@ -235,7 +262,7 @@ class StepExecution(Execution):
         if not obstacle and not self.intent.is_final:
             obstacle = explain_end(plan, events) or self._find_outdated_grounds(rollout)
         if obstacle:
-            raise Refused(f"{self.intent.id} ({self.intent.reason}) is not executed: {obstacle}")
+            raise Refused(f"{self.intent.id} (step {self.intent.step + 1} of {rollout.id}) is not executed: {obstacle}")
         if not self.intent.is_final and (why := explain_hold(events)):
             raise StepWaits(f"{self.intent.id} waits: {why}", hint=f"`evaluator rollout resume {rollout.release}`")
 

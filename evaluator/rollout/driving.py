@@ -11,11 +11,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from evaluator.errors import EvaluatorError, StoreBusy, StoreError
 from evaluator.records import CANDIDATE
-from evaluator.records.rollouts import Act, Event, EventKind, JudgedAt, Observe, RolloutOutcome, RolloutPlan, StepNeeds
+from evaluator.records.rollouts import Act, Event, EventKind, Observe, RolloutOutcome, RolloutPlan, StepNeeds
 from evaluator.rollout.collaborators import ActResult, Collaborators, PendingCall
 from evaluator.rollout.deciding import Decision, Todo, decide
 from evaluator.rollout.progress import RolloutProgress, StepState, fold
@@ -35,7 +36,7 @@ T = TypeVar("T")
 _ENDS = {"done": EventKind.DONE, "failed": EventKind.FAILED, "unknown": EventKind.UNKNOWN}
 
 
-class DriverStopped(Exception):  # noqa: N818 - no error: a person or a service manager has ended the driver
+class DriverStopped(Exception):
     """The driver was asked to end. The rollout has not ended."""
 
 
@@ -134,7 +135,7 @@ class Driver:
             self._add_of_step(EventKind.BEGUN, decision)
         is_again = False
         while True:
-            result = self._call_act(lambda again=is_again: self.parts.effects.execute(position, again=again))
+            result = self._call_act(partial(self.parts.effects.execute, position, again=is_again))
             left_s = begun_at + act.retry_for_s - self.parts.clock.now()
             if result.state != "waiting" and not (result.state == "failed" and left_s > 0):
                 break
@@ -203,9 +204,9 @@ class Driver:
         """Wait a moment, and let the current observation be recorded meanwhile."""
         clock = self.parts.clock
         step = self.plan.steps[decision.step] if 0 <= decision.step < len(self.plan.steps) else None
-        if isinstance(step, Observe) and progress.begun_at is not None and progress.asked_at is None:
-            if not self._ensure_observed(decision.step, step, progress.begun_at):
-                return
+        is_observed = isinstance(step, Observe) and progress.begun_at is not None and progress.asked_at is None
+        if is_observed and not self._ensure_observed(decision.step, step, progress.begun_at):
+            return
         self.parts.report.show(describe_now(self.plan, progress, decision, clock.now(), self.watch.missing))
         seconds = POLL_S if decision.until is None else min(POLL_S, max(decision.until - clock.now(), 0.01))
         self._pause(seconds, look=False)

@@ -53,7 +53,7 @@ def driving_alone(store: Store, rollout: str, release: str, services: Sequence[s
     handles: list[int] = []
     try:
         for service in sorted(services):  # all processes lock in the same order
-            handles.append(_lock(store, service, process))
+            handles.append(_lock(store, service, process))  # noqa: PERF401 - those before an error are closed
         yield
     finally:
         for handle in handles:

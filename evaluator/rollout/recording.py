@@ -1,4 +1,4 @@
-"""What records the data of a rollout's steps: access logs that are followed in threads, and loads in a child process."""
+"""What records the data of the steps of a rollout: logs that are followed in threads, and loads in a child process."""
 
 from __future__ import annotations
 

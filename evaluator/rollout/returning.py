@@ -45,7 +45,7 @@ def return_without_plan(
 
 
 def _return_traffic(traffic: Traffic, why: str) -> str:
-    """Return the traffic; returns why that was not possible, or empty. A rollout without users has nothing to return."""
+    """Return the traffic; returns why that was not possible, or empty, also where no user met the candidate."""
     problem = ""
     for _ in range(TRIES):
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ from evaluator.errors import EvaluatorError, HookError, PlanNotReadable, PolicyE
 from evaluator.guard.recognise import find_settings
 from evaluator.guard.routers import ServiceRouter
 from evaluator.guard.setup import GuardSetup
+from evaluator.guard.watch import ServiceWatch
 from evaluator.intents import find_latest, may, why_not
 from evaluator.intents.executing import LoadPolicy
 from evaluator.intents.rollout_plans import read_plan
@@ -21,7 +22,17 @@ from evaluator.pipeline.tailing import LATENESS_S, TailPlan
 from evaluator.policy import Policy, parse_policy
 from evaluator.records import CANDIDATE, Release
 from evaluator.records.intents import Person, PersonRole
-from evaluator.records.rollouts import Act, Event, EventKind, JudgedAt, Observe, Rollout, RolloutPlan, to_plain
+from evaluator.records.rollouts import (
+    Act,
+    Event,
+    EventKind,
+    GuardLimits,
+    JudgedAt,
+    Observe,
+    Rollout,
+    RolloutPlan,
+    to_plain,
+)
 from evaluator.rollout.acting import IntentEffects
 from evaluator.rollout.collaborators import Collaborators, Report, SystemClock, ThreadCall
 from evaluator.rollout.driving import Driver
@@ -30,7 +41,7 @@ from evaluator.rollout.guarding import GuardedTraffic, make_setup
 from evaluator.rollout.locking import driving_alone
 from evaluator.rollout.recording import Recorder
 from evaluator.rollout.returning import return_without_plan
-from evaluator.rollout.telling import FAILED, find_exit_code
+from evaluator.rollout.telling import find_exit_code
 from evaluator.sources.access_logs.options import LogSettings
 from evaluator.sources.access_logs.tail_state import list_followed
 from evaluator.store import Store
@@ -68,7 +79,7 @@ def draft_rollout(policy: Policy, plan: RolloutPlan, person: Person, reason: str
 
 
 def freeze_all(policy: Policy) -> dict[str, Any]:
-    """Write all of a policy that a rollout needs, as plain JSON: what judges, its routers, logs, roles and approvals."""
+    """Write all of a policy that a rollout needs as plain JSON: what judges, routers, logs, roles and approvals."""
     sources: dict[str, Any] = {}
     if policy.access_log is not None:
         sources["access_log"] = policy.access_log.model_dump(mode="json")
@@ -99,12 +110,15 @@ def check_start(store: Store, plan: RolloutPlan, draft: Rollout, release: Releas
     for service in setup.services:
         if service.service in needs_log and service.access_log is None:
             raise PolicyError(
-                f"{policy.origin}: rollout.live names no access log of {service.service}, so its users would not be seen",
-                hint="name it: live: {access_log: {SERVICE: FILE}}; readings of Prometheus alone do not drive a rollout",
+                f"rollout.live names no access log of {service.service}, so nothing would show what its users get",
+                hint="live: {access_log: {SERVICE: FILE}}; readings of Prometheus alone do not drive a rollout",
             )
-        router = ServiceRouter(service, "", release.id)
-        router.test()
-        if CANDIDATE not in router.router.arms():
+        watch = ServiceWatch(service, "", release.id, plan.guard, time.monotonic)
+        try:
+            watch.try_all()
+        finally:
+            watch.close()
+        if CANDIDATE not in watch.router.router.arms():
             raise HookError(f"the router of {service.service} has no arm {CANDIDATE}", hint="name its servers")
     make_tail_plans(store, draft, plan, policy, release)
     for step in plan.steps:
@@ -197,7 +211,7 @@ def drive_rollout(store: Store, rollout: Rollout, settings: DriverSettings) -> i
         except StoreBusy:
             raise
         except EvaluatorError as error:
-            setup = GuardSetup(rollout.id, rollout.release, (), limits=_no_limits(), lease_s=60.0)
+            setup = GuardSetup(rollout.id, rollout.release, (), limits=GuardLimits(), lease_s=60.0)
             traffic = GuardedTraffic(store.path, setup, settings.report.say)
             effects = _make_effects(store, rollout, None, traffic, settings)
             return return_without_plan(rollout, error.message, events, traffic, effects, settings.report)
@@ -214,13 +228,6 @@ def drive_rollout(store: Store, rollout: Rollout, settings: DriverSettings) -> i
         )
         Driver(plan, parts, settings.stop).drive()
         return find_exit_code(plan, events.read())
-
-
-def _no_limits() -> Any:
-    """Limits of a rollout whose plan cannot be read: none is looked at any more."""
-    from evaluator.records.rollouts import GuardLimits
-
-    return GuardLimits()
 
 
 def _make_effects(

@@ -103,10 +103,8 @@ def describe_status(status: RolloutStatus) -> list[str]:
     """Describe how a rollout stands, in lines."""
     rollout = status.rollout
     strategy = str(rollout.plan.get("strategy", "")).replace("_", "-")
-    lines = [
-        f"rollout {rollout.id} of {rollout.release}: {strategy}, started by {rollout.person} "
-        f"at {rollout.started_at:%Y-%m-%d %H:%M} UTC: {rollout.reason}"
-    ]
+    started = f"started by {rollout.person} at {rollout.started_at:%Y-%m-%d %H:%M} UTC"
+    lines = [f"rollout {rollout.id} of {rollout.release}: {strategy}, {started}: {rollout.reason}"]
     if status.plan is None or status.progress is None:
         lines += [f"its plan cannot be used: {status.problem}"]
     else:
@@ -183,7 +181,8 @@ def _describe_guard(status: RolloutStatus) -> Iterator[str]:
         return
     for service, shares in guard.realised.items():
         wanted = guard.wanted.get(service, {})
-        yield f"{service}: wanted {show_shares(wanted) or 'nothing'}; the router says {show_shares(shares) or 'nothing'}"
+        realised = show_shares(shares) or "nothing"
+        yield f"{service}: wanted {show_shares(wanted) or 'nothing'}; the router says {realised}"
     for reading in guard.readings:
         if reading.text:
             yield f"  {reading.service} {reading.arm}: {reading.text}"

@@ -57,10 +57,7 @@ def describe_event(plan: RolloutPlan, event: Event) -> str:
     """Describe an event in one line."""
     if event.kind is EventKind.ENDED and event.outcome is not None:
         return f"{plan.release} is {OUTCOMES[event.outcome]}"
-    if event.kind is EventKind.JUDGED:
-        what = _describe_judgement(event)
-    else:
-        what = _TEXTS.get(event.kind, str(event.kind))
+    what = _describe_judgement(event) if event.kind is EventKind.JUDGED else _TEXTS.get(event.kind, str(event.kind))
     if event.person:
         what = f"{what} by {event.person}"
     if event.text:

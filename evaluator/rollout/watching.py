@@ -63,7 +63,8 @@ class Watch:
         self._looked_at = now
         self._check_clock(progress)
         # Before the first shift, too: the guard keeps what it has tried, and knows that the driver is there.
-        if self.plan.has_shift and not progress.confirmed and not progress.returned:
+        is_watched = self.plan.has_shift and not progress.confirmed and not progress.returned
+        if is_watched and (not progress.going_back or progress.was_shifted(self.plan)):
             self._look_at_guard(progress)
         if progress.going_back or self._added:
             return self._added

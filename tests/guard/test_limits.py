@@ -68,6 +68,15 @@ def test_a_slow_tail_is_seen():
     assert not RequestWindow(LIMITS).find_reason(1.0)
 
 
+def test_clients_that_leave_more_often_than_those_of_the_baseline_are_a_reason():
+    window = RequestWindow(LIMITS)
+    window.add(1, [(False, 20.0)] * 60, left=40)
+    assert "left before they had an answer (2 % of the baseline's do)" in window.find_reason(1, 0.02)
+    assert window.find_left_share(1) == 0.4
+    assert not window.find_reason(1, 0.3), "they leave the baseline, too"
+    assert RequestWindow(LIMITS).find_left_share(1) is None
+
+
 # ------------------------------------------------------------------ counters
 
 
@@ -137,6 +146,14 @@ def test_long_connections_of_both_are_usual(before_s):
 
     baseline = simulate_sessions(20, 120 + before_s, stream, seed=2)[before_s:]
     assert watch_sessions(simulate_sessions(5, 120, stream), baseline) is None
+
+
+def test_a_baseline_that_stalled_once_hides_nothing_for_long():
+    stall = [ArmCounters(20 * second, 0, 20 * min(second, 10), 0) for second in range(20)]
+    healthy = [ArmCounters(400 + 20 * second, 0, 1, 0) for second in range(120)]
+    canary = [ArmCounters(5 * second, 0, max(0, 5 * (second - 100)), 0) for second in range(140)]
+    second, _ = watch_sessions(canary, [*stall, *healthy])
+    assert 100 < second < 115
 
 
 def test_waiting_requests_count_as_in_progress():

@@ -279,7 +279,7 @@ def test_what_is_not_executed_in_time_expires(store, policy, person, action_requ
 
 
 def test_actions_have_words_of_their_own():
-    assert {action.label for action in Action} == {"promote", "hold", "rollback", "override"}
+    assert {action.label for action in Action} == {"promote", "hold", "rollback", "override", "rollout step"}
 
 
 # ------------------------------------------------------------------ one person, several names

@@ -304,7 +304,7 @@ def test_a_killed_action_is_recorded_and_a_living_one_is_not(store, promoted):
     assert not is_alive(dead)
     record_began(journal, action_of(process=dead, at=write_now()))
     delivery = Delivery("", 0, "x", 1, HookOutcome(IntentState.SENT, ""), datetime.now(UTC), "undo", "{}")
-    record_did(journal, "a1", delivery, None)
+    record_did(journal, "a1", delivery, ())
     assert record_actions(store, journal) == 1
     [recorded] = [intent for intent in store.control.intents() if intent.action is Action.ROLLBACK]
     assert recorded.state is IntentState.UNKNOWN

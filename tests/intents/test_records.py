@@ -12,5 +12,6 @@ def test_records_cannot_be_changed():
     assert records
     assert [record.__name__ for record in records if can_change(record)] == [
         "_GoingBack",
-        "_Execution",
+        "Execution",
+        "StepExecution",
     ]  # the state of a run of hooks

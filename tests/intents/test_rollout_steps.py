@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import signal
 import sqlite3
+import threading
+import time
+import warnings
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,8 +19,18 @@ import pytest
 
 from evaluator.errors import Refused, StepWaits, UsageError
 from evaluator.hooks import Outcome
-from evaluator.intents import approve, ask, cancel, execute, execute_waiting, system_person
-from evaluator.intents.rollout_plans import add_frozen_rules, make_shift, read_rules
+from evaluator.intents import approve, ask, cancel, execute, execute_waiting, notify_people, system_person
+from evaluator.intents.emergency import act_from_journal
+from evaluator.intents.journal_records import (
+    JournalAction,
+    keep_needed,
+    list_promotions,
+    name_process,
+    record_began,
+)
+from evaluator.intents.journal_trail import record_actions
+from evaluator.intents.rollout_plans import add_frozen_rules, explain_end, explain_hold, make_shift, read_rules
+from evaluator.intents.rollout_start import explain_obstacle_to_start
 from evaluator.intents.rollout_steps import (
     describe_problems,
     execute_step,
@@ -24,9 +40,13 @@ from evaluator.intents.rollout_steps import (
     request_step,
 )
 from evaluator.policy import parse_policy
+from evaluator.records import Release
 from evaluator.records.intents import Action, IntentState
 from evaluator.records.rollouts import Event, EventKind, JudgedAt, Rollout, RolloutOutcome, to_plain
 from evaluator.rollout.planning import make_plan
+from evaluator.rollout.progress import fold
+from evaluator.store import audit
+from evaluator.store.journal import Journal, find_journal, write_now
 from evaluator.store.rollouts import Rollouts
 
 RELEASE = "cart@1.9.0"
@@ -471,3 +491,219 @@ def test_the_frozen_policy_has_what_steps_need_and_still_judges(folder):
     assert make_shift(rollout, "cart", 0.05).options["get"] == ["cat", f"{folder}/shares"]
     assert frozen["rollout"]["stages"] == [{"name": "5 %"}]
     assert parse_policy({name: value for name, value in frozen.items() if name != "rollout"}).hash == policy.hash
+
+
+# ------------------------------------------------------------------ who may start one
+
+
+def test_who_may_start_a_rollout_and_when(store, folder, policy, person, action_request, script):
+    def explain(values=None, name="ann"):
+        return explain_obstacle_to_start(
+            store, parse_policy(make_values(folder) | (values or {})), person(name), RELEASE
+        )
+
+    roles = {"roles": {"approver": ["ann", "bob"], "analyst": ["eve"]}}
+    assert explain(roles) == ""
+    assert "eve is an analyst, and starting a rollout needs an approver" in explain(roles, "eve")
+    two = roles | {"approvals": {"promote": 2}}
+    assert "stage 5 %, the first in which users meet the candidate, asks for none: write agree: 2 there" in explain(two)
+    assert "write agree: 1" in explain(roles | {"approvals": {"self_approval": False}})
+    rules = policy(f"hooks: {{promote: [{script('one')}]}}\napprovals: {{promote: 2}}\n")
+    waiting = ask(store, rules, system_person(), action_request())
+    assert explain(roles) == f"i1 (promote {RELEASE}) waits for approval: evaluator reject i1"
+    cancel(store, rules, system_person(), waiting.id, "")
+    ask(store, rules, system_person(), action_request("hold"))
+    assert "i2 (hold" in explain(roles)
+    store.control.settle("i2", IntentState.ACKNOWLEDGED, "w", "")
+    assert explain(roles) == ""
+    with closing(sqlite3.connect(store.control.file.path)) as connection, connection:
+        connection.execute("UPDATE verdicts SET word = 'go', judged_at = '2026-01-01T00:00:00+00:00'")
+    assert "changed by hand" in explain(roles)
+
+
+# ------------------------------------------------------------------ without the database
+
+
+def go_back(store, rules):
+    return act_from_journal(
+        store.path, find_journal(store.path), rules.promotion, system_person(), Action.ROLLBACK, RELEASE, "odd",
+        lambda _text: None,
+    )  # fmt: skip
+
+
+def test_the_journal_has_the_shifts_and_acts_and_what_it_did_turns_the_rollout_back(store, start, step, rules, lines):
+    rollout, plan = start()
+    for position in (DEPLOY, TO_5, TO_100, MIGRATE, TEARDOWN):
+        assert step(rollout, plan, position).state is IntentState.ACKNOWLEDGED
+    before = len(lines())
+    acted = go_back(store, rules)
+    assert acted.state is IntentState.ACKNOWLEDGED
+    assert lines()[before:] == ['set-{"baseline":1.0,"canary":0.0}', "two-back-deploy", "one-back-deploy"]
+    assert acted.lines[-1] == "migrate has no way back"
+    with pytest.raises(Refused, match="rolled it back"):
+        go_back(store, rules)
+    assert record_actions(store, find_journal(store.path)) == 1
+    (event,) = [event for event in Rollouts(store.control.file).events("r1") if event.kind is EventKind.STOPPED]
+    assert (event.person, event.text) == (system_person().name, "odd")
+    own = request_rollback_of(store, lambda _: rules, rollout, "evaluator", "")
+    assert own.state is IntentState.ACKNOWLEDGED  # nothing is undone twice
+    assert len(own.undoes) == 3
+
+
+def test_a_full_journal_keeps_the_first_shift_of_a_long_rollout(store, start, step, rules, lines):
+    stages = [{"name": f"{n} %", "share": f"{n}%", "needs": "nothing"} for n in (1, 2, 3, 4, 5, 6, 7, 8, 100)]
+    rollout, plan = start(stages=stages, acts={})
+    for position in range(0, 18, 2):
+        assert step(rollout, plan, position).state is IntentState.ACKNOWLEDGED
+    records = keep_needed(find_journal(store.path).read())
+    assert len(list_promotions(records)) == 9
+    assert go_back(store, rules).state is IntentState.ACKNOWLEDGED
+    assert lines()[-1] == 'set-{"baseline":1.0,"canary":0.0}'
+
+
+def test_a_step_is_not_executed_while_another_process_goes_back_from_the_journal(store, start, step, rules, lines):
+    rollout, plan = start()
+    assert step(rollout, plan, DEPLOY).state is IntentState.ACKNOWLEDGED
+    action = JournalAction(
+        "a1", Action.ROLLBACK, Release(RELEASE), system_person(), "odd", write_now(), process=name_process()
+    )
+    record_began(find_journal(store.path), action)
+    refused = step(rollout, plan, TO_5)
+    assert "began a rollback" in describe_problems(store, refused)
+    assert step(rollout, plan, TEARDOWN).state is IntentState.ACKNOWLEDGED
+
+
+# ------------------------------------------------------------------ killed, and two at once
+
+
+def kill_at_write(monkeypatch, number):
+    """Let this process be killed before or after a write: of the decisions, which have a row each, or the journal."""
+    count = 0
+
+    def count_writes():
+        nonlocal count
+        count += 1
+        if count == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def killing(write):
+        def count_and_write(*args, **options):
+            count_writes()
+            result = write(*args, **options)
+            count_writes()
+            return result
+
+        return count_and_write
+
+    monkeypatch.setattr(audit, "add", killing(audit.add))
+    monkeypatch.setattr(Journal, "append", killing(Journal.append))
+
+
+@pytest.mark.parametrize("kill_at", range(1, 15))
+def test_killed_between_any_two_writes_the_next_driver_goes_on(
+    store, start, step, rules, lines, folder, monkeypatch, kill_at
+):
+    rollout, plan = start()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # threads of earlier tests, which the child does not need
+        child = os.fork()
+    if not child:
+        kill_at_write(monkeypatch, kill_at)
+        step(rollout, plan, TO_5)
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    done = step(rollout, plan, TO_5)
+    assert done.state in (IntentState.ACKNOWLEDGED, IntentState.UNKNOWN)
+    assert len(lines()) <= 2
+    back = request_rollback_of(store, lambda _: rules, rollout, "evaluator", "")
+    assert execute(store, lambda _: rules, back.id, "w").state is IntentState.ACKNOWLEDGED
+    # Whatever was killed: the value from before the rollout is back.
+    assert json.loads((folder / "shares").read_text()) == {"baseline": 1.0, "canary": 0.0}
+    assert store.control.verify_audit()
+
+
+def test_two_drivers_execute_a_step_once(store, start, rules, lines):
+    rollout, plan = start()
+    intent = request_step(store, rollout, plan, DEPLOY)
+    threads = [
+        threading.Thread(target=execute_step, args=(store, lambda _: rules, intent.id, f"d{n}"), kwargs={"wait_s": 20})
+        for n in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert lines() == ["one-deploy-1.9.0", "two-deploy-1.9.0", "check-deploy-1.9.0"]
+    assert store.control.intent(intent.id).state is IntentState.ACKNOWLEDGED
+
+
+def test_a_rollback_while_an_act_is_executed_stops_it_before_its_next_hook(
+    store, start, step, rules, action_request, lines, folder
+):
+    slow = write("one")
+    slow["command"]["run"][2] += f"; touch {folder}/began; while [ ! -e {folder}/go ]; do sleep 0.02; done; exit 0"
+    slow["command"]["run"][2] = slow["command"]["run"][2].replace("exit 0;", "", 1)
+    rollout, plan = start(acts={"5 %": [{"name": "deploy", "hooks": [slow, write("two")]}]})
+    driver = threading.Thread(target=step, args=(rollout, plan, DEPLOY))
+    driver.start()
+    while not (folder / "began").exists():
+        time.sleep(0.02)
+    own = ask(store, rules, system_person(), action_request("rollback"))
+    assert own.undoes == ("i1",)
+    (folder / "go").touch()
+    assert execute(store, lambda _: rules, own.id, "w", wait_s=20).state is IntentState.ACKNOWLEDGED
+    driver.join()
+    assert store.control.intent("i1").state is IntentState.FAILED
+    assert lines() == ["one-deploy-1.9.0", "one-back-deploy"]
+
+
+def test_a_router_that_disappears_half_way_fails_the_shift_and_is_left_to_a_person(
+    store, start, step, rules, folder, lines
+):
+    rollout, plan = start()
+    assert step(rollout, plan, TO_5).state is IntentState.ACKNOWLEDGED
+    (folder / "shares").unlink()
+    failed = step(rollout, plan, TO_100)
+    assert failed.state is IntentState.FAILED  # nothing was set
+    assert "cat" in describe_problems(store, failed)
+    back = request_rollback_of(store, lambda _: rules, rollout, "evaluator", "")
+    assert execute(store, lambda _: rules, back.id, "w").state is IntentState.ACKNOWLEDGED
+    assert lines()[-1] == 'set-{"baseline":1.0,"canary":0.0}'
+
+
+@pytest.mark.parametrize("irreversible", [False, True])
+def test_what_ends_a_rollout_is_as_in_the_fold_of_its_events(folder, irreversible):
+    acts = {"5 %": [{"name": "deploy", "hooks": [write("one")], "irreversible": irreversible}]}
+    plan = make_plan(parse_policy(make_values(folder, acts=acts)), RELEASE)
+    possible = [
+        Event(EventKind.BEGUN, 0.0, DEPLOY),
+        Event(EventKind.BEGUN, 0.0, TO_5),
+        Event(EventKind.STOPPED, 0.0),
+        Event(EventKind.STOPPED, 0.0, person="ann"),
+        Event(EventKind.HELD, 0.0),
+        Event(EventKind.CONTINUED, 0.0),
+        Event(EventKind.ENDED, 0.0, outcome=RolloutOutcome.PROMOTED),
+    ]
+    for events in itertools.product(possible, repeat=4):
+        progress = fold(plan, events)
+        ends = progress.going_back or progress.outcome is not None
+        assert bool(explain_end(plan, events)) == ends, events
+        if not ends:
+            assert bool(explain_hold(events)) == progress.held, events
+
+
+def test_people_are_told_what_waits_and_what_failed_for_good(store, start, step, policy, folder):
+    told = f'{{command: {{run: [sh, -c, "echo \\"${{outcome}} ${{summary}}\\" >> {folder}/told"]}}}}'
+    rules = policy(f"hooks: {{notify: [{told}]}}\n")
+    rollout, plan = start(acts={"5 %": [{"name": "deploy", "hooks": [write("one", code=1)]}]})
+    for _ in range(2):
+        failed = step(rollout, plan, DEPLOY)
+        reopened = reopen_step(store, failed.id, "driver")
+        assert reopened.state is IntentState.APPROVED
+    step(rollout, plan, DEPLOY)
+    step(rollout, plan, TO_5)
+    request_step(store, rollout, plan, SEE_5, "it has not shown what it needs")
+    notify_people(store, lambda _: rules)
+    told_lines = (folder / "told").read_text().splitlines()
+    assert sorted(line.split()[0] for line in told_lines) == ["failed", "waiting"]
+    assert store.control.verify_audit()
