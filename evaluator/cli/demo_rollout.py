@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from evaluator.sources.sample_environments import (
     Environments,
     end_processes,
     find_guard,
+    find_processes,
     list_traces,
     prepare_environments,
     start_production_router,
@@ -78,13 +80,20 @@ def command(session: Session, strategy: str, regression: str, *, by_hand: bool) 
             "the demo writes its own policy, since its ports are others each time",
             hint="with --by-hand you can change it before you start the rollout",
         )
-    folder = _make_folder(session.store_path.parent if session.store_path != DEFAULT_STORE else Path("demo"))
+    parent = session.store_path.parent if session.store_path != DEFAULT_STORE else Path("demo")
+    return run_demo(session, parent, strategy, regression, Times(), by_hand=by_hand)
+
+
+def run_demo(
+    session: Session, parent: Path, strategy: str, regression: str, times: Times, *, by_hand: bool = False
+) -> int:
+    """Run a demo in a new folder of `parent`, and return the exit code. Nothing is left running."""
+    folder = _make_folder(parent)
     release = "shop@1.5.0" + ("" if regression == "none" else f"-{regression}")
     demo = Demo(session, folder, release, strategy, regression)
     try:
-        return demo.run(Times(), by_hand=by_hand)
+        return demo.run(times, by_hand=by_hand)
     finally:
-        end_processes([find_guard(demo.store)], 0.0)  # an idle one would end by itself after a minute
         left = end_processes(demo.traces, PATIENCE_S)
         session.say("nothing is left running" if not left else f"had to be ended: {'; '.join(left)}")
 
@@ -134,6 +143,8 @@ class Demo:
             environments = stack.enter_context(prepare_environments(self.folder, VERSIONS, self.regression))
             self.traces = tuple(list_traces(environments, self.store))
             stack.enter_context(self.production(environments, times))
+            # An idle guard ends by itself after a minute; one that is not returns the traffic before it ends.
+            stack.callback(self.end_guard)
             if by_hand:
                 self.wait_for_person()
             self.drive()
@@ -194,6 +205,13 @@ class Demo:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+
+    def end_guard(self) -> None:
+        """End the guard, if there is one."""
+        for pid in find_processes([find_guard(self.store)]):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        end_processes([find_guard(self.store)], PATIENCE_S)
 
     def conclude(self) -> int:
         """Print how the rollout went, write the report, and return the exit code."""
