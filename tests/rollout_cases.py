@@ -23,7 +23,11 @@ POLICY = {
         "strategy": "canary",
         "router": {
             "cart": {
-                "haproxy": {"socket": "/h.sock", "backend": "cart", "servers": {"baseline": ["b1"], "canary": ["c1"]}}
+                "haproxy": {
+                    "socket": "/h.sock",
+                    "backend": "cart",
+                    "servers": {"baseline": ["b1", "b2", "b3"], "canary": ["c1", "c2", "c3"]},
+                }
             }
         },
         "live": {"access_log": "/var/log/h.log"},

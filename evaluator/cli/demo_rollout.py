@@ -258,7 +258,7 @@ def judge_ending(facts: RolloutFacts, strategy: str, regression: str) -> Ending:
     """Compare how a rollout ended with what its regression has to lead to."""
     from evaluator.records.rollouts import RolloutOutcome, from_plain
     from evaluator.rollout.progress import fold
-    from evaluator.rollout.reporting import find_turn
+    from evaluator.rollout.reporting import find_turn, list_exposures
 
     plan = from_plain(facts.rollout.plan)
     progress, turn = fold(plan, facts.events), find_turn(plan, facts.events)
@@ -267,7 +267,7 @@ def judge_ending(facts: RolloutFacts, strategy: str, regression: str) -> Ending:
     if progress.outcome is None:
         return Ending(WRONG_CODE, f"the rollout has not ended; {wanted}")
     stage = plan.steps[turn].stage if turn is not None and turn < plan.body else ""
-    if any(abs(row.share - row.wanted) > NEAR for row in facts.exposures if row.wanted and row.share is not None):
+    if any(abs(row.share - row.wanted) > NEAR for row in list_exposures(facts, plan) if row.wanted and row.requests):
         return Ending(WRONG_CODE, "the router gave the candidate another share than the plan wanted")
     if progress.outcome is RolloutOutcome.PROMOTED and not expected:
         blind = "; no stage of this strategy can see what is wrong" if regression != "none" else ""

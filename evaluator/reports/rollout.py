@@ -77,9 +77,9 @@ class Exposure:
     baseline_failures: int
 
     @property
-    def share(self) -> float | None:
-        """Share of the requests that the candidate got; None without requests."""
-        return self.candidate / self.requests if self.requests else None
+    def share(self) -> float:
+        """Share of the requests that the candidate got; 0 without requests."""
+        return self.candidate / self.requests if self.requests else 0.0
 
 
 @dataclass(frozen=True, slots=True)

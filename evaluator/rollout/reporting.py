@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from evaluator.errors import UnknownName
@@ -35,7 +35,7 @@ BETWEEN = "between the steps"
 
 EXPOSURE_NOTE = (
     "Requests of users by the access log of the router, attempts that it tried again included. Those between the "
-    "steps came while shares changed, and no verdict counts them."
+    "steps came while shares changed, and no verdict counts them; in a step that turned back, no share was kept."
 )
 
 NEEDS = {StepNeeds.GO: "GO", StepNeeds.NO_HARM: "no harm", StepNeeds.NOTHING: "nothing"}
@@ -168,7 +168,7 @@ def make_report(facts: RolloutFacts, now: datetime) -> RolloutReport:
         facts=tuple(_list_facts(facts, plan, progress, now)),
         ladder=tuple(list_rungs(facts, plan)),
         steps=tuple(_list_steps(plan, progress, turned, events, verdicts)),
-        exposures=facts.exposures,
+        exposures=list_exposures(facts, plan),
         exposure_note=EXPOSURE_NOTE,
         happenings=tuple(_list_happenings(plan, rollout, events)),
         verdicts=tuple(verdicts.values()),
@@ -187,6 +187,13 @@ def find_turn(plan: RolloutPlan, events: Sequence[Event]) -> int | None:
             return progress.position(plan)
         progress = after
     return None
+
+
+def list_exposures(facts: RolloutFacts, plan: RolloutPlan) -> tuple[Exposure, ...]:
+    """List who met the candidate, a row a step. In the step that turned back its share changed, so none was wanted."""
+    turned = find_turn(plan, facts.events)
+    name = plan.steps[turned].stage if turned is not None and turned < plan.body else ""
+    return tuple(replace(row, wanted=None) if row.step == name else row for row in facts.exposures)
 
 
 def _choose_word(plan: RolloutPlan, progress: RolloutProgress, now: datetime) -> tuple[str, str]:
@@ -282,7 +289,7 @@ def find_return_s(events: Sequence[Event]) -> float | None:
 def list_rungs(facts: RolloutFacts, plan: RolloutPlan) -> Iterator[Rung]:
     """List the stages in their order. The acts before an observation belong to its stage."""
     progress, turned = fold(plan, facts.events), find_turn(plan, facts.events)
-    realised = {row.step: row.share for row in facts.exposures}
+    realised = {row.step: row.share for row in list_exposures(facts, plan) if row.wanted and row.requests}
     first = 0
     for number, step in enumerate(plan.steps[: plan.body]):
         if not isinstance(step, Observe):
