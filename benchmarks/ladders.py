@@ -4,7 +4,7 @@ python benchmarks/ladders.py [RELEASES] [SEED]       (default: 60 1)
 
 Kinds of releases without a promise get a third as many.
 
-The real judge and the real decisions (`tests/rollout/ladders.py`); beside them fixed thresholds, on the same requests.
+The real judge and the real decisions (`tests/ladders.py`); beside them fixed thresholds, on the same requests.
 Prints the tables of docs/accuracy.md, and fails if a promise is missed by more than chance.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "rollout"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from ladders import (
     Ladder,

@@ -44,7 +44,7 @@ POLICY = {
         },
     },
 }
-"""Steps: 0 deploy, 1 test, 2 to 5 %, 3 its stage, 4 to 50 %, 5 its stage, 6 to 100 %, 7 its stage, 8 dns, 9 teardown."""
+"""Steps: 0 deploy, 1 test, 2 to 5 %, 3 its stage, 4 to 50 %, 5 its stage, 6 to 100 %, 7 its stage, 8 dns, 9 end."""
 
 
 def start_rollout(release: str = "cart@1.5.0", reason: str = "sprint 12") -> Rollout:

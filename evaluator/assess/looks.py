@@ -137,6 +137,8 @@ def repeat_interval(comparison: Comparison, calendar: Calendar, covered_s: float
     # The bound that a standardised (normal) estimate must pass at this look, so that all looks share one error rate.
     decides_no_go = comparison.scan or comparison.rule.role is Role.GATE
     level = rulebook.no_go_level if decides_no_go else rulebook.alpha
+    if calendar.kind == "fixed" and level == rulebook.alpha:
+        return comparison
     if calendar.kind == "anytime":
         z_worse = float(anytime_z(level, covered_s, TUNE_AT_S, persistent))
     elif calendar.kind == "fixed":

@@ -23,6 +23,7 @@ from evaluator.wording import format_duration, quote_command
 
 if TYPE_CHECKING:
     from evaluator.policy import Policy
+    from evaluator.rollout.outlook import Outlook
     from evaluator.rollout.starting import DriverSettings
     from evaluator.store import Store
 
@@ -46,28 +47,32 @@ def plan_command(session: Session, release: str, as_json: bool) -> None:
     other, or can never show what they need, is refused, with the line.
     """
     from evaluator.cli.rollout_plan import to_plain_outlook
-    from evaluator.pipeline.adopting import is_store_there
-    from evaluator.rollout.outlook import look_ahead
     from evaluator.rollout.planning import make_plan
 
     policy = session.load_policy(release)
     plan = make_plan(policy, release)
     if as_json:
-        outlook = look_ahead(session.open_store() if is_store_there(session.store_path) else None, policy, plan)
-        emit(json.dumps({**to_plain(plan), "hash": plan.hash(), "outlook": to_plain_outlook(outlook)}, indent=2))
+        outlook = to_plain_outlook(_look_ahead(session, policy, plan))
+        emit(json.dumps({**to_plain(plan), "hash": plan.hash(), "outlook": outlook}, indent=2))
         return
     emit(_describe_plan(session, policy, plan))
 
 
-def _describe_plan(session: Session, policy: Policy, plan: RolloutPlan) -> str:
-    """Describe each step of a plan with what it needs and its outlook, and the rules that hold meanwhile."""
-    from evaluator.cli.rollout_plan import write_plan
+def _look_ahead(session: Session, policy: Policy, plan: RolloutPlan) -> Outlook:
+    """Find the chances of a plan by the stored runs; a step that can never show what it needs is refused."""
     from evaluator.pipeline.adopting import is_store_there
     from evaluator.rollout.outlook import look_ahead
 
-    page = make_page()
     store = session.open_store() if is_store_there(session.store_path) else None
-    lines = write_plan(plan, look_ahead(store, policy, plan), page)
+    return look_ahead(store, policy, plan)
+
+
+def _describe_plan(session: Session, policy: Policy, plan: RolloutPlan) -> str:
+    """Describe each step of a plan with what it needs, and the rules that hold meanwhile."""
+    from evaluator.cli.rollout_plan import write_plan
+
+    page = make_page()
+    lines = write_plan(plan, _look_ahead(session, policy, plan), page)
     return "\n".join(line if line.startswith("  ") else write_line(line, page) for line in lines)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from evaluator.guard.limits import estimate_reaction_s
 from evaluator.records.rollouts import Act, Observe, RolloutPlan, Step, StepNeeds
 from evaluator.reports import Page
 from evaluator.reports.base import align_columns
-from evaluator.rollout.outlook import Outlook, StepOutlook
+from evaluator.rollout.outlook import Outlook, StepOutlook, find_guarded_rate
 from evaluator.wording import count_of, format_count, format_duration, format_number
 
 HEAD = ("#", "step", "where", "users", "needs", "time", "if unchanged", "exposed")
@@ -89,8 +91,56 @@ def _write_notes(plan: RolloutPlan, outlook: Outlook) -> Iterator[str]:
         for known in services:
             if known.note:
                 yield f"  step {number + 1}, {known.service}: {known.note}; failures still decide"
-    if plan.has_shift:
-        yield ""
+    yield from _write_guard(plan, outlook)
+    yield ""
+    chance = _find_chance(plan, outlook)
+    if chance is not None:
+        yield f"an identical release gets to the end in about {_write_percent(chance)}, if no person is asked for more"
+
+
+IN_TIME_S = 15.0
+"""A candidate that fails half of its requests should be off the traffic within this time."""
+
+
+def _write_guard(plan: RolloutPlan, outlook: Outlook) -> Iterator[str]:
+    """Say how fast the guard reacts, and at which steps it is slower for want of requests."""
+    if not plan.has_shift:
+        return
+    rate = find_guarded_rate(plan, IN_TIME_S)
+    text = (
+        f"  guard: a candidate that fails half of its requests is off the traffic within {format_duration(IN_TIME_S)}"
+    )
+    if math.isinf(rate):
+        yield f"{text} at no rate, by these limits"
+        return
+    yield f"{text} from {format_number(rate)} of its requests a second on; with fewer it takes longer"
+    for number, services in outlook.by_step.items():
+        step = plan.steps[number]
+        for known in services:
+            total = outlook.rates_per_s.get(known.service)
+            if not isinstance(step, Observe) or not step.share or total is None or step.share * total >= rate:
+                continue
+            seconds = estimate_reaction_s(plan.guard, step.share * total)
+            takes = "is not seen by it" if seconds is None else f"takes about {format_duration(round(seconds))}"
+            own_rate = format_number(step.share * total)
+            yield f"  step {number + 1}, {known.service}: {own_rate} of its requests a second, so that {takes}"
+
+
+def _find_chance(plan: RolloutPlan, outlook: Outlook) -> float | None:
+    """Find the chance that every step of an unchanged release shows what it needs; None: it is not known."""
+    chance = 1.0
+    for number, services in outlook.by_step.items():
+        step = plan.steps[number]
+        if not isinstance(step, Observe) or step.needs is StepNeeds.NOTHING:
+            continue
+        for known in services:
+            shown = known.no_harm
+            if step.needs is StepNeeds.GO:
+                shown = max(known.go) if known.go else None
+            if shown is None:
+                return None
+            chance *= shown
+    return chance
 
 
 def _write_head(plan: RolloutPlan) -> Iterator[str]:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from evaluator.errors import EvaluatorError, UnknownName
+from evaluator.errors import EvaluatorError
+from evaluator.guard.limits import estimate_reaction_s
 from evaluator.health.per_instance_load import MOST
 from evaluator.pipeline.hindsight import ProductionHistory, find_service_history
 from evaluator.planning import find_chances
@@ -66,7 +67,7 @@ def look_ahead(store: Store | None, policy: Policy, plan: RolloutPlan) -> Outloo
     for service in plan.services:
         try:
             histories[service] = find_service_history(store, policy, plan.release, service)
-        except (EvaluatorError, UnknownName):
+        except EvaluatorError:
             histories[service] = ProductionHistory(None, None)
         if histories[service].history is None:
             unknown[service] = (
@@ -153,6 +154,15 @@ def _find_no_harm(
     critical = float(t_quantile(1 - rulebook.alpha, math.inf))
     _, bound = wilson_interval(rate_of_failures, max(of_candidate, 1.0), critical)
     return 0.0 if bound >= plan.guard.failures else enough * (1 - no_go)
+
+
+def find_guarded_rate(plan: RolloutPlan, within_s: float) -> float:
+    """Find the candidate's requests per second from which the guard reacts in time if half of them fail.
+
+    `within_s`: until the candidate is off the traffic. Infinite: no rate is enough, by the limits of the plan.
+    """
+    rates = [tenths / 10 for tenths in range(1, 10_000)]
+    return next((rate for rate in rates if (estimate_reaction_s(plan.guard, rate) or math.inf) <= within_s), math.inf)
 
 
 def _find_normal_tail(z: float) -> float:

@@ -185,7 +185,7 @@ def _describe_guard(status: RolloutStatus) -> Iterator[str]:
         yield f"{service}: wanted {show_shares(wanted) or 'nothing'}; the router says {realised}"
     for reading in guard.readings:
         if reading.text:
-            yield f"  {reading.service} {reading.arm}: {reading.text}"
+            yield f"  {reading.text}"
     if guard.drift:
         yield f"drift: {guard.drift}"
     if guard.is_back:

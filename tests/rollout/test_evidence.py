@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Callable
@@ -12,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from judging import LIVE
+from ladders import POLICY as POLICY_OF_LADDERS
+from steps import EPOCH, land
 
 import evaluator.health
 from evaluator.policy import Policy, parse_policy
 from evaluator.records import (
-    ACCESS_LOG_SOURCE,
     Finding,
     Level,
     Release,
     RouterFacts,
-    Run,
     RunFacts,
     RunState,
     Service,
@@ -32,17 +33,16 @@ from evaluator.records.rollouts import Act, Event, EventKind, JudgedAt, Observe,
 from evaluator.records.rollouts import to_plain as plan_to_plain
 from evaluator.rollout.checks import FORBIDS_NO_HARM, FORBIDS_NOTHING, FORBIDS_ONLY_GO, forbids_no_harm
 from evaluator.rollout.evidence import describe_open, freeze_policy, frozen_policy, judge_step
-from evaluator.simulate import Change, Requests, simulate, to_parquet
+from evaluator.rollout.planning import make_plan as make_rollout_plan
+from evaluator.simulate import Change, Requests, simulate
 from evaluator.simulate.requests import EPOCH_US
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
 
 RELEASE = "cart@1.5.0"
 BAKE_S = 300.0
-EPOCH = EPOCH_US / 1e6
 SMALL = replace(LIVE, duration_s=BAKE_S, rate_per_s=15.0, instances=(2,))
 STEP = Observe("5 %", "5 %", "production", ("cart",), StepNeeds.NO_HARM, BAKE_S, BAKE_S, share=0.5, least=500)
-EVEN = {"baseline": 0.5, "canary": 0.5}
 REQUESTS = simulate(SMALL, 3)
 BY_ARM = {arm: [name for name in REQUESTS.instances if name.startswith(arm)] for arm in REQUESTS.arms}
 ROUTER = HookEntry("haproxy", {"servers": BY_ARM})
@@ -51,34 +51,6 @@ ROUTER = HookEntry("haproxy", {"servers": BY_ARM})
 def make_plan(step: Observe = STEP, hooks: tuple[HookEntry, ...] = ()) -> RolloutPlan:
     shift = Act("cart to 50 %", step.stage, hooks=hooks, services=step.services, share=step.share)
     return RolloutPlan(RELEASE, "canary", step.services, (shift, step), alpha_no_go=0.0125)
-
-
-def land(
-    store: Store,
-    requests: Requests,
-    run_id: str = "live-1",
-    *,
-    step: str = STEP.name,
-    start_s: float = 0.0,
-    end_s: float = BAKE_S,
-    state: RunState = RunState.COMPLETE,
-    facts: RunFacts | None = None,
-    shares=EVEN,
-    service: str = "cart",
-) -> None:
-    """Land requests as a window of a followed log."""
-    started = datetime.fromtimestamp(EPOCH + start_s, UTC)
-    ends = datetime.fromtimestamp(EPOCH + end_s, UTC)
-    fingerprint = {"pid": 1, "files": ["haproxy.log"]}
-    run = Run(run_id, RELEASE, "log-1", ACCESS_LOG_SOURCE, started=started, planned_end=ends, fingerprint=fingerprint)
-    run = replace(run, step=step, service=service, shares=shares)
-    store.data.register_run(Release(RELEASE, (Service("cart", "1.4", "1.5"),)), run, bucket_s=15)
-    if len(requests):
-        to_parquet(replace(requests, runs=(run_id,)), store.data.segment_folder(run).parent, service=service)
-        store.data.land_segments(run_id)
-    facts = facts or RunFacts(router=RouterFacts(answers=len(requests)))
-    if state is not RunState.RUNNING:
-        store.data.finish_run(run_id, state=state, ended=ends, facts=facts)
 
 
 def start(store: Store, plan: RolloutPlan, policy: Policy) -> Rollout:
@@ -253,6 +225,24 @@ def test_each_of_two_looks_has_half_of_the_error_rates():
     assert (rulebook.alpha, rulebook.alpha_no_go) == (0.02, 0.00625)
     rulebook = frozen_policy(rollout, make_plan(), STEP).rulebook
     assert (rulebook.alpha, rulebook.alpha_no_go, rulebook.monitoring.early_go) == (0.04, 0.0125, False)
+
+
+def test_a_stage_is_judged_by_its_own_margins():
+    """Overrides are written as in the file: 1% is 0.01. The level of NO-GO is that of the plan, not of the file."""
+    values = {"service": "cart", "alpha_no_go": 0.04, "rollout": copy.deepcopy(POLICY_OF_LADDERS["rollout"])}
+    override = {"alpha": "1%", "metrics": [{"name": "latency_p95", "margin": "20%"}], "health": {"silence": "5%"}}
+    values["rollout"]["stages"][0]["policy"] = override
+    policy = parse_policy(values)
+    plan = make_rollout_plan(policy, RELEASE)
+    first, second, *_ = [step for step in plan.steps if isinstance(step, Observe)]
+    rollout = Rollout("r1", RELEASE, {}, "", freeze_policy(policy), "ann", ("ann",), "", NOW)
+    of_first, of_second = (frozen_policy(rollout, plan, step).rulebook for step in (first, second))
+    assert plan.alpha_no_go == 0.01  # four judged stages
+    assert (of_first.alpha, of_first.no_go_level, of_first.silence) == (0.01, 0.01, 0.05)
+    assert (of_second.alpha, of_second.no_go_level, of_second.silence) == (0.05, 0.01, 0.2)
+    margins = [next(r.margin.value for r in book.rules if r.name == "latency_p95") for book in (of_first, of_second)]
+    assert margins == [0.2, 0.1]
+    assert len(of_first.rules) == len(of_second.rules)
 
 
 def test_the_deadline_judges_what_followed_the_bake(store):
