@@ -110,7 +110,10 @@ def make_cases() -> dict[str, tuple[RolloutFacts, float]]:
     return {
         "new": (RolloutFacts(start_rollout()), 2),
         "running": (RolloutFacts(start_rollout(), (*to_five[:-2], at(70, EventKind.BEGUN, 3)), verdicts), 300),
-        "broken_off": (RolloutFacts(start_rollout(), tuple(to_five[:3]), {}, (), "gone since 12:00:30 UTC"), 3600),
+        "broken_off": (
+            RolloutFacts(start_rollout(), tuple(to_five[:3]), driver="process 4711 on web1, which is gone"),
+            3600,
+        ),
         "held": (RolloutFacts(start_rollout(), (*to_five, at(675, EventKind.HELD, person="ben", text="lunch"))), 700),
         "back": (
             RolloutFacts(start_rollout(), tuple(back), {**verdicts, "50 %": of_step(bad, "50 %")}, (*exposed, between)),

@@ -30,6 +30,7 @@ from evaluator.sources.sample_environments import (
     find_processes,
     list_traces,
     prepare_environments,
+    read_traffic,
     start_production_router,
 )
 from evaluator.sources.sample_policy import Times, find_first_stage, write_policy
@@ -148,7 +149,7 @@ class Demo:
             if by_hand:
                 self.wait_for_person()
             self.drive()
-            return self.conclude()
+            return self.conclude(environments)
 
     @contextlib.contextmanager
     def production(self, environments: Environments, times: Times) -> Iterator[None]:
@@ -213,7 +214,7 @@ class Demo:
                 os.kill(pid, signal.SIGTERM)
         end_processes([find_guard(self.store)], PATIENCE_S)
 
-    def conclude(self) -> int:
+    def conclude(self, environments: Environments) -> int:
         """Print how the rollout went, write the report, and return the exit code."""
         from evaluator.pipeline.landing import land_release
         from evaluator.reports.rollout import to_html
@@ -236,7 +237,7 @@ class Demo:
         except ImportError as error:
             said = f"no report was written: it needs the package {error.name}; pip install 'release-evaluator[plots]'"
         ending = judge_ending(facts, self.strategy, self.regression)
-        lines = list(describe_rollout(facts))
+        lines = [*describe_rollout(facts), describe_exposure(facts, environments.router.log)]
         emit("\n".join([f"{report.word}  {self.release}", f"  {report.why}", *lines, f"  {ending.text}"]))
         self.session.say(said)
         self.session.say(
@@ -291,14 +292,22 @@ def describe_rollout(facts: RolloutFacts) -> Iterator[str]:
     yield ""
     yield from align_columns(rows, make_page())
     yield ""
-    requests, failures = (
-        sum(getattr(row, name) for row in facts.exposures) for name in ("candidate", "candidate_failures")
-    )
-    total = sum(row.requests for row in facts.exposures)
-    yield f"  the candidate got {format_count(requests)} of {count_of(total, 'request')} of users; {failures} failed"
     returned_s = find_return_s(facts.events)
     if returned_s is not None:
         yield f"  all traffic was at the baseline {format_number(round(returned_s, 1))} s after it was to go back"
+
+
+def describe_exposure(facts: RolloutFacts, log: Path) -> str:
+    """Write how many requests of users the candidate got since the start, by the log of the router.
+
+    The runs have fewer: what a candidate never answered is logged after its step was closed.
+    """
+    traffic = read_traffic(log, start=facts.rollout.started_at.timestamp())
+    requests, failures, total = traffic.requests["canary"], traffic.failures["canary"], sum(traffic.requests.values())
+    return (
+        f"  the candidate got {format_count(requests)} of {count_of(total, 'request')} of users, by HAProxy's log; "
+        f"{format_count(failures)} failed"
+    )
 
 
 def _list_rows(facts: RolloutFacts, plan: RolloutPlan) -> Iterator[tuple[str, ...]]:
@@ -310,4 +319,4 @@ def _list_rows(facts: RolloutFacts, plan: RolloutPlan) -> Iterator[tuple[str, ..
         row = exposures.get(rung.name)
         shares = [f"{format_number(100 * share)} %" if share else "–" for share in (rung.wanted, rung.realised)]
         counts = [format_count(row.candidate), format_count(row.candidate_failures)] if row else ["–", "–"]
-        yield (rung.name, rung.needs, rung.note, *shares, *counts)
+        yield (rung.name, rung.needs, "–" if rung.state == "later" else rung.note, *shares, *counts)

@@ -24,6 +24,7 @@ from evaluator.records.rollouts import (
 from evaluator.reports import VERDICT_WORDS, read_stored
 from evaluator.reports.rollout import Exposure, Happening, RolloutReport, Rung, StepRow, StepVerdict
 from evaluator.rollout.deciding import Todo, decide
+from evaluator.rollout.locking import find_driver_of
 from evaluator.rollout.progress import RolloutProgress, StepState, begin_progress, fold, follow
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
@@ -84,6 +85,8 @@ class RolloutFacts:
     """Name of a step → its newest verdict."""
     exposures: tuple[Exposure, ...] = ()
     """Requests of users, a row a step, in their order."""
+    late: int = 0
+    """Requests that were logged after their step was closed."""
     driver: str = ""
     """A sentence on the process that drives it; empty: not known."""
 
@@ -103,19 +106,33 @@ def read_facts(store: Store, rollout: Rollout) -> RolloutFacts:
         if verdict.step in steps:
             verdicts[verdict.step] = verdict
     events = rollouts.events(rollout.id)
-    return RolloutFacts(rollout, events, verdicts, tuple(_read_exposures(store, rollout)))
+    runs = _read_live_runs(store, rollout)
+    late = sum(run.facts.router.late for run in runs if run.facts.router)
+    exposures = tuple(_read_exposures(store, rollout, runs))
+    return RolloutFacts(rollout, events, verdicts, exposures, late, _describe_driver(store, rollout))
 
 
-def _read_exposures(store: Store, rollout: Rollout) -> Iterator[Exposure]:
-    """Count the requests of users since the rollout was started, by step; those of no step come last."""
-    stored_runs: tuple[Run, ...] = ()
-    with contextlib.suppress(UnknownName):  # nothing of the release has landed yet
-        stored_runs = store.data.runs(rollout.release)
-    runs = [
-        run
-        for run in stored_runs
-        if run.kind is EvidenceKind.LIVE and run.started and run.started >= rollout.started_at
+def _describe_driver(store: Store, rollout: Rollout) -> str:
+    """Say who drives a rollout, or did; empty: no process ever did."""
+    driver = find_driver_of(store, rollout.id, rollout.plan["services"])
+    if driver is None:
+        return ""
+    return driver.describe() + ("" if driver.is_there else ", which is gone")
+
+
+def _read_live_runs(store: Store, rollout: Rollout) -> list[Run]:
+    """Read the runs with requests of users since the rollout was started."""
+    try:
+        stored = store.data.runs(rollout.release)
+    except UnknownName:  # nothing of the release has landed yet
+        return []
+    return [
+        run for run in stored if run.kind is EvidenceKind.LIVE and run.started and run.started >= rollout.started_at
     ]
+
+
+def _read_exposures(store: Store, rollout: Rollout, runs: Sequence[Run]) -> Iterator[Exposure]:
+    """Count the requests of users in these runs, by step; those of no step come last."""
     if not runs:
         return
     cells = store.data.read_cells([run.id for run in runs])
@@ -169,13 +186,19 @@ def make_report(facts: RolloutFacts, now: datetime) -> RolloutReport:
         ladder=tuple(list_rungs(facts, plan)),
         steps=tuple(_list_steps(plan, progress, turned, events, verdicts)),
         exposures=list_exposures(facts, plan),
-        exposure_note=EXPOSURE_NOTE,
+        exposure_note=EXPOSURE_NOTE + _note_late(facts.late),
         happenings=tuple(_list_happenings(plan, rollout, events)),
         verdicts=tuple(verdicts.values()),
         rules=tuple(_list_rules(rollout, plan)),
         written_at=now,
         version=find_version(),
     )
+
+
+def _note_late(late: int) -> str:
+    """Say how many requests are missing; empty: none is known to be."""
+    verb = "was" if late == 1 else "were"
+    return f" {count_of(late, 'request')} {verb} logged after the step was closed, and not counted." if late else ""
 
 
 def find_turn(plan: RolloutPlan, events: Sequence[Event]) -> int | None:
@@ -297,15 +320,17 @@ def list_rungs(facts: RolloutFacts, plan: RolloutPlan) -> Iterator[Rung]:
         numbers = range(first, number + 1)
         first = number + 1
         verdict = facts.verdicts.get(step.name)
+        state = _find_rung_state(plan, progress, turned, numbers)
+        note = _note_result(step, verdict, [event for event in facts.events if event.step == number])
         place = (
             step.environment if step.services == plan.services else f"{step.environment}: {', '.join(step.services)}"
         )
         yield Rung(
             name=step.name,
             place=place,
-            state=_find_rung_state(plan, progress, turned, numbers),
+            state=state,
             needs=NEEDS[step.needs],
-            note=_note_result(step, verdict, [event for event in facts.events if event.step == number]),
+            note="not judged" if state == "turned" and verdict is None else note,
             wanted=step.share or None,
             realised=realised.get(step.name) if step.share else None,
         )
