@@ -45,7 +45,7 @@ MODES = {
 
 
 def measure_reaction(mode: str) -> tuple[float, str, float, float]:
-    """Let a candidate break; returns the time to react (s), the reason, the memory (MB) and start time (s) of the guard."""
+    """Let a candidate break; returns the time to react (s), the reason, the guard's memory (MB) and start (s)."""
     _, limits, timeout_s = MODES[mode]
     with tempfile.TemporaryDirectory() as folder, world(Path(folder)) as made:
         began = time.perf_counter()

@@ -21,11 +21,14 @@ from pathlib import Path
 from metrics_servers import wait_for
 from routers import Router, haproxy_router, service
 
+from evaluator.errors import HookError, NotReached
 from evaluator.guard.client import GuardClient
 from evaluator.guard.setup import GuardedService, GuardSetup, GuardStatus
 from evaluator.records.rollouts import GuardLimits
 
 ARMS = {"baseline": ["b1"], "canary": ["c1"]}
+HALF = {"baseline": 0.5, "canary": 0.5}
+BASELINE = {"baseline": 1.0, "canary": 0.0}
 QUICK = GuardLimits(failures=0.05, over_s=3, least=20, health_s=1)
 """Limits of tests: all is seen in a few seconds."""
 
@@ -183,10 +186,17 @@ class World:
             )
         wait_for(self.answers, "the guard")
 
+    def begin(self, **changed) -> None:
+        """Open the rollout, and give the canary half of the traffic."""
+        self.client.open(self.setup(**changed))
+        realised = self.client.set_shares("r1", "cart", HALF, {"step": "50 %"})
+        for shares in (realised.shares, self.shares()):
+            assert all(abs(shares[arm] - share) < 0.01 for arm, share in HALF.items()), shares
+
     def answers(self) -> bool:
         try:
             return bool(self.guard) and self.client.ping()["pid"] == self.guard.pid
-        except Exception:
+        except (NotReached, HookError):
             assert self.guard is None or self.guard.poll() is None, (self.folder / "guard.out").read_text()
             return False
 

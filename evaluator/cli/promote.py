@@ -451,7 +451,7 @@ def execute_or_wait(
     except StoreError:
         if intent.action in PROMOTING:
             raise
-        show(f"{intent.id} {intent.action.label} {plain_text(intent.release)}: {intent.state}")
+        show(f"{intent.id} {intent.label} {plain_text(intent.release)}: {intent.state}")
     if intent.state in FINAL_STATES:
         send_notifications(session, store)
     if intent.state in (IntentState.FAILED, IntentState.UNKNOWN) and (
@@ -486,7 +486,7 @@ def describe_intents(store: Store, intents: Sequence[Intent]) -> list[str]:
             deliveries_by_intent[delivery.intent].append(delivery)
     texts = []
     for intent in intents:
-        head = f"{intent.id} {intent.action.label} {plain_text(intent.release)}: {intent.state}"
+        head = f"{intent.id} {intent.label} {plain_text(intent.release)}: {intent.state}"
         ending = last_text_by_intent.get(intent.id, "")  # of an intent that has ended: how
         lines = [f"{head}: {plain_text(ending)}" if intent.state in FINAL_STATES and ending else head]
         for delivery in sorted(deliveries_by_intent[intent.id], key=lambda delivery: delivery.position):

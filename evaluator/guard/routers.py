@@ -100,7 +100,8 @@ class ServiceRouter:
             if is_alone:
                 self.changing.release()
         is_returned = is_alone and self.is_at_baseline(shares) and self.is_at_baseline(settings)
-        return ReturnAttempt(is_returned, shares, "; ".join((*realised.missing, *realised.notes)))
+        notes = () if is_returned else realised.notes
+        return ReturnAttempt(is_returned, shares, "; ".join((*realised.missing, *notes)))
 
     def is_at_baseline(self, shares: Mapping[str, float]) -> bool:
         """Do no candidates get requests by these shares? Also where the baseline's servers are down."""

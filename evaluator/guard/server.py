@@ -129,10 +129,10 @@ class Guard:
         with self._openings.setdefault(name, threading.Lock()):
             if name in self.rollouts:
                 return self._open_again(self.rollouts[name], setup)
-            self._refuse_shared_services(setup)
             for folder in self.folders:
                 make_private_folder(folder)
             self._refuse_ended(name)
+            self._leave_shared_services(setup)
             file = StateFile(tuple(folder / f"{name}{SUFFIX}" for folder in self.folders))
             rollout = GuardedRollout(setup, file, self._say)
             rollout.begin()
@@ -150,12 +150,14 @@ class Guard:
         rollout.note_driver()
         return rollout.make_status()
 
-    def _refuse_shared_services(self, setup: GuardSetup) -> None:
-        """Raise HookError if another rollout of one of these services is guarded."""
+    def _leave_shared_services(self, setup: GuardSetup) -> None:
+        """End other rollouts of these services, which have returned. Raises HookError if one has not."""
         services = {each.service for each in setup.services}
-        for other in self.rollouts.values():
+        for other in list(self.rollouts.values()):
             shared = sorted(other.services.keys() & services)
-            if shared and not other.is_returned():
+            if shared and other.is_returned():
+                self._close(other)  # else it would go on keeping their traffic at the baseline
+            elif shared:
                 raise HookError(
                     f"{', '.join(shared)} is guarded for the rollout {other.setup.rollout}",
                     hint="one rollout of a service at a time: close or return the other one first",

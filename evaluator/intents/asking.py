@@ -371,6 +371,8 @@ def cancel(store: Store, policy: Policy, person: Person, intent_id: str, reason:
     intent = store.control.intent(intent_id)
     one_line_reason = _clean_reason(reason, required=False)
     with _audit_refusals(store, person, intent.release, f"cancel {intent.action}", intent.id):
+        if intent.is_final:
+            raise Refused(f"{intent.id} is executed however the rollout ends, so it cannot be rejected")
         if not are_same_person((*person.names, person.name), (*intent.requester_names, intent.requester)):
             _require_role(policy, person, PersonRole.APPROVER, "rejecting the requests of others")
         return store.control.cancel(intent.id, person.name, one_line_reason or "no reason given")

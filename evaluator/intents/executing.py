@@ -353,7 +353,7 @@ class Execution:
         if kept.problem:
             hint = "keep what is above, and add it when the decisions can be used: `evaluator audit note`"
         message = (
-            f"{self.intent.id} ({self.intent.action.label} {self.intent.release}) was executed ({state}), but the "
+            f"{self.intent.id} ({self.intent.label} {self.intent.release}) was executed ({state}), but the "
             f"decisions cannot be written ({error.message}); {where}"
         )
         return OutcomeNotStored(message, state=state.value, lines=lines, by_hand=self.by_hand, hint=hint)

@@ -4,7 +4,7 @@ Records, by their key `kind`:
 
 - `hook`: a hook of a promotion, or of a step of a rollout, before it acts and again with its outcome; the last one of a
   hook counts;
-- `kept`: a step of a rollout begins that has no way back, so that people are told of it;
+- `kept`: a step of a rollout begins that has no way back, which going back names;
 - `closed`: promotions were rolled back through the database, so their hooks need not be undone any more;
 - `began`: a rollback or a hold begins; from then on, no promotion of the release that was requested before goes on;
 - `did`: a hook of such an action, before it acts and again with its outcome;

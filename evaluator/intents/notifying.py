@@ -86,7 +86,7 @@ def _prepare(store: Store, load: Callable[[str], Policy], say: Say) -> list[_Mes
 
 
 def _is_news_of_step(store: Store, intent: Intent, row: AuditRow) -> bool:
-    """Whether people are told of a row about a step of a rollout: that it waits, was declined, or has failed for good.
+    """Whether people are notified of a row about a step: that it waits, was declined, or has failed for good.
 
     The rollout itself says how it goes on, and a step may fail several times before it succeeds.
     """
@@ -102,7 +102,7 @@ def _make_context(store: Store, rules: PromotionRules, intent: Intent, row: Audi
         release = read_hook_release(store, intent.release, intent.action, intent.verdict_hash, intent.undoes)
     except EvaluatorError:
         release = Release(intent.release)
-    outcome, summary = row.event, f"{intent.id}: {intent.action.label} {row.event} by {row.actor}: {row.text}"
+    outcome, summary = row.event, f"{intent.id}: {intent.label} {row.event} by {row.actor}: {row.text}"
     if row.event == IntentState.REQUESTED:
         outcome, summary = WAITING, _describe_waiting(store, intent)
     elif row.event in (IntentState.FAILED, IntentState.UNKNOWN):
@@ -127,7 +127,7 @@ def _describe_waiting(store: Store, intent: Intent) -> str:
     until = f"{intent.expires_at:%Y-%m-%d %H:%M} UTC"
     command = quote_command("approve", intent.id)
     approvals = count_of(missing, "approval")
-    return f"{intent.id}: {intent.action.label} waits until {until} for {approvals}{others}: {command}"
+    return f"{intent.id}: {intent.label} waits until {until} for {approvals}{others}: {command}"
 
 
 def make_notice(

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from pydantic import ValidationError
 
 from evaluator.errors import EvaluatorError, PlanNotReadable
 from evaluator.hooks import make_step
 from evaluator.intents.steps import PlannedHook, narrow_release
-from evaluator.policy import Policy
 from evaluator.policy.promotion import ApprovalsSection, HooksSection, PromotionRules, RolesSection, to_rules
 from evaluator.records import BASELINE, CANDIDATE, Release, StoredVerdict
 from evaluator.records.intents import VERIFY, Action, HookEntry, Intent
@@ -63,27 +60,6 @@ def read_plan(rollout: Rollout) -> RolloutPlan:
             f"the plan of {rollout.id} is not the one that was started", hint="go back with `evaluator rollback`"
         )
     return plan
-
-
-def add_frozen_rules(frozen: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
-    """Add to the frozen policy of a rollout what agreeing to its steps and executing them needs.
-
-    Those are approvals, roles, journal, link and the routers, which name secrets as `${NAME}`. `frozen`: what judges
-    the steps; its section `rollout` may have other keys.
-    """
-    rules, section = policy.promotion, policy.rollout
-    routers = section.router if section else {}
-    router = {service: {entry.kind: dict(entry.options)} for service, entry in routers.items()}
-    added: dict[str, Any] = {
-        "approvals": rules.approvals.model_dump(mode="json"),
-        "sensitive": rules.sensitive,
-        "rollout": {**frozen.get("rollout", {}), "router": router},
-    }
-    if rules.roles is not None:
-        added["roles"] = {role: list(names) for role, names in rules.roles.items()}
-    added |= {name: text for name, text in (("journal", rules.journal), ("link", rules.link)) if text}
-    plain: dict[str, Any] = json.loads(json.dumps({**frozen, **added}))
-    return plain
 
 
 def read_rules(rollout: Rollout) -> PromotionRules:

@@ -37,7 +37,7 @@ def _find_obstacles(store: Store, policy: Policy, person: Person, release: str) 
             continue
         what = "waits for approval" if intent.state is IntentState.REQUESTED else "is being executed or waits for it"
         remedy = quote_command("reject", intent.id) if intent.state is IntentState.REQUESTED else "wait for its end"
-        yield f"{intent.id} ({intent.action.label} {intent.release}) {what}: {remedy}"
+        yield f"{intent.id} ({intent.label} {intent.release}) {what}: {remedy}"
     yield explain_change_by_hand(store, release)
 
 

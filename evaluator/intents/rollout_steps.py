@@ -1,6 +1,6 @@
 """Steps of a rollout as intents: each act, each shift of traffic and each question to people is one.
 
-The process that drives a rollout requests the intent of a step, and executes it when nobody's agreement is missing. The
+The process that drives a rollout requests the intent of a step, and executes it when no agreement is missing. The
 key of an intent derives from the rollout and the position of the step, so requesting it twice gives the same intent.
 """
 
@@ -65,18 +65,20 @@ def request_step(store: Store, rollout: Rollout, plan: RolloutPlan, position: in
     act. A question needs one agreement, by another person than who started the rollout: what has not shown what it
     needs goes on against the evidence. An answer counts until `answer_within_s` has passed. Raises PlanNotReadable.
     """
-    rules = read_rules(rollout)
+    rollouts, now = Rollouts(store.control.file), datetime.now(UTC)
     step = plan.steps[position]
+    key = _make_key(rollout, step, position, is_question=bool(question))
+    known = rollouts.find_step(key)  # mostly: then nothing is written
+    if known and (known.state in FINAL_STATES or now < known.expires_at):
+        return known
+    rules = read_rules(rollout)
     is_final = isinstance(step, Act) and step.final
     approvals_needed = 1 if question else step.agree if isinstance(step, Act) else 0
     is_distinct = rules.distinct(Action.BREAK_GLASS) if question else _is_distinct(rules, approvals_needed)
-    verdict, data_hash = find_grounds(
-        store.control.verdicts(rollout.release), Rollouts(store.control.file).events(rollout.id), position
-    )
-    now = datetime.now(UTC)
+    verdict, data_hash = find_grounds(store.control.verdicts(rollout.release), rollouts.events(rollout.id), position)
     draft = Intent(
         id="",
-        key=_make_key(rollout, step, position, is_question=bool(question)),
+        key=key,
         release=rollout.release,
         action=Action.STEP,
         requester=rollout.person,
@@ -93,7 +95,7 @@ def request_step(store: Store, rollout: Rollout, plan: RolloutPlan, position: in
         rollout=rollout.id,
         step=position,
     )
-    return Rollouts(store.control.file).request_step(draft)
+    return rollouts.request_step(draft)
 
 
 def _describe_step(rollout: Rollout, plan: RolloutPlan, position: int, question: str) -> str:
@@ -337,7 +339,7 @@ def request_rollback_of(
 ) -> Intent:
     """Request the rollback by which a rollout goes back, and return it: the one that it has already, if it has one.
 
-    It needs no approval: whoever started the rollout has agreed to it. It undoes the steps that may have changed
+    It needs no approval: who started the rollout has agreed to it. It undoes the steps that may have changed
     something, the newest first, without those that are executed however the rollout ends and those without a way back.
     `load_policy` reads the policy of what goes back. A rollback that failed is reopened, so that `execute` tries it
     again. Raises StoreError.

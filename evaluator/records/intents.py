@@ -143,6 +143,14 @@ class Intent:
     """Position of its step in the plan of the rollout; -1: it is no step."""
 
     @property
+    def label(self) -> str:
+        """Name of what is requested, for people: the action, or which step of a rollout."""
+        if self.action is not Action.STEP:
+            return self.action.label
+        step = f"step {self.step + 1} of rollout {self.rollout}"
+        return f"question about {step}" if self.is_question else step
+
+    @property
     def is_question(self) -> bool:
         """Does it only ask people about a step of a rollout? Then it has no hooks."""
         return self.key.startswith(QUESTION_KEY)

@@ -57,7 +57,7 @@ def _find_impossible_go(
     if min(baseline, candidate) < 2 and declared < ENOUGH:
         yield (
             f"{stage.name} needs go, but {service} has {count_of(baseline, 'server')} of the baseline and "
-            f"{candidate} of the candidate: one server cannot be told from the release. Three of each are needed"
+            f"{candidate} of the candidate: a single server cannot be distinguished from the release. Use three of each"
         )
     ratio = compare_loads(stage.share, baseline, candidate)
     if not 1 / MOST <= ratio <= MOST and has_time_gate(rulebook):

@@ -174,6 +174,8 @@ class Driver:
                 break
             if step.load is None and clock.monotonic() >= closing_until:
                 break  # it is judged as it is: what is missing never shows that there is no harm
+            now = describe_now(self.plan, progress, decision, clock.now(), ("requests that have not ended yet",))
+            self.parts.report.show(now)
             self._pause(POLL_S)
             if self._has_moved_on(decision.step):
                 return

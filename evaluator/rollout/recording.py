@@ -62,7 +62,7 @@ class LogInThread:
         state = read_tail_state(self.folder, self.service)
         is_continued = state is not None and state.started >= self.since
         try:
-            tail_release(replace(self.plan, fresh=not is_continued), self._stop, say=self.say)
+            tail_release(replace(self.plan, fresh=not is_continued), self._stop)
             self.problem = ""
         except (EvaluatorError, OSError) as error:
             self.problem = getattr(error, "message", "") or str(error)

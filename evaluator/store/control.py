@@ -406,9 +406,9 @@ class Control:
                     intent.id,
                     intents.describe_delivery(delivery),
                 )
-            intents.end(connection, intent, done.state, done.requester, text)
+            ended = intents.end(connection, intent, done.state, done.requester, text)
             stopping.cancel_promotions(connection, done, before=done.requested_at)
-            stopping.stop_rollout(connection, intent)
+            stopping.stop_rollout(connection, ended)
             return True
 
     def deliver(self, delivery: Delivery, release: str, actor: str) -> None:

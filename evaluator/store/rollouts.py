@@ -85,6 +85,11 @@ class Rollouts:
         with self.file.opened() as connection:
             return read_events(connection, rollout_id)
 
+    def find_step(self, key: str) -> Intent | None:
+        """Read the intent of a step, or of a question about it, by its key; None: it was not requested."""
+        with self.file.opened() as connection:
+            return next(iter(intents.select(connection, "WHERE key = ?", [key])), None)
+
     def request_step(self, draft: Intent) -> Intent:
         """Store the intent of a step, or of a question about it, and return it; the stored one if its key is known."""
         with self.file.opened(write=True) as connection:

@@ -30,8 +30,8 @@ def find_running(connection: Connection, release: str) -> Rollout | None:
 def find_repeated(connection: Connection, earlier: Sequence[Intent], draft: Intent) -> Intent | None:
     """Find the hold or the rollback of a running rollout that `draft` repeats; None if it is a new request.
 
-    `earlier`: the intents of the release. A rollout has one rollback, whoever asks for it. A hold is new once a person
-    has let the rollout continue.
+    `earlier`: the intents of the release. A rollout has one rollback, also if several people ask for it. A hold is new
+    once a person has let the rollout continue.
     """
     if draft.action is Action.HOLD:
         return intents.find_in_effect(connection, earlier, draft) if _is_held(connection, draft) else None

@@ -1,4 +1,4 @@
-"""`evaluator rollout start | resume | status`: a router that is a program, a guard that runs, and a log that is a file."""
+"""`evaluator rollout start | resume | status`, with a router that is a program, and a guard that runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ rollout:
   strategy: big_bang
   lease: 20s
   router:
-    cart: {{command: {{set: [{sys.executable}, router.py, set, "${{shares}}"], get: [{sys.executable}, router.py, get]}}}}
+    cart:
+      command: {{set: [{sys.executable}, router.py, set, "${{shares}}"], get: [{sys.executable}, router.py, get]}}
   live: {{access_log: access.log}}
   stages:
     - {{name: all, share: 100%, needs: nothing, bake: 1s}}

@@ -155,4 +155,4 @@ def test_what_is_agreed_to_can_be_read(run):
     assert code == 3
     assert "the rollout r1 of cart@1.9.0 has not ended" in err
     code, out, _ = run("reject", "i2", "--reason", "no")
-    assert (code, "i2 rollout step cart@1.9.0: cancelled: no" in out) == (0, True)
+    assert (code, "i2 question about step 3 of rollout r1 cart@1.9.0: cancelled: no" in out) == (0, True)

@@ -19,7 +19,7 @@ import pytest
 
 from evaluator.errors import Refused, StepWaits, UsageError
 from evaluator.hooks import Outcome
-from evaluator.intents import approve, ask, cancel, execute, execute_waiting, notify_people, system_person
+from evaluator.intents import approve, ask, cancel, execute, execute_waiting, notify_people, resolve, system_person
 from evaluator.intents.emergency import act_from_journal
 from evaluator.intents.journal_records import (
     JournalAction,
@@ -29,7 +29,7 @@ from evaluator.intents.journal_records import (
     record_began,
 )
 from evaluator.intents.journal_trail import record_actions
-from evaluator.intents.rollout_plans import add_frozen_rules, explain_end, explain_hold, make_shift, read_rules
+from evaluator.intents.rollout_plans import explain_end, explain_hold, make_shift, read_rules
 from evaluator.intents.rollout_start import explain_obstacle_to_start
 from evaluator.intents.rollout_steps import (
     describe_problems,
@@ -41,7 +41,7 @@ from evaluator.intents.rollout_steps import (
 )
 from evaluator.policy import parse_policy
 from evaluator.records import Release
-from evaluator.records.intents import Action, IntentState
+from evaluator.records.intents import Action, Delivery, HookOutcome, IntentState
 from evaluator.records.rollouts import Event, EventKind, JudgedAt, Rollout, RolloutOutcome, to_plain
 from evaluator.rollout.planning import make_plan
 from evaluator.rollout.progress import fold
@@ -477,20 +477,17 @@ def test_a_rollout_that_was_promoted_is_rolled_back_without_what_has_no_way_back
 # ------------------------------------------------------------------ the frozen policy
 
 
-def test_the_frozen_policy_has_what_steps_need_and_still_judges(folder):
+def test_the_sections_of_the_policy_that_do_not_judge_have_what_steps_need(folder):
     text = {
         "approvals": {"promote": 2, "self_approval": False, "expires": "2h"},
         "roles": {"approver": ["ann"]}, "journal": "/x/j", "link": "https://e.test/${release}", "sensitive": True,
     }  # fmt: skip
     policy = parse_policy(make_values(folder) | text)
-    frozen = add_frozen_rules({**policy.effective, "rollout": {"stages": [{"name": "5 %"}]}}, policy)
-    rollout = Rollout("r1", RELEASE, {}, "", frozen, "ann", ("ann",), "", datetime.now(UTC))
+    rollout = Rollout("r1", RELEASE, {}, "", policy.afterwards, "ann", ("ann",), "", datetime.now(UTC))
     rules = read_rules(rollout)
     assert (rules.journal, rules.link, rules.sensitive) == ("/x/j", "https://e.test/${release}", True)
     assert (rules.approvals, rules.roles) == (policy.promotion.approvals, policy.promotion.roles)
     assert make_shift(rollout, "cart", 0.05).options["get"] == ["cat", f"{folder}/shares"]
-    assert frozen["rollout"]["stages"] == [{"name": "5 %"}]
-    assert parse_policy({name: value for name, value in frozen.items() if name != "rollout"}).hash == policy.hash
 
 
 # ------------------------------------------------------------------ who may start one
@@ -707,3 +704,36 @@ def test_people_are_told_what_waits_and_what_failed_for_good(store, start, step,
     told_lines = (folder / "told").read_text().splitlines()
     assert sorted(line.split()[0] for line in told_lines) == ["failed", "waiting"]
     assert store.control.verify_audit()
+
+
+def test_a_killed_hook_that_must_not_be_repeated_is_resolved_by_a_person(store, start, step, policy, person, lines):
+    rules = policy("roles: {admin: [ann]}\n")
+    once = write("once")
+    once["command"] |= {"idempotent": False}
+    rollout, plan = start(acts={"5 %": [{"name": "deploy", "hooks": [once]}]})
+    intent = request_step(store, rollout, plan, DEPLOY)
+    outcome = HookOutcome(IntentState.SENT, "")
+    store.control.claim(intent, "killed")
+    options = json.dumps(dict(plan.steps[DEPLOY].hooks[0].options), sort_keys=True)
+    store.control.deliver(
+        Delivery(intent.id, 0, "command", 1, outcome, datetime.now(UTC), "step", options), RELEASE, "killed"
+    )
+    unknown = step(rollout, plan, DEPLOY)
+    assert unknown.state is IntentState.UNKNOWN
+    assert "it may have been done" in describe_problems(store, unknown)
+    assert resolve(store, rules, person("ann"), unknown.id, 1, done=True, reason="I looked").state is (
+        IntentState.ACKNOWLEDGED
+    )
+    assert lines() == []
+
+
+def test_what_is_executed_however_a_rollout_ends_is_neither_rejected_nor_cancelled(
+    store, start, step, rules, action_request, lines
+):
+    rollout, plan = start()
+    final = request_step(store, rollout, plan, TEARDOWN)
+    with pytest.raises(Refused, match="however the rollout ends"):
+        cancel(store, rules, system_person(), final.id, "no")
+    ask(store, rules, system_person(), action_request("rollback"))
+    assert step(rollout, plan, TEARDOWN).state is IntentState.ACKNOWLEDGED
+    assert lines() == ["down-teardown-1.9.0"]
