@@ -67,6 +67,7 @@ REGRESSIONS: dict[str, Callable[[Draw], float]] = {
     "endpoint": lambda draw: 1.5 if draw.endpoint == "POST /checkout" else 1.0,
     "leak": lambda draw: 1.0 + LEAK_GROWTH * min(draw.age, 1.0),
     "errors": lambda _: 1.0,
+    "slower": lambda _: 1.4,
     "overload": lambda _: 1.0,
     "hang": lambda _: HANG_FACTOR,
     "dies": lambda _: 1.0,

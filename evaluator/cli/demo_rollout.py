@@ -267,6 +267,9 @@ def judge_ending(facts: RolloutFacts, strategy: str, regression: str) -> Ending:
     wanted = f"it should have turned back at {expected}" if expected else "it should have reached all users"
     if progress.outcome is None:
         return Ending(WRONG_CODE, f"the rollout has not ended; {wanted}")
+    if "not shown what it needs" in progress.why_back:
+        hint = "this machine was too busy for so short a demo"
+        return Ending(INCONCLUSIVE_CODE, f"inconclusive: {progress.why_back}; {wanted}; {hint}")
     stage = plan.steps[turn].stage if turn is not None and turn < plan.body else ""
     if any(abs(row.share - row.wanted) > NEAR for row in list_exposures(facts, plan) if row.wanted and row.requests):
         return Ending(WRONG_CODE, "the router gave the candidate another share than the plan wanted")
@@ -275,9 +278,6 @@ def judge_ending(facts: RolloutFacts, strategy: str, regression: str) -> Ending:
         return Ending(0, f"as it should be: the candidate has all traffic{blind}")
     if progress.outcome is RolloutOutcome.ROLLED_BACK and expected and stage == expected:
         return Ending(0, f"as it should be: {stage} is the first stage that can see it")
-    if "not shown what it needs" in progress.why_back:
-        hint = "this machine was too busy for so short a demo"
-        return Ending(INCONCLUSIVE_CODE, f"inconclusive: {progress.why_back}; {wanted}; {hint}")
     return Ending(WRONG_CODE, f"not as it should be: {wanted}")
 
 

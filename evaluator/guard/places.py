@@ -15,12 +15,12 @@ import socket
 import stat
 import struct
 import tempfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from evaluator.errors import HookError
+from evaluator.second_disk import find_second_path
 
 FOLDER = ".rollouts"
 _LOCK = "guard.lock"
@@ -39,26 +39,8 @@ def find_folder(store: Path) -> Path:
 
 
 def find_copies_folder(store: Path) -> Path | None:
-    """Find the folder of the copies of these files, on another file system; None where there is none.
-
-    It is chosen as that of the journal: `XDG_STATE_HOME`, else the user's state folder, a kept one, or memory.
-    """
-    name = f"evaluator-{zlib.crc32(os.fsencode(store.absolute())):08x}-{os.getuid()}{FOLDER}"
-    if state := os.environ.get("XDG_STATE_HOME"):
-        return Path(state) / name
-    own_device = _find_device(store.absolute().parent)
-    for folder in (Path.home() / ".local" / "state", Path("/var/tmp"), Path("/dev/shm")):  # noqa: S108 - owner checked
-        if os.access(folder, os.W_OK) and _find_device(folder) != own_device:
-            return folder / name
-    return None
-
-
-def _find_device(path: Path) -> int:
-    """Number of the file system of a path; -1 if there is no such path."""
-    try:
-        return path.stat().st_dev
-    except OSError:
-        return -1
+    """Find the folder of the copies of these files, on another file system; None where there is none."""
+    return find_second_path(store, FOLDER)
 
 
 def make_private_folder(folder: Path) -> None:

@@ -75,16 +75,20 @@ class GuardedRollout:
         self._take_state(stored.state)
         for watch in self.services.values():
             self._notes += watch.list_blind_spots()
-            try:
-                watch.try_all()
-                self._check_shares(watch)  # a kill may have cut off what was set
-            except (EvaluatorError, OSError) as error:  # it is tried again each second
-                self._notes.append(f"{watch.service.service}: {getattr(error, 'message', '') or error}")
+            self._start(self._try_again, watch)  # a router that hangs delays nothing else
         if self.is_back:
             self._start_returning()
         elif stored.is_damaged:
             self.go_back("its file is damaged, so what was set last may be lost", BY_GUARD, wait=False)
         self._start_watching()
+
+    def _try_again(self, watch: ServiceWatch) -> None:
+        """Try the router of a service after a start, and set what a kill may have cut off."""
+        try:
+            watch.try_router()
+            self._check_shares(watch)
+        except (EvaluatorError, OSError) as error:  # what is read from time to time tries it again
+            self._notes.append(f"{watch.service.service}: {getattr(error, 'message', '') or error}")
 
     def _take_state(self, state: Mapping[str, Any]) -> None:
         """Take over a stored state. Raises KeyError, TypeError, ValueError if it is none."""

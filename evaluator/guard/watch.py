@@ -40,6 +40,8 @@ class ServiceWatch:
         self.is_returned = False
         self._router_read_at = clock()
         """When the shares were read last."""
+        self._is_tried = False
+        """Was the router tried? Before, a difference of shares means nothing."""
         self._looks_fail_since: float | None = None
         self._look_problem = ""
 
@@ -66,14 +68,21 @@ class ServiceWatch:
 
         Raises EvaluatorError, which says what is missing.
         """
-        self.router.test()
-        self.realised = self.router.read_shares()
-        self.settings = self._read_settings()
-        self.wanted = self.wanted or dict(self.realised)
+        self.try_router()
         if self.counters is not None:
             self.counters.look(self._clock())
         if self.log is not None:
             self.log.try_format()
+
+    def try_router(self) -> None:
+        """Try secrets and router, and read its shares. Raises EvaluatorError."""
+        try:
+            self.router.test()
+            self.realised = self.router.read_shares()
+            self.settings = self._read_settings()
+            self.wanted = self.wanted or dict(self.realised)
+        finally:
+            self._is_tried = True
 
     def list_blind_spots(self) -> list[str]:
         """List what cannot be seen of this router, as sentences."""
@@ -158,7 +167,7 @@ class ServiceWatch:
         Settings that are others than were set (a reload has forgotten them, a person has changed them) may happen once.
         A server that went down changes shares, too; then they are shared again among those that serve.
         """
-        if not self.router.changing.acquire(blocking=False):
+        if not self._is_tried or not self.router.changing.acquire(blocking=False):
             return ""  # they are being set
         try:
             return self._check_shares()

@@ -43,7 +43,7 @@ BACKEND = "shop"
 KINDS: Mapping[str, Mapping[str, str]] = {
     "none": {},
     "errors": dict.fromkeys(ENVIRONMENTS, "errors"),
-    "latency": dict.fromkeys((PRE_PRODUCTION, PRODUCTION), "latency"),
+    "latency": dict.fromkeys((PRE_PRODUCTION, PRODUCTION), "slower"),
     "production-errors": {PRODUCTION: "overload"},
     "hang": {PRODUCTION: "hang"},
     "dies": {PRODUCTION: "dies"},

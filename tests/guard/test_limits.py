@@ -148,6 +148,12 @@ def test_long_connections_of_both_are_usual(before_s):
     assert watch_sessions(simulate_sessions(5, 120, stream), baseline) is None
 
 
+def test_connections_that_were_there_before_are_not_stuck():
+    canary = [ArmCounters(40 + 5 * second, 0, 40, 0) for second in range(60)]
+    baseline = [ArmCounters(95 * second, 0, 1, 0) for second in range(60)]
+    assert watch_sessions(canary, baseline) is None
+
+
 def test_a_baseline_that_stalled_once_hides_nothing_for_long():
     stall = [ArmCounters(20 * second, 0, 20 * min(second, 10), 0) for second in range(20)]
     healthy = [ArmCounters(400 + 20 * second, 0, 1, 0) for second in range(120)]

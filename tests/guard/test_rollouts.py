@@ -34,6 +34,7 @@ class Scripted(Router[HookOptions]):
         self.state = {"baseline": 1.0, "canary": 0.0}
         self.behaviour = "acts"
         self.released = threading.Event()
+        self.is_setting = threading.Event()
         self.calls = 0
 
     def arms(self):
@@ -57,8 +58,9 @@ class Scripted(Router[HookOptions]):
 
     def _apply(self, state, words, *, back):
         self.calls += 1
-        if self.behaviour == "refuses":
-            raise HookError("it refuses")
+        if self.behaviour == "sets late" and not back:
+            self.is_setting.set()
+            self.released.wait(30)
         if self.behaviour == "answers nothing":
             self.state = dict(state)
             raise MaybeSent("no answer")
@@ -124,6 +126,23 @@ def test_a_router_that_hangs_delays_no_other(begin, scripted):
     scripted["shop"].behaviour = "acts"
     scripted["shop"].released.set()
     wait_for(rollout.is_returned, "shop is back, too")
+
+
+def test_shares_that_are_set_while_it_goes_back_do_not_stay(begin, scripted, monkeypatch):
+    monkeypatch.setattr(routers, "_BUSY_S", 0.3)
+    rollout = begin("cart")
+    router = scripted["cart"]
+    router.behaviour = "sets late"
+    setting = threading.Thread(target=rollout.set_shares, args=("cart", {"canary": 1}, {}))
+    setting.start()
+    assert router.is_setting.wait(5)
+    rollout.go_back("why", "ann")
+    assert router.state["canary"] == 0, "it does not wait for a call that hangs"
+    assert not rollout.is_returned(), "that call may still set others"
+    router.released.set()
+    setting.join(5)
+    wait_for(rollout.is_returned, "it is back for good")
+    assert router.state["canary"] == 0
 
 
 def test_one_that_acknowledges_and_does_nothing_is_an_error(begin, scripted):
