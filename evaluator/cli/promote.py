@@ -17,7 +17,6 @@ from evaluator.cli import Session, emit
 from evaluator.cli.amounts import DURATION
 from evaluator.cli.completing import completing_hooks
 from evaluator.cli.gathering import with_options
-from evaluator.cli.returning import return_traffic
 from evaluator.errors import EvaluatorError, OutcomeNotStored, Refused, StoreError, UnknownName, UsageError
 from evaluator.records.intents import FINAL_STATES, PROMOTING, Action, Delivery, Intent, IntentState
 from evaluator.wording import quote_command
@@ -67,7 +66,10 @@ def command(session: Session, /, release: str, break_glass: bool, **options: Any
 @_options
 @click.pass_obj
 def hold(session: Session, /, release: str, **options: Any) -> int:
-    """Hold RELEASE: cancel promotions that wait, and execute the policy's hooks for hold."""
+    """Hold RELEASE: cancel promotions that wait, and execute the policy's hooks for hold.
+
+    A rollout that is running waits instead, with its traffic as it is, until `evaluator rollout resume`.
+    """
     return _go_back(session, Action.HOLD, release, **options)
 
 
@@ -77,7 +79,7 @@ def hold(session: Session, /, release: str, **options: Any) -> int:
 def rollback(session: Session, /, release: str, **options: Any) -> int:
     """Take back what the promotions of RELEASE changed, and execute the policy's hooks for rollback.
 
-    If the decisions cannot be used (locked, damaged or gone, a full or read-only disk), what is needed is read from the
+    A rollout that is running goes back: first all its traffic, then its acts. If the decisions cannot be used (locked, damaged or gone, a full or read-only disk), what is needed is read from the
     journal, and what was done is added to the audit trail by a later command. What even that cannot do is printed as
     commands for a shell; then, `--dry-run` prints them for everything.
     """
@@ -149,6 +151,7 @@ def _go_back_without_store(
     from evaluator.intents.emergency import act_from_journal, list_policy_by_hand, load_rules, preview_from_journal
     from evaluator.intents.journal_records import list_rollouts
     from evaluator.intents.notifying import notify_without_store
+    from evaluator.intents.returning import return_traffic
     from evaluator.reports import plain_text
 
     def say(text: str) -> None:
@@ -181,7 +184,8 @@ def _go_back_without_store(
     if not yes:
         _confirm(action, release)
     if action is Action.ROLLBACK:
-        return_traffic(session, release, list_rollouts(journal, release), reason, person.name)
+        rollouts, store = list_rollouts(journal, release), session.store_path.absolute()
+        return_traffic(store, release, rollouts, reason, person.name, lambda text: say(plain_text(text)))
     stop = threading.Event()
     with completing_hooks(session, stop), _showing_policy_by_hand(session, journal, release, list_lines):
         acted = act_from_journal(*arguments, lambda text: say(plain_text(text)), request=request, stop=stop)
@@ -426,8 +430,6 @@ def execute_or_wait(
         emit(*describe_intents(store, [intent]))
         session.say(f"its rollout goes on with it: `{quote_command('rollout', 'status', intent.release)}`")
         return 0
-    if intent.action is Action.ROLLBACK and intent.rollout and intent.state in (IntentState.APPROVED, IntentState.SENT):
-        return_traffic(session, intent.release, [intent.rollout], intent.reason, intent.requester)
     while True:
         intent = store.control.intent(intent_id)
         # SENT: a process executes it, or was killed while it did; then `execute` continues.
@@ -437,6 +439,7 @@ def execute_or_wait(
                 intent = execute(
                     store, session.load_policy, intent_id, name_worker(), wait_s=LOCK_WAIT_S, stop=stop,
                     load_to_go_back=session.load_policy_to_go_back,
+                    say=lambda text: _say_if_possible(session, plain_text(text)),
                 )  # fmt: skip
             if received and intent.state not in FINAL_STATES:  # it was not begun
                 signal.raise_signal(received[0])

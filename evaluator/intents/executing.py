@@ -21,10 +21,12 @@ from typing import Any
 from evaluator.errors import EvaluatorError, OutcomeNotStored, Refused, StoreBusy, StoreError
 from evaluator.hooks import Outcome, list_secrets, redact_outcome, run_hook, undo_hook
 from evaluator.intents.checking import check_execution
+from evaluator.intents.earlier_values import combine_earlier, write_earlier
 from evaluator.intents.journal_records import JournalAction, explain_stop, list_actions, record_closed, record_hook
 from evaluator.intents.journal_trail import ActionWriter, record_actions
 from evaluator.intents.observing import explain_later_stop, find_latest, observe, services_of
 from evaluator.intents.plans import explain_no_hooks, plan_intent
+from evaluator.intents.returning import return_traffic
 from evaluator.intents.steps import HookId, PlannedHook, list_by_hand, make_context
 from evaluator.intents.versions import read_hook_release
 from evaluator.policy import Policy
@@ -72,6 +74,7 @@ def execute(
     wait_s: float = 0.0,
     stop: threading.Event | None = None,
     load_to_go_back: LoadPolicy | None = None,
+    say: Callable[[str], None] = lambda _text: None,
 ) -> Intent:
     """Execute an approved intent, or continue one whose worker was killed. Returns the intent with its new state.
 
@@ -80,11 +83,14 @@ def execute(
     `worker` is the name of this process. A refusal is not raised: the intent ends with its reason. Raises StoreBusy if
     another process executes an intent of the same services for longer than `wait_s` seconds, and OutcomeNotStored if an
     action that goes back was executed, but the decisions could not be written. If `stop` was set while it waited for
-    that process, the intent is not begun.
+    that process, the intent is not begun. A rollback of a running rollout first lets the guard return its traffic;
+    `say` gets what came of that.
     """
     intent = store.control.intent(intent_id)
     if intent.action is Action.STEP:  # only the process that drives its rollout executes it
         return intent
+    if intent.action is Action.ROLLBACK and intent.rollout and intent.state in _EXECUTABLE_STATES:
+        return_traffic(store.path, intent.release, [intent.rollout], intent.reason, intent.requester, say)
     with store.control.alone(services_of(store, intent.release), wait_s) as is_locked:
         if not is_locked:
             raise StoreBusy(
@@ -387,7 +393,7 @@ class Execution:
             """Store that the hook is about to be executed, with the value that undo has to restore."""
             nonlocal is_counted
             to_restore = earlier if first_value is None else first_value
-            self._store_outcome(hook, HookOutcome(IntentState.SENT, "", _to_json(to_restore)), attempts=1)
+            self._store_outcome(hook, HookOutcome(IntentState.SENT, "", write_earlier(to_restore)), attempts=1)
             is_counted = True
             is_stopped_by_others = self.intent.action in PROMOTING and not self.intent.is_final
             if is_stopped_by_others and hook.event not in CHANGE_NOTHING:
@@ -413,8 +419,8 @@ class Execution:
         elif hook.event != VERIFY and may_be_done_before and state is IntentState.FAILED:
             # An earlier attempt may have been done, and a failure now does not undo it.
             state, text = IntentState.UNKNOWN, f"{text}; an earlier attempt may have been done"
-        to_restore = _combine_earlier(first_value, hook_outcome.earlier)
-        undo = "" if state is IntentState.FAILED else _to_json(to_restore)  # a failed hook changed nothing
+        to_restore = combine_earlier(first_value, hook_outcome.earlier)
+        undo = "" if state is IntentState.FAILED else write_earlier(to_restore)  # a failed hook changed nothing
         return self._store_outcome(hook, HookOutcome(state, text, undo, hook_outcome.response), attempts=attempts)
 
     def _store_outcome(self, hook: PlannedHook, outcome: HookOutcome, *, attempts: int) -> IntentState:
@@ -479,21 +485,3 @@ class Execution:
     def _read_deliveries(self) -> dict[int, Delivery]:
         """Read the intent's hooks that were begun, by their position."""
         return {delivery.position: delivery for delivery in self.store.control.deliveries(self.intent.id)}
-
-
-def _combine_earlier(first_value: Any, last_value: Any) -> Any:
-    """Return what undo has to restore: the value that the first attempt read, else that of the last attempt.
-
-    None: the attempt read no value. Of mappings, keys that only the last value has are added: some hooks add keys after
-    the execution, such as the revision that they wrote.
-    """
-    if first_value is None:
-        return last_value
-    if isinstance(first_value, dict) and isinstance(last_value, dict):
-        return {**last_value, **first_value}
-    return first_value
-
-
-def _to_json(value: Any) -> str:
-    """Write a value as JSON; None, of a hook without a value, as empty text."""
-    return "" if value is None else json.dumps(value, sort_keys=True)

@@ -15,7 +15,7 @@ from evaluator.records.intents import VERIFY, Action, HookEntry, Intent
 from evaluator.records.rollouts import Act, Event, EventKind, Rollout, RolloutPlan, from_plain
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
-from evaluator.wording import quote_command
+from evaluator.wording import count_of, quote_command
 
 
 def read_rollout(store: Store, intent: Intent) -> Rollout:
@@ -82,6 +82,21 @@ def read_rules(rollout: Rollout) -> PromotionRules:
             f"the policy of {rollout.id} cannot be read by this version of the evaluator",
             hint="go back with `evaluator rollback`, or continue it with the version that started it",
         ) from error
+
+
+def explain_missing_agreement(rules: PromotionRules, first: str, agree: int) -> str:
+    """Say why users would meet the candidate with fewer agreements than a promotion needs; empty if they would not.
+
+    `first`: what gives it to users first, such as `stage 5 %`; `agree`: how many people have to agree to that.
+    """
+    needed = rules.needed(Action.PROMOTE)
+    # Where one approval is needed and their own counts, who starts the rollout gives it by that.
+    if not rules.distinct(Action.PROMOTE) or agree >= needed:
+        return ""
+    return (
+        f"a promotion needs {count_of(needed, 'approval')} by other people, and {first}, the first in which users meet "
+        f"the candidate, asks for {agree or 'none'}: write agree: {needed} there"
+    )
 
 
 def plan_act(rollout: Rollout, act: Act, release: Release) -> tuple[PlannedHook, ...]:

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from evaluator.intents.conditions import explain_change_by_hand
 from evaluator.intents.observing import services_of
 from evaluator.intents.people import may, why_not
+from evaluator.intents.rollout_plans import explain_missing_agreement
 from evaluator.policy import Policy
 from evaluator.records.intents import PROMOTING, Action, IntentState, Person, PersonRole
 from evaluator.store import Store
-from evaluator.wording import count_of, quote_command
+from evaluator.wording import quote_command
 
 _UNDER_WAY = (IntentState.APPROVED, IntentState.SENT)
 
@@ -43,13 +44,8 @@ def _find_obstacles(store: Store, policy: Policy, person: Person, release: str) 
 
 def _find_missing_agreement(policy: Policy) -> Iterator[str]:
     """Yield why users would meet the candidate with fewer agreements than a promotion needs."""
-    rules, section = policy.promotion, policy.rollout
-    needed = rules.needed(Action.PROMOTE)
-    exposed = next((stage for stage in section.stages if stage.share is not None), None) if section else None
-    # Where one agreement is needed and their own counts, who starts the rollout gives it by that.
-    if not rules.distinct(Action.PROMOTE) or exposed is None or exposed.agree >= needed:
-        return
-    yield (
-        f"a promotion needs {count_of(needed, 'approval')} by other people, and stage {exposed.name}, the first in "
-        f"which users meet the candidate, asks for {exposed.agree or 'none'}: write agree: {needed} there"
+    exposed = (
+        next((stage for stage in policy.rollout.stages if stage.share is not None), None) if policy.rollout else None
     )
+    if exposed and (missing := explain_missing_agreement(policy.promotion, f"stage {exposed.name}", exposed.agree)):
+        yield missing

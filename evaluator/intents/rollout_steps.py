@@ -22,6 +22,7 @@ from evaluator.intents.people import may
 from evaluator.intents.rollout_plans import (
     explain_end,
     explain_hold,
+    explain_missing_agreement,
     find_grounds,
     plan_act,
     read_plan,
@@ -279,6 +280,9 @@ class StepExecution(Execution):
             return "" if act.final else "it is no final act of its plan"
         if is_before_restart(rollout.started_at, self.store.control.restarted_at()):
             return f"the rollout is {BEFORE_RESTART}"
+        first = next(step for step in plan.steps if isinstance(step, Act) and step.is_shift) if act.is_shift else act
+        if act.is_shift and (missing := explain_missing_agreement(rules, f"stage {first.stage}", first.agree)):
+            return missing
         needed = max(self.intent.approvals_needed, act.agree)
         valid = self._count_approvals(rules, load) if needed else 0
         return f"{valid} of {needed} approvals are valid" if valid < needed else ""

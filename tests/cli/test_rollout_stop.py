@@ -156,3 +156,11 @@ def test_what_is_agreed_to_can_be_read(run):
     assert "the rollout r1 of cart@1.9.0 has not ended" in err
     code, out, _ = run("reject", "i2", "--reason", "no")
     assert (code, "i2 question about step 3 of rollout r1 cart@1.9.0: cancelled: no" in out) == (0, True)
+
+
+def test_a_worker_that_executes_a_rollback_asks_the_guard_first(run, guard):
+    assert run("rollback", RELEASE, "--yes", "--queue", "--reason", "why")[0] == 0
+    assert guard == []
+    assert run("hooks", "worker", "--once")[0] == 0
+    assert [asked[0] for asked in guard] == ["r1"]
+    assert done(run) == ["done", "back"]

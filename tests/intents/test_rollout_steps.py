@@ -737,3 +737,11 @@ def test_what_is_executed_however_a_rollout_ends_is_neither_rejected_nor_cancell
     ask(store, rules, system_person(), action_request("rollback"))
     assert step(rollout, plan, TEARDOWN).state is IntentState.ACKNOWLEDGED
     assert lines() == ["down-teardown-1.9.0"]
+
+
+def test_users_never_meet_a_candidate_with_fewer_agreements_than_a_promotion_needs(store, start, step, lines):
+    rollout, plan = start(sections={"approvals": {"promote": 2}})
+    assert step(rollout, plan, DEPLOY).state is IntentState.ACKNOWLEDGED
+    refused = step(rollout, plan, TO_5)
+    assert "a promotion needs 2 approvals by other people, and stage 5 %" in describe_problems(store, refused)
+    assert len(lines()) == 3

@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from evaluator.errors import EvaluatorError, NotReached
-from evaluator.reports import plain_text
 
-if TYPE_CHECKING:
-    from evaluator.cli import Session
+Say = Callable[[str], None]
 
 
-def return_traffic(session: Session, release: str, rollouts: Sequence[str], why: str, person: str) -> None:
-    """Let the guard return the traffic of rollouts of a release, and say what came of it. Raises nothing.
+def return_traffic(store: Path, release: str, rollouts: Sequence[str], why: str, person: str, say: Say) -> None:
+    """Let the guard return the traffic of rollouts (`r1`) of a release, and say what came of it. Raises nothing.
 
-    Where no guard answers, its files say which routers are given to the baseline. It needs no database. What could not
-    be returned is undone by the hooks of the rollback all the same.
+    `store`: path of the store. Where no guard answers, its files say which routers are given to the baseline. It needs
+    no database. What could not be returned is undone by the hooks of the rollback all the same.
     """
-
-    def say(text: str) -> None:
-        """Show progress, if that is possible."""
-        with suppress(OSError):
-            session.say(plain_text(text))
-
     if not rollouts:
         return
-    store = session.store_path.absolute()
     try:
         client = import_module("evaluator.guard.client").connect(store, start=False, say=say)
         for rollout in rollouts:
@@ -42,7 +31,7 @@ def return_traffic(session: Session, release: str, rollouts: Sequence[str], why:
         say(f"the guard has not returned the traffic: {_describe(error)}")
 
 
-def _return_by_files(store: Path, release: str, why: str, say: Callable[[str], None]) -> None:
+def _return_by_files(store: Path, release: str, why: str, say: Say) -> None:
     """Return the traffic by the files of the guard, which does not answer."""
     try:
         import_module("evaluator.guard.returning").go_back_without_guard(store, release, why, say)
