@@ -150,7 +150,6 @@ def swapped(requests: Requests) -> Requests:
         (cut, "step_window"),
         (without_instance, "step_servers"),
         (only_one_endpoint, "step_endpoints"),
-        (failing, "may fail|failures"),
         (swapped, "step_servers: requests of canary-1, canary-2 count for baseline"),
     ],
 )
@@ -160,6 +159,17 @@ def test_no_harm_is_not_shown_by(store, change: Callable[[Requests], Requests], 
     assert not evidence.no_harm
     assert evidence.word is not VerdictWord.GO
     assert re.search(says, " | ".join(evidence.missing)), evidence.missing
+
+
+def test_failures_near_the_limit_of_the_guard_are_no_lack_of_harm(store):
+    """A policy that does not look at failures is no reason to go on."""
+    land(store, failing(REQUESTS))
+    times = {"name": "p50", "type": "latency_quantile", "quantile": 0.5, "role": "gate", "margin": "50%"}
+    policy = parse_policy({"service": "cart", "metrics": [times], "endpoint_scan": {"enabled": False}})
+    evidence = judge(store, policy=policy)
+    assert (evidence.word, evidence.no_harm) == (VerdictWord.GO, False)
+    [missing] = evidence.missing
+    assert re.fullmatch(r"up to 5\.\d+ % of the requests of canary may fail, and less than 5 % is allowed .*", missing)
 
 
 @pytest.mark.parametrize(
