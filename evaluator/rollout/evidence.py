@@ -127,8 +127,8 @@ def judge_step(
 
     Live requests belong to the step by its name, in a run of a followed log that began with the step
     (`begin_step`) and lasts until its bake; what follows without another step, or under the same name, is judged with
-    it at the deadline. Data later than the look are not judged. Ask `describe_open` first: before all requests of the
-    look were read, nothing but a NO-GO is possible.
+    it at the deadline. Data later than the look are not judged. Before all requests of the look were read, which is
+    about a minute after its end, nothing but a NO-GO is possible.
 
     `MEANWHILE` can only be NO-GO, and is kept only then. A step that needs nothing is not judged. What cannot be judged
     is INCONCLUSIVE with the cause; raises StoreError if the store cannot be used now.
@@ -155,32 +155,6 @@ def _show_nothing(why: str) -> StepEvidence:
     return StepEvidence(
         VerdictWord.INCONCLUSIVE, no_harm=False, missing=(why,), data_hash="", verdict_hash="", exposed=0
     )
-
-
-def describe_open(store: Store, rollout: Rollout, plan: RolloutPlan, position: int, look: JudgedAt) -> str:
-    """Say why the data of a look are not complete yet, although its time is over; empty: they can be judged.
-
-    A log is complete up to a moment about a minute after it, when slow requests of the moment have ended too.
-    """
-    step = plan.steps[position]
-    if not isinstance(step, Observe) or step.needs is StepNeeds.NOTHING:
-        return ""
-    _land(store, plan.release)
-    asked = _Asked(store, rollout, plan, position, step, look, datetime.now(UTC))
-    for service in step.services:
-        chosen = asked.choose(service)
-        time = asked.find_time(chosen, service)
-        running = [run.id for run in chosen if run.kind is not EvidenceKind.LIVE and run.state is RunState.RUNNING]
-        if running:
-            return f"the run {running[0]} of {step.name} has not ended"
-        if time is not None and not asked.is_read(chosen, time) and _may_continue(chosen):
-            return f"the log of {service} was not read to the end of {step.name} yet"
-    return ""
-
-
-def _may_continue(runs: Sequence[Run]) -> bool:
-    """Is any of these runs still being recorded?"""
-    return any(run.state is RunState.RUNNING for run in runs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +200,7 @@ class _Asked:
     def find_time(self, runs: Sequence[Run], service: str) -> StepTime | None:
         """Find the time of the requests of users that the look judges; `None`: the step has none."""
         live = [run for run in runs if run.kind is EvidenceKind.LIVE]
-        if self.step.load is not None and not live:
+        if not self.step.share:
             return None
         started = live[0].started.timestamp() if live and live[0].started else self.begun_at
         is_late = self.look is JudgedAt.DEADLINE or (

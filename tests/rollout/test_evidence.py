@@ -32,7 +32,7 @@ from evaluator.records.intents import HookEntry
 from evaluator.records.rollouts import Act, Event, EventKind, JudgedAt, Observe, Rollout, RolloutPlan, StepNeeds
 from evaluator.records.rollouts import to_plain as plan_to_plain
 from evaluator.rollout.checks import FORBIDS_NO_HARM, FORBIDS_NOTHING, FORBIDS_ONLY_GO, forbids_no_harm
-from evaluator.rollout.evidence import describe_open, freeze_policy, frozen_policy, judge_step
+from evaluator.rollout.evidence import freeze_policy, frozen_policy, judge_step
 from evaluator.rollout.planning import make_plan as make_rollout_plan
 from evaluator.simulate import Change, Requests, simulate
 from evaluator.simulate.requests import EPOCH_US
@@ -150,7 +150,6 @@ def swapped(requests: Requests) -> Requests:
         (cut, "step_window"),
         (without_instance, "step_servers"),
         (only_one_endpoint, "step_endpoints"),
-        (failing, "may fail|failures"),
         (swapped, "step_servers: requests of canary-1, canary-2 count for baseline"),
     ],
 )
@@ -160,6 +159,17 @@ def test_no_harm_is_not_shown_by(store, change: Callable[[Requests], Requests], 
     assert not evidence.no_harm
     assert evidence.word is not VerdictWord.GO
     assert re.search(says, " | ".join(evidence.missing)), evidence.missing
+
+
+def test_failures_near_the_limit_of_the_guard_are_no_lack_of_harm(store):
+    """A policy that does not look at failures is no reason to go on."""
+    land(store, failing(REQUESTS))
+    times = {"name": "p50", "type": "latency_quantile", "quantile": 0.5, "role": "gate", "margin": "50%"}
+    policy = parse_policy({"service": "cart", "metrics": [times], "endpoint_scan": {"enabled": False}})
+    evidence = judge(store, policy=policy)
+    assert (evidence.word, evidence.no_harm) == (VerdictWord.GO, False)
+    [missing] = evidence.missing
+    assert re.fullmatch(r"up to 5\.\d+ % of the requests of canary may fail, and less than 5 % is allowed .*", missing)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +202,17 @@ def test_nothing_recorded_is_no_harm_of_nobody(store):
     evidence = judge(store)
     assert (evidence.word, evidence.no_harm, evidence.exposed) == (VerdictWord.INCONCLUSIVE, False, 0)
     assert "no requests of cart" in evidence.missing[0]
+
+
+@pytest.mark.parametrize(("share", "is_missing"), [(0.5, True), (0.0, False)])
+def test_a_load_says_nothing_of_the_users_of_its_stage(store, share, is_missing):
+    """A stage with a share of the users needs their requests, whatever its load has shown."""
+    land(store, REQUESTS)
+    with store.data.file.opened(write=True) as engine:
+        engine.execute("UPDATE store.runs SET source = 'locust'")
+    evidence = judge(store, replace(STEP, share=share, load={"baseline": ["http://b"], "canary": ["http://c"]}))
+    assert evidence.exposed > 4000
+    assert any("step_window: no request of users" in text for text in evidence.missing) is is_missing
 
 
 def test_failures_are_no_go(store):
@@ -269,11 +290,9 @@ def test_a_window_that_lasts_longer_is_cut_where_the_log_was_read(store):
     land(store, requests, end_s=2 * BAKE_S, state=RunState.RUNNING)
     plan = make_plan(LONG)
     rollout = start(store, plan, POLICY)
-    assert describe_open(store, rollout, plan, 1, JudgedAt.BAKE) == "the log of cart was not read to the end of 5 % yet"
     assert not judge_step(store, rollout, plan, 1, JudgedAt.BAKE, NOW).no_harm
     folder = store.data.segment_folder(store.data.runs(RELEASE)[0]).parent
     (folder / "tail-cart.json").write_text(f'{{"watermark": {EPOCH + BAKE_S + 1}}}')
-    assert describe_open(store, rollout, plan, 1, JudgedAt.BAKE) == ""
     evidence = judge_step(store, rollout, plan, 1, JudgedAt.BAKE, NOW)
     assert evidence.no_harm, evidence.missing
     assert 0.4 < evidence.exposed / canary(requests).sum() < 0.6
