@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,12 +69,13 @@ _EXPLAINED = {
 
 def write_policy(environments: Environments, release: str, strategy: str, times: Times) -> str:
     """Write the policy as YAML with comments."""
+    stages = _STAGES[strategy](environments, times)
     section: dict[str, Any] = {
         "strategy": strategy,
         "router": {"shop": {"haproxy": _list_router(environments)}},
         "live": {"access_log": str(environments.router.log), "lateness": "3s"},
-        "stages": _STAGES[strategy](environments, times),
-        "acts": _list_acts(environments, strategy, has_loads=strategy != "big_bang" and times.load_s > 0),
+        "stages": stages,
+        "acts": _list_acts(environments, stages),
         "guard": {"failures": "5%", "p95": "1s", "over": "5s", "least": 20, "health": "2s"},
         "lease": "20s",
         "unanswered": {"after": "5s", "then": "baseline"},
@@ -154,9 +155,6 @@ def _list_last(name: str, times: Times) -> dict[str, Any]:
 
 
 _STAGES = {"canary": _list_canary, "blue_green": _list_blue_green, "big_bang": _list_big_bang}
-FIRST_WITH_USERS = {"canary": "5 %", "blue_green": "switch", "big_bang": "full"}
-"""Strategy → its first stage in which users meet the candidate."""
-
 
 # ------------------------------------------------------------------ acts
 
@@ -164,9 +162,10 @@ _ON_LOOPBACK = {"allow_hosts": ["127.0.0.1"]}
 """Option of hooks that may ask this machine."""
 
 
-def _list_acts(environments: Environments, strategy: str, *, has_loads: bool) -> dict[str, Any]:
+def _list_acts(environments: Environments, stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """List the acts: deploy and health check before an environment is used, and what follows all stages."""
-    judged = (TEST, PRE_PRODUCTION) if has_loads else ()
+    judged = [stage["name"] for stage in stages if "load" in stage]
+    first_with_users = next(stage["name"] for stage in stages if "share" in stage)
     before = {name: _deploy(environments, name) for name in judged}
     production = [
         *_deploy(environments, PRODUCTION, "canary"),
@@ -184,7 +183,7 @@ def _list_acts(environments: Environments, strategy: str, *, has_loads: bool) ->
         }
         for name in judged
     ]
-    acts: dict[str, Any] = {**before, FIRST_WITH_USERS[strategy]: production, "end": [announce]}
+    acts: dict[str, Any] = {**before, first_with_users: production, "end": [announce]}
     return acts | ({"always": teardown} if teardown else {})
 
 

@@ -5,10 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
-from metrics_servers import wait_for
 
 from evaluator.__main__ import run
 from evaluator.sources.sample_environments import find_processes
@@ -61,7 +61,11 @@ def test_a_good_candidate_gets_all_users_and_one_that_hangs_is_off_within_second
     bad, bad_folder = begin_demo("hang")
     stopped, stopped_folder = begin_demo("dies")
 
-    wait_for(lambda: "observe 50 %: begun" in read(stopped_folder)[1], "users at the candidate")
+    until = time.monotonic() + END_S
+    while "observe 50 %: begun" not in read(stopped_folder)[1]:
+        assert stopped.poll() is None, read(stopped_folder)
+        assert time.monotonic() < until, read(stopped_folder)
+        time.sleep(0.1)
     stopped.send_signal(signal.SIGINT)
     assert stopped.wait(timeout=END_S) != 0
     assert "nothing is left running" in read(stopped_folder)[1]
@@ -78,7 +82,7 @@ def test_a_good_candidate_gets_all_users_and_one_that_hangs_is_off_within_second
         "deploy production canary",
         "configure production",
         "announce shop 1.5.0 is live",
-        "teardown test",
+        "teardown test",  # here and below: what the demo ends itself
         "teardown pre-production",
         "teardown production",
     ]
