@@ -84,7 +84,8 @@ def count_alarms(per_s: float, failing: float, limits: GuardLimits, hours: int) 
         for second in range(HOUR_S):
             n = draw_count(chance, per_s)
             failed = [chance.random() < failing for _ in range(n)]
-            times = [chance.lognormvariate(3.9, 0.8) * (3 if second < 30 else 1) for _ in range(n)]  # slow at first
+            slowness = 2 if second < 30 else 1  # slow at first, and below p95
+            times = [slowness * chance.lognormvariate(3.9, 0.8) for _ in range(n)]
             window.add(second, zip(failed, times, strict=True))
             failures += sum(failed)
             for arm, added in ((0, n), (1, draw_count(chance, 4 * per_s))):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,10 @@ class GuardClient:
 
         The same setup again is allowed. Raises HookError, which says what is missing, and NotReached.
         """
-        return read_status(self._ask("open", {"setup": to_plain(setup)}, _ROUTER_S))
+        services = tuple(  # the guard may run in another folder
+            replace(each, access_log=each.access_log.absolute() if each.access_log else None) for each in setup.services
+        )
+        return read_status(self._ask("open", {"setup": to_plain(replace(setup, services=services))}, _ROUTER_S))
 
     def set_shares(self, rollout: str, service: str, shares: Mapping[str, float], words: Mapping[str, str]) -> Realised:
         """Give the arms of a service their shares, and return what was realised, as read back from the router.
@@ -120,7 +124,11 @@ class GuardClient:
         return Realised(answer["shares"], tuple(answer["notes"]), tuple(answer["missing"]), answer["earlier"])
 
     def renew(self, rollout: str) -> GuardStatus:
-        """Show that the driver is there, which extends the lease, and read the status. Raises NotReached, HookError."""
+        """Show that the driver is there, which extends the lease, and read the status.
+
+        Raises NotReached if no guard answers, so that one has to be started (`connect`), and HookError if it does not
+        know the rollout, which then has to be opened again.
+        """
         return read_status(self._ask("renew", {"rollout": rollout}, _ANSWER_S))
 
     def look(self, rollout: str) -> GuardStatus:

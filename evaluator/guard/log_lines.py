@@ -53,7 +53,7 @@ _UNREAD = LineResult(is_read=False)
 _OTHER = LineResult(is_read=True)
 
 
-class LineReader:
+class LogRequestReader:
     """Reads the lines of one log."""
 
     def __init__(self, layout: LogLayout, options: LogOptions) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from evaluator.errors import EvaluatorError, InputError
 from evaluator.guard.limits import RequestWindow, remember_usual
-from evaluator.guard.log_lines import LineReader, find_arm
+from evaluator.guard.log_lines import LogRequestReader, find_arm
 from evaluator.guard.recognise import find_settings, recognise
 from evaluator.records.rollouts import GuardLimits
 from evaluator.records.words import BASELINE
@@ -46,7 +46,7 @@ class LogWatch:
         self._limits, self._clock = limits, clock
         self.windows = {arm: RequestWindow(limits) for arm in self._settings.options.arms}
         self._follower: LogFollower | None = None
-        self._reader: LineReader | None = None
+        self._reader: LogRequestReader | None = None
         self._waiting: deque[bytes] = deque(maxlen=_MOST_WAITING)
         """Lines that came before the format was known."""
         self._recognising: threading.Thread | None = None
@@ -76,7 +76,7 @@ class LogWatch:
                 hint="let the router write it, and this user read it, before traffic moves",
             )
         if self.path.stat().st_size:
-            self._reader = LineReader(recognise(self.path, self._settings), self._settings.options)
+            self._reader = LogRequestReader(recognise(self.path, self._settings), self._settings.options)
 
     def look(self) -> None:
         """Read what was added since the last look."""
@@ -225,7 +225,7 @@ class LogWatch:
             """Recognise the format; lines that cannot be recognised stay unread."""
             try:
                 layout = recognise(self.path, self._settings)
-                self._reader = LineReader(layout, self._settings.options)
+                self._reader = LogRequestReader(layout, self._settings.options)
                 self._format_problem = ""
             except (EvaluatorError, OSError) as error:
                 self._format_problem = getattr(error, "message", "") or str(error)

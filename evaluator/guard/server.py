@@ -199,7 +199,7 @@ class Guard:
 # ------------------------------------------------------------------ the socket
 
 
-class _Server:
+class _QuestionServer:
     """Answers each connection in a thread."""
 
     def __init__(self, guard: Guard, path: Path) -> None:
@@ -267,7 +267,7 @@ class _Server:
 def run_guard(store: Path, say: Say, *, leave_when_idle: bool = False) -> None:
     """Guard the rollouts of a store until the process is ended. Call it in the main thread.
 
-    SIGTERM and SIGINT return the traffic of rollouts in which users meet a candidate, since nobody would watch then.
+    SIGTERM and SIGINT return the traffic of rollouts in which users meet a candidate: no process would watch then.
     SIGHUP starts the program again, of a newer version for example, which goes on from the files.
 
     Raises HookError if another guard runs, or the socket cannot be made.
@@ -284,7 +284,7 @@ def run_guard(store: Path, say: Say, *, leave_when_idle: bool = False) -> None:
         signal.signal(number, note_signal)
     guard.load()  # before it answers
     path = choose_socket_path(store)
-    server = _Server(guard, path)
+    server = _QuestionServer(guard, path)
     lock.describe({"pid": os.getpid(), "host": socket.gethostname(), "socket": str(path), "since": int(time.time())})
     server.start()
     say(f"The guard of {store} runs (process {os.getpid()}).")
@@ -295,9 +295,10 @@ def run_guard(store: Path, say: Say, *, leave_when_idle: bool = False) -> None:
             server.close()
             lock.release()
             _start_again(store, leave_when_idle=leave_when_idle)
+        server = _listen_again(server, guard, path)
         if received:
             say("The guard was asked to end.")
-            guard.return_all("the guard was ended, and nobody would watch")
+            guard.return_all("the guard was ended, and no process would watch")
         elif lock.is_lost():
             say(f"The store's folder {find_folder(store)} is gone.")
             guard.return_all("the store is gone")
@@ -308,6 +309,19 @@ def run_guard(store: Path, say: Say, *, leave_when_idle: bool = False) -> None:
             path.unlink()
         lock.release()
         return
+
+
+def _listen_again(server: _QuestionServer, guard: Guard, path: Path) -> _QuestionServer:
+    """Return a server that listens: another one if a program that cleans up has removed the socket. Raises nothing."""
+    if path.exists():
+        return server
+    try:
+        another = _QuestionServer(guard, path)
+    except HookError:  # it is tried again; the guard watches meanwhile
+        return server
+    server.close()
+    another.start()
+    return another
 
 
 def _start_again(store: Path, *, leave_when_idle: bool) -> NoReturn:

@@ -85,7 +85,7 @@ class GuardStatus:
     """It goes or went back to the baseline. That is final: shares of this rollout are never set again."""
     why_back: str = ""
     by: str = ""
-    """Who returned it: the name of a person, `guard` (a limit), `driver` or `lease`; empty: nobody."""
+    """Who returned it: the name of a person, `guard` (a limit), `driver` or `lease`; empty: it has not gone back."""
     is_returned: bool = False
     """Were all routers read back with all requests at the baseline?"""
     drift: str = ""

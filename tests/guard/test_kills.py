@@ -11,6 +11,7 @@ from metrics_servers import wait_for
 
 from evaluator.errors import HookError, NotReached
 from evaluator.guard.client import go_back_without_guard
+from evaluator.guard.places import list_socket_paths
 
 
 def test_a_guard_that_was_killed_goes_on(running):
@@ -69,7 +70,15 @@ def test_a_guard_that_is_ended_returns_the_traffic_first(running):
     running.begin()
     running.kill(signal.SIGTERM)
     assert running.shares() == BASELINE
-    assert "the guard was ended, and nobody would watch" in running.output()
+    assert "the guard was ended, and no process would watch" in running.output()
+
+
+def test_a_socket_that_was_removed_is_made_again(running):
+    for path in list_socket_paths(running.store):
+        path.unlink(missing_ok=True)
+    with pytest.raises(NotReached):
+        running.client.ping()
+    wait_for(running.answers, "the guard listens again")
 
 
 def test_a_newer_program_takes_over(running):

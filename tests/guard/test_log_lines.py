@@ -14,7 +14,7 @@ from router_lines import HAPROXY, JSON, NGINX, OPTIONS, write_haproxy, write_ngi
 from sources.access_logs.test_layouts import CADDY, ENVOY, HTTP, ISTIO, ISTIO_JSON, SYSLOG, TRAEFIK, TRAEFIK_JSON
 from sources.access_logs.test_layouts import NGINX as NGINX_LINE
 
-from evaluator.guard.log_lines import LineReader, read_layout, write_layout
+from evaluator.guard.log_lines import LogRequestReader, read_layout, write_layout
 from evaluator.records.access_logs import list_unread
 from evaluator.sources.access_logs import find_layout
 from evaluator.store.access_logs import LogReader
@@ -27,7 +27,7 @@ ARM_OPTIONS = replace(OPTIONS, arm_from="arm", arms={"baseline": ("1.*",), "cana
 def compare(lines, layout, options=OPTIONS):
     """Read lines both ways; returns (arm, failed) → number, by the guard."""
     layout = read_layout(write_layout(layout))  # as it comes from the process that recognises it
-    reader = LineReader(layout, options)
+    reader = LogRequestReader(layout, options)
     results = [reader.read(line.rstrip(b"\n")) for line in lines]
     ours = Counter(
         (request.arm, request.failed) for result in results for request in result.requests if not request.left
@@ -98,7 +98,7 @@ def test_statuses_that_are_failures_are_those_of_the_policy():
 
 def test_a_hostile_line_takes_no_time():
     layout = find_layout([HTTP] * 3, "log")
-    reader = LineReader(layout, OPTIONS)
+    reader = LogRequestReader(layout, OPTIONS)
     hostile = [HTTP.split('"')[0].encode() + b'"GET ' + b"/ ?" * 2_600, b'"' * 8000, b"a/b " * 2000, b"x" * 10**6]
     began = time.perf_counter()
     assert not any(reader.read(line).requests for line in hostile[1:])
