@@ -79,9 +79,10 @@ def hold(session: Session, /, release: str, **options: Any) -> int:
 def rollback(session: Session, /, release: str, **options: Any) -> int:
     """Take back what the promotions of RELEASE changed, and execute the policy's hooks for rollback.
 
-    A rollout that is running goes back: first all its traffic, then its acts. If the decisions cannot be used (locked, damaged or gone, a full or read-only disk), what is needed is read from the
-    journal, and what was done is added to the audit trail by a later command. What even that cannot do is printed as
-    commands for a shell; then, `--dry-run` prints them for everything.
+    A rollout that is running goes back: first all its traffic, then its acts. If the decisions cannot be used (locked,
+    damaged or gone, a full or read-only disk), what is needed is read from the journal, and what was done is added to
+    the audit trail by a later command. What even that cannot do is printed as commands for a shell; then, `--dry-run`
+    prints them for everything.
     """
     return _go_back(session, Action.ROLLBACK, release, **options)
 

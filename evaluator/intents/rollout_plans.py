@@ -118,7 +118,7 @@ def plan_act(rollout: Rollout, act: Act, release: Release) -> tuple[PlannedHook,
             make_step(entry.kind, entry.options),
             promoted=narrow_release(release, service),
             link=link,
-            words=make_words(act, service),
+            words=make_words(act.name, act.share, service),
         )
         for position, (event, entry, service) in enumerate(entries)
     )
@@ -138,36 +138,35 @@ def make_shift(rollout: Rollout, service: str, share: float) -> HookEntry:
         ) from error
 
 
-def make_words(act: Act, service: str) -> dict[str, str]:
-    """Make the words that a hook of an act has alone. `service`: of a shift; empty for other hooks."""
-    words = {"action": Action.STEP.value, "step": act.name, "share": ""}
-    if service and act.share is not None:
-        words |= {"service": service, "share": f"{act.share:.9g}", "arm": CANDIDATE}
+def make_words(name: str, share: float | None, service: str) -> dict[str, str]:
+    """Make the words that a hook of an act has alone. `name`, `share`: of the act; `service`: whose router it shifts.
+
+    `service` is empty for other hooks.
+    """
+    words = {"action": Action.STEP.value, "step": name, "share": ""}
+    if service and share is not None:
+        words |= {"service": service, "share": f"{share:.9g}", "arm": CANDIDATE}
     return words
 
 
 def read_words(store: Store, intents: Sequence[Intent]) -> Mapping[tuple[str, int], Mapping[str, str]]:
     """Read the words that hooks of steps had: the id of the intent and the position of the hook → words.
 
-    Intents that are no steps, and those whose plan cannot be read any more, have none.
+    Intents that are no steps have none. A plan that this version cannot continue is read as well as that is possible:
+    going back needs the words.
     """
     words: dict[tuple[str, int], Mapping[str, str]] = {}
     for intent in intents:
         if intent.action is not Action.STEP:
             continue
         try:
-            act = from_plain(read_rollout(store, intent).plan).steps[intent.step]
-        except (EvaluatorError, IndexError):
+            act = read_rollout(store, intent).plan["steps"][intent.step]
+            hooks, share = len(act["hooks"]), act.get("share")
+            services = [""] * hooks + (list(act["services"]) if share is not None else [])
+            words |= {(intent.id, n): make_words(act["name"], share, service) for n, service in enumerate(services)}
+        except (EvaluatorError, LookupError, TypeError, AttributeError):
             continue
-        if isinstance(act, Act):
-            words |= {(intent.id, n): make_words(act, service) for n, service in enumerate(_list_services(act))}
     return words
-
-
-def _list_services(act: Act) -> list[str]:
-    """List the service of each hook of an act; empty for those that are about none."""
-    shifted = act.services if act.is_shift else ()
-    return [*("" for _ in act.hooks), *shifted, *("" for _ in act.verify)]
 
 
 # ------------------------------------------------------------------ what holds while it goes on

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluator.errors import Refused, StepWaits, UsageError
+from evaluator.errors import PlanNotReadable, Refused, StepWaits, UsageError
 from evaluator.hooks import Outcome
 from evaluator.intents import approve, ask, cancel, execute, execute_waiting, notify_people, resolve, system_person
 from evaluator.intents.emergency import act_from_journal
@@ -745,3 +745,22 @@ def test_users_never_meet_a_candidate_with_fewer_agreements_than_a_promotion_nee
     refused = step(rollout, plan, TO_5)
     assert "a promotion needs 2 approvals by other people, and stage 5 %" in describe_problems(store, refused)
     assert len(lines()) == 3
+
+
+def test_a_plan_that_another_version_has_made_goes_back_with_all_that_its_hooks_need(
+    store, start, step, rules, lines, monkeypatch
+):
+    rollout, plan = start()
+    for position in (DEPLOY, TO_5, TO_100):
+        assert step(rollout, plan, position).state is IntentState.ACKNOWLEDGED
+
+    def cannot_read(_plain):
+        raise PlanNotReadable("the plan was made by version 9")
+
+    monkeypatch.setattr("evaluator.intents.rollout_plans.from_plain", cannot_read)
+    refused = step(rollout, plan, MIGRATE)
+    assert "the plan was made by version 9" in describe_problems(store, refused)
+    back = request_rollback_of(store, lambda _: rules, rollout, "evaluator", "another version")
+    before = len(lines())
+    assert execute(store, lambda _: rules, back.id, "w").state is IntentState.ACKNOWLEDGED
+    assert lines()[before:] == ['set-{"baseline":1.0,"canary":0.0}', "two-back-deploy", "one-back-deploy"]

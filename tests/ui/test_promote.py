@@ -51,7 +51,7 @@ def test_a_go_meets_every_condition_and_the_page_shows_what_would_happen(page, s
     shown = page("promote", shop(HOOKS), release="cart@1.9.0")
     page_text = text(shown)
     assert not shown.exception
-    assert page_text.count("✓ yes") == 17
+    assert page_text.count("✓ yes") == 18
     assert "✗ no" not in page_text
     assert "1.4.1 → 1.9.0" in page_text
     assert "runs sh -c &#39;echo promoted-1.9.0" in page_text
