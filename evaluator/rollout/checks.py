@@ -16,7 +16,7 @@ import numpy as np
 from evaluator.assess import ReleaseData
 from evaluator.health.base import fail, name_some, ok
 from evaluator.records import BASELINE, Cells, Finding, Level, Run
-from evaluator.records.rollouts import Act, Observe, RolloutPlan
+from evaluator.records.rollouts import Observe, Rollout
 from evaluator.stats.inference.score import wilson_interval
 from evaluator.stats.inference.student import t_quantile
 from evaluator.stats.shaping.silence import measure_clusters
@@ -209,13 +209,15 @@ def bound_failures(cells: Cells, arm: str, level: float) -> float:
     return wilson_interval(float(failures.sum()) / requests, effective, critical)[1]
 
 
-def list_servers(plan: RolloutPlan, position: int, service: str) -> Mapping[str, tuple[str, ...]]:
-    """List the servers of each arm of a service, as the newest shift before a step names them; empty: it does not."""
-    for step in reversed(plan.steps[:position]):
-        if isinstance(step, Act) and step.is_shift and service in step.services:
-            number = step.services.index(service)
-            servers = step.hooks[number].options.get("servers") if number < len(step.hooks) else None
-            return name_servers(servers) if isinstance(servers, Mapping) else {}
+def list_servers(rollout: Rollout, service: str) -> Mapping[str, tuple[str, ...]]:
+    """List the servers of each arm of a service, as its router in the policy of a rollout names them.
+
+    Empty: it does not name them.
+    """
+    router = rollout.policy.get("rollout", {}).get("router", {}).get(service, {})
+    for options in router.values():  # the kind of the hook → its options
+        if isinstance(options, Mapping) and isinstance(options.get("servers"), Mapping):
+            return name_servers(options["servers"])
     return {}
 
 

@@ -95,7 +95,7 @@ def _make_frozen(frozen: Mapping[str, Any], plan: RolloutPlan, step: Observe, or
     """Make the policy of a step. `frozen`: what `freeze_policy` wrote; `origin`: for messages."""
     values = dict(frozen)
     stages = values.pop("rollout", {}).get("stages", ())
-    overrides: dict[str, Any] = next((stage["policy"] for stage in stages if stage["name"] == step.stage), {})
+    overrides: dict[str, Any] = next((stage.get("policy", {}) for stage in stages if stage["name"] == step.stage), {})
     overridden = parse_policy(override_policy(values, overrides), origin=origin)  # 1% becomes 0.01
     values, alpha = dict(overridden.effective), overridden.rulebook.alpha
     share = 1 / count_looks(step)
@@ -207,7 +207,7 @@ class _Asked:
             self.look is JudgedAt.MEANWHILE and self.judged_at.timestamp() >= started + self.step.bake_s
         )
         seconds = self.step.deadline_s if is_late else self.step.bake_s
-        return StepTime(self.step, started, started + seconds, list_servers(self.plan, self.position, service))
+        return StepTime(self.step, started, started + seconds, list_servers(self.rollout, service))
 
     def is_read(self, runs: Sequence[Run], time: StepTime) -> bool:
         """Were all requests of the look read?"""

@@ -28,7 +28,6 @@ from evaluator.records import (
     Service,
     VerdictWord,
 )
-from evaluator.records.intents import HookEntry
 from evaluator.records.rollouts import Act, Event, EventKind, JudgedAt, Observe, Rollout, RolloutPlan, StepNeeds
 from evaluator.records.rollouts import to_plain as plan_to_plain
 from evaluator.rollout.checks import FORBIDS_NO_HARM, FORBIDS_NOTHING, FORBIDS_ONLY_GO, forbids_no_harm
@@ -45,19 +44,20 @@ SMALL = replace(LIVE, duration_s=BAKE_S, rate_per_s=15.0, instances=(2,))
 STEP = Observe("5 %", "5 %", "production", ("cart",), StepNeeds.NO_HARM, BAKE_S, BAKE_S, share=0.5, least=500)
 REQUESTS = simulate(SMALL, 3)
 BY_ARM = {arm: [name for name in REQUESTS.instances if name.startswith(arm)] for arm in REQUESTS.arms}
-ROUTER = HookEntry("haproxy", {"servers": BY_ARM})
+ROUTER = {"cart": {"haproxy": {"backend": "cart", "servers": BY_ARM}}}
 
 
-def make_plan(step: Observe = STEP, hooks: tuple[HookEntry, ...] = ()) -> RolloutPlan:
-    shift = Act("cart to 50 %", step.stage, hooks=hooks, services=step.services, share=step.share)
+def make_plan(step: Observe = STEP) -> RolloutPlan:
+    shift = Act("cart to 50 %", step.stage, services=step.services, share=step.share)
     return RolloutPlan(RELEASE, "canary", step.services, (shift, step), alpha_no_go=0.0125)
 
 
-def start(store: Store, plan: RolloutPlan, policy: Policy) -> Rollout:
+def start(store: Store, plan: RolloutPlan, policy: Policy, router=None) -> Rollout:
     """A rollout whose step has begun with the requests."""
     rollouts = Rollouts(store.control.file)
     at = datetime.fromtimestamp(EPOCH - 60, UTC)
-    draft = Rollout("", RELEASE, plan_to_plain(plan), plan.hash(), freeze_policy(policy), "ann", ("ann",), "test", at)
+    frozen = freeze_policy(policy) | ({"rollout": {"router": router}} if router else {})
+    draft = Rollout("", RELEASE, plan_to_plain(plan), plan.hash(), frozen, "ann", ("ann",), "test", at)
     rollout = rollouts.start(draft)
     rollouts.add_event(rollout, Event(EventKind.BEGUN, EPOCH - 1, 1))
     return rollout
@@ -72,14 +72,14 @@ POLICY = parse_policy({"service": "cart"})
 NOW = datetime.fromtimestamp(EPOCH + BAKE_S + 70, UTC)
 
 
-def judge(store: Store, step: Observe = STEP, look: JudgedAt = JudgedAt.BAKE, *, hooks=(), policy=POLICY, at=NOW):
-    plan = make_plan(step, hooks)
-    return judge_step(store, start(store, plan, policy), plan, 1, look, at)
+def judge(store: Store, step: Observe = STEP, look: JudgedAt = JudgedAt.BAKE, *, router=None, policy=POLICY, at=NOW):
+    plan = make_plan(step)
+    return judge_step(store, start(store, plan, policy, router), plan, 1, look, at)
 
 
 def test_an_unchanged_release_shows_no_harm(store):
     land(store, REQUESTS)
-    evidence = judge(store, hooks=(ROUTER,))
+    evidence = judge(store, router=ROUTER)
     assert evidence.missing == ()
     assert evidence.no_harm
     assert evidence.word is not VerdictWord.NO_GO
@@ -155,7 +155,7 @@ def swapped(requests: Requests) -> Requests:
 )
 def test_no_harm_is_not_shown_by(store, change: Callable[[Requests], Requests], says):
     land(store, change(REQUESTS))
-    evidence = judge(store, hooks=(ROUTER,))
+    evidence = judge(store, router=ROUTER)
     assert not evidence.no_harm
     assert evidence.word is not VerdictWord.GO
     assert re.search(says, " | ".join(evidence.missing)), evidence.missing
