@@ -13,7 +13,7 @@ from pathlib import Path
 from evaluator.errors import HookError, StoreError
 from evaluator.policy.rollout import RolloutSection
 from evaluator.records.rollouts import Event, GuardLimits, JudgedAt, Observe, RolloutPlan, Unanswered
-from evaluator.rollout.collaborators import ActResult, Answers, Collaborators
+from evaluator.rollout.collaborators import ActResult, Collaborators, StepAnswers
 from evaluator.rollout.driving import Driver
 from evaluator.rollout.strategies import STRATEGIES
 
@@ -155,7 +155,7 @@ class World:
         self.found: dict[int, list[Found]] = {}
         self.looks: list[tuple[int, JudgedAt]] = []
         self.asked: list[tuple[int, str]] = []
-        self.answers = Answers()
+        self.answers = StepAnswers()
         self.undone: list[str] = []
         self.undo_result = ActResult("done")
         self.ensured: list[int] = []
@@ -205,7 +205,7 @@ class World:
     def ask(self, position: int, why: str) -> None:
         self.asked.append((position, why))
 
-    def read_answers(self, position: int) -> Answers:
+    def read_answers(self, position: int) -> StepAnswers:
         return self.answers
 
     def roll_back(self, why: str) -> ActResult:

@@ -92,7 +92,7 @@ def start_command(
 ) -> int:
     """Start the rollout of RELEASE, and drive it to its end.
 
-    The plan that is shown is what is executed: it and the policy are kept as they are now. Whoever starts a rollout
+    The plan that is shown is what is executed: it and the policy are kept as they are now. Who starts a rollout
     agrees to its automatic way back. If a rollout of RELEASE is running whose driver is gone, it is continued.
 
     Exit codes: 0 promoted; 1 rolled back because of a NO-GO or the guard; 3 rolled back because people declined, did

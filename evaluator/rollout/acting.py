@@ -18,7 +18,7 @@ from evaluator.intents.rollout_steps import (
 )
 from evaluator.records.intents import Intent, IntentState
 from evaluator.records.rollouts import Act, Rollout, RolloutPlan
-from evaluator.rollout.collaborators import ActResult, Answers
+from evaluator.rollout.collaborators import ActResult, StepAnswers
 from evaluator.store import Store
 
 LOCK_WAIT_S = 5.0
@@ -80,9 +80,9 @@ class IntentEffects:
         self._request(position, why)
         notify_people(self.store, self.load_policy, self.say)
 
-    def read_answers(self, position: int) -> Answers:
+    def read_answers(self, position: int) -> StepAnswers:
         """Read what people answered."""
-        return Answers(*list_answers(self.store, self._request(position, "it has not shown what it needs")))
+        return StepAnswers(*list_answers(self.store, self._request(position, "it has not shown what it needs")))
 
     def _request(self, position: int, why: str) -> Intent:
         """Request what people agree to: an act itself, or that an observation ends without what it needs."""

@@ -47,7 +47,7 @@ class TrafficStatus(Protocol):
         """How the realised shares differ from those that were given; empty if they do not."""
 
 
-class Traffic(Protocol):
+class TrafficControl(Protocol):
     """The guard, which alone sets shares while users are exposed. Raises EvaluatorError where it cannot."""
 
     def open(self) -> TrafficStatus:
@@ -75,7 +75,7 @@ class ActResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class StepAnswers:
     """What people answered to a question about a step."""
 
     agreed: tuple[str, ...] = ()
@@ -97,14 +97,14 @@ class Effects(Protocol):
     def ask(self, position: int, why: str) -> None:
         """Ask people about a step; asking twice is one question."""
 
-    def read_answers(self, position: int) -> Answers:
+    def read_answers(self, position: int) -> StepAnswers:
         """Read what people answered."""
 
     def roll_back(self, why: str) -> ActResult:
         """Undo all acts that may have been executed, the newest first."""
 
 
-class Evidence(Protocol):
+class StepFindings(Protocol):
     """What `judge_step` returns."""
 
     @property
@@ -124,10 +124,10 @@ class Evidence(Protocol):
         """Hash of the data."""
 
 
-class Judge(Protocol):
+class StepJudge(Protocol):
     """The verdicts of the steps."""
 
-    def judge(self, position: int, look: JudgedAt) -> Evidence:
+    def judge(self, position: int, look: JudgedAt) -> StepFindings:
         """Judge a step on the data until now."""
 
     def find_no_go(self, since: float) -> str:
@@ -188,7 +188,7 @@ class EventStore(Protocol):
         """Say what of the plan and the decisions is not what was written; empty if all is."""
 
 
-class Report(Protocol):
+class ProgressReport(Protocol):
     """What is shown while a rollout goes on."""
 
     def say(self, text: str) -> None:
@@ -213,12 +213,12 @@ class Collaborators:
     """All that a driver works with."""
 
     events: EventStore
-    traffic: Traffic
+    traffic: TrafficControl
     effects: Effects
-    judge: Judge
+    judge: StepJudge
     observing: Observing
     clock: Clock
-    report: Report
+    report: ProgressReport
     start_call: Callable[[Callable[[], Any]], PendingCall]
     """Starts a call that the driver need not wait for: it goes on renewing the lease meanwhile."""
 

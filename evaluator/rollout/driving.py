@@ -21,7 +21,7 @@ from evaluator.rollout.collaborators import ActResult, Collaborators, PendingCal
 from evaluator.rollout.deciding import Decision, Todo, decide
 from evaluator.rollout.progress import RolloutProgress, StepState, fold
 from evaluator.rollout.telling import describe_event, describe_now
-from evaluator.rollout.watching import Watch, is_at_candidate
+from evaluator.rollout.watching import RolloutWatch, is_at_candidate
 
 POLL_S = 1.0
 RETRY_S = 5.0
@@ -46,7 +46,7 @@ class Driver:
     def __init__(self, plan: RolloutPlan, parts: Collaborators, stop: threading.Event) -> None:
         """`stop`: when it is set, the driver ends after the act that is being executed."""
         self.plan, self.parts, self.stop = plan, parts, stop
-        self.watch = Watch(plan, parts, self._add)
+        self.watch = RolloutWatch(plan, parts, self._add)
         self._told: set[str] = set()
         """Problems that were shown already, so that each is shown once."""
 
@@ -206,8 +206,12 @@ class Driver:
         """Wait a moment, and let the current observation be recorded meanwhile."""
         clock = self.parts.clock
         step = self.plan.steps[decision.step] if 0 <= decision.step < len(self.plan.steps) else None
-        is_observed = isinstance(step, Observe) and progress.begun_at is not None and progress.asked_at is None
-        if is_observed and not self._ensure_observed(decision.step, step, progress.begun_at):
+        if (
+            isinstance(step, Observe)
+            and progress.begun_at is not None
+            and progress.asked_at is None
+            and not self._ensure_observed(decision.step, step, progress.begun_at)
+        ):
             return
         self.parts.report.show(describe_now(self.plan, progress, decision, clock.now(), self.watch.missing))
         seconds = POLL_S if decision.until is None else min(POLL_S, max(decision.until - clock.now(), 0.01))

@@ -228,7 +228,7 @@ def _to_seconds(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else parse_duration_s(value)
 
 
-class Recorder:
+class StepRecorder:
     """All that records the data of one rollout."""
 
     def __init__(

@@ -6,7 +6,7 @@ import time
 
 from evaluator.errors import EvaluatorError
 from evaluator.records.rollouts import Event, EventKind, Rollout, RolloutOutcome
-from evaluator.rollout.collaborators import ActResult, Effects, EventStore, Report, Traffic
+from evaluator.rollout.collaborators import ActResult, Effects, EventStore, ProgressReport, TrafficControl
 from evaluator.rollout.telling import FAILED, OUTCOMES
 
 TRIES = 30
@@ -14,7 +14,7 @@ TRIES = 30
 
 
 def return_without_plan(
-    rollout: Rollout, why: str, events: EventStore, traffic: Traffic, effects: Effects, report: Report
+    rollout: Rollout, why: str, events: EventStore, traffic: TrafficControl, effects: Effects, report: ProgressReport
 ) -> int:
     """Return traffic, undo the acts, and end the rollout; returns the exit code. Its final acts are not executed.
 
@@ -44,7 +44,7 @@ def return_without_plan(
     return FAILED
 
 
-def _return_traffic(traffic: Traffic, why: str) -> str:
+def _return_traffic(traffic: TrafficControl, why: str) -> str:
     """Return the traffic; returns why that was not possible, or empty, also where no user met the candidate."""
     problem = ""
     for _ in range(TRIES):

@@ -34,12 +34,12 @@ from evaluator.records.rollouts import (
     to_plain,
 )
 from evaluator.rollout.acting import IntentEffects
-from evaluator.rollout.collaborators import Collaborators, Report, SystemClock, ThreadCall
+from evaluator.rollout.collaborators import Collaborators, ProgressReport, SystemClock, ThreadCall
 from evaluator.rollout.driving import Driver
 from evaluator.rollout.evidence import StepEvidence, freeze_policy, judge_step
 from evaluator.rollout.guarding import GuardedTraffic, make_setup
 from evaluator.rollout.locking import driving_alone
-from evaluator.rollout.recording import Recorder
+from evaluator.rollout.recording import StepRecorder
 from evaluator.rollout.returning import return_without_plan
 from evaluator.rollout.telling import find_exit_code
 from evaluator.sources.access_logs.options import LogSettings
@@ -187,7 +187,7 @@ class DriverSettings:
     load_to_go_back: LoadPolicy
     policy_path: str
     stop: threading.Event
-    report: Report
+    report: ProgressReport
 
 
 def drive_rollout(store: Store, rollout: Rollout, settings: DriverSettings) -> int:
@@ -221,7 +221,7 @@ def drive_rollout(store: Store, rollout: Rollout, settings: DriverSettings) -> i
             traffic=traffic,
             effects=_make_effects(store, rollout, plan, traffic, settings),
             judge=StoreJudge(store.path, rollout, plan),
-            observing=Recorder(store, rollout, tails, settings.policy_path, settings.report.say),
+            observing=StepRecorder(store, rollout, tails, settings.policy_path, settings.report.say),
             clock=SystemClock(settings.stop),
             report=settings.report,
             start_call=ThreadCall,

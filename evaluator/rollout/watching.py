@@ -31,7 +31,7 @@ _PROCESSES = ("", "guard", "driver", "lease")
 """Who lets traffic go back where no person does."""
 
 
-class Watch:
+class RolloutWatch:
     """What one driver has seen. `add`: adds an event."""
 
     def __init__(self, plan: RolloutPlan, parts: Collaborators, add: Callable[[Event], None]) -> None:

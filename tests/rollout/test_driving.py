@@ -19,7 +19,7 @@ from rollout_world import (
 
 from evaluator.errors import StoreError
 from evaluator.records.rollouts import Event, EventKind, JudgedAt, RolloutOutcome, Unanswered
-from evaluator.rollout.collaborators import ActResult, Answers
+from evaluator.rollout.collaborators import ActResult, StepAnswers
 from evaluator.rollout.driving import DriverStopped
 from evaluator.rollout.telling import find_exit_code
 
@@ -81,7 +81,7 @@ def test_what_is_open_at_bake_may_be_shown_until_the_deadline(world):
 
 def test_a_person_may_agree_to_what_was_not_shown(world):
     world.found[AT_50] = [OPEN]
-    world.at(90, lambda: setattr(world, "answers", Answers(("ann",))))
+    world.at(90, lambda: setattr(world, "answers", StepAnswers(("ann",))))
     assert world.drive() is PROMOTED
     assert world.asked == [(AT_50, "50 % has not shown what it needs (go)")]
     assert any("waits for one agreement" in text or "waits for 1 agreement" in text for text in world.shown)
@@ -91,9 +91,9 @@ def test_a_person_may_agree_to_what_was_not_shown(world):
 def test_a_question_that_is_declined_or_not_answered_in_time_goes_back(world, text):
     world.found[AT_50] = [OPEN]
     if text == "declined":
-        world.at(90, lambda: setattr(world, "answers", Answers(declined_by="ben")))
+        world.at(90, lambda: setattr(world, "answers", StepAnswers(declined_by="ben")))
     if text == "late":
-        world.at(500, lambda: setattr(world, "answers", Answers(("ann",))))
+        world.at(500, lambda: setattr(world, "answers", StepAnswers(("ann",))))
     assert world.drive() is BACK
     assert find_exit_code(world.plan, world.events) == 3
     assert EventKind.AGREED not in [event.kind for event in world.events]
@@ -102,7 +102,7 @@ def test_a_question_that_is_declined_or_not_answered_in_time_goes_back(world, te
 def test_unanswered_may_mean_to_stay():
     world = World(make_plan(unanswered=Unanswered.STAY))
     world.found[AT_50] = [OPEN]
-    world.at(5000, lambda: setattr(world, "answers", Answers(("ann",))))
+    world.at(5000, lambda: setattr(world, "answers", StepAnswers(("ann",))))
     assert world.drive() is PROMOTED
 
 
