@@ -25,6 +25,7 @@ from evaluator.sources.sample_environments import (
     KINDS,
     PRODUCTION,
     Environments,
+    count_sessions,
     end_processes,
     find_guard,
     find_processes,
@@ -237,7 +238,7 @@ class Demo:
         except ImportError as error:
             said = f"no report was written: it needs the package {error.name}; pip install 'release-evaluator[plots]'"
         ending = judge_ending(facts, self.strategy, self.regression)
-        lines = [*describe_rollout(facts), describe_exposure(facts, environments.router.log)]
+        lines = [*describe_rollout(facts), describe_exposure(facts, environments)]
         emit("\n".join([f"{report.word}  {self.release}", f"  {report.why}", *lines, f"  {ending.text}"]))
         self.session.say(said)
         self.session.say(
@@ -257,13 +258,14 @@ class Ending:
 
 def judge_ending(facts: RolloutFacts, strategy: str, regression: str) -> Ending:
     """Compare how a rollout ended with what its regression has to lead to."""
-    from evaluator.records.rollouts import RolloutOutcome, from_plain
+    from evaluator.records.rollouts import Act, RolloutOutcome, from_plain
     from evaluator.rollout.progress import fold
     from evaluator.rollout.reporting import find_turn, list_exposures
 
     plan = from_plain(facts.rollout.plan)
     progress, turn = fold(plan, facts.events), find_turn(plan, facts.events)
-    expected = find_first_stage(strategy, regression)
+    with_users = [step.stage for step in plan.steps if isinstance(step, Act) and step.is_shift]
+    expected = find_first_stage(strategy, regression, with_users)
     wanted = f"it should have turned back at {expected}" if expected else "it should have reached all users"
     if progress.outcome is None:
         return Ending(WRONG_CODE, f"the rollout has not ended; {wanted}")
@@ -297,16 +299,18 @@ def describe_rollout(facts: RolloutFacts) -> Iterator[str]:
         yield f"  all traffic was at the baseline {format_number(round(returned_s, 1))} s after it was to go back"
 
 
-def describe_exposure(facts: RolloutFacts, log: Path) -> str:
-    """Write how many requests of users the candidate got since the start, by the log of the router.
+def describe_exposure(facts: RolloutFacts, environments: Environments) -> str:
+    """Write how many requests of users the candidate got since the start, by the router.
 
-    The runs have fewer: what a candidate never answered is logged after its step was closed.
+    The runs have fewer: what a candidate never answered is logged after its step was closed, or not at all.
     """
-    traffic = read_traffic(log, start=facts.rollout.started_at.timestamp())
-    requests, failures, total = traffic.requests["canary"], traffic.failures["canary"], sum(traffic.requests.values())
+    traffic = read_traffic(environments.router.log, start=facts.rollout.started_at.timestamp())
+    logged, total = traffic.requests["canary"], sum(traffic.requests.values())
+    sent = max(count_sessions(environments.socket)["canary"], logged)
+    failed = traffic.failures["canary"] + sent - logged
     return (
-        f"  the candidate got {format_count(requests)} of {count_of(total, 'request')} of users, by HAProxy's log; "
-        f"{format_count(failures)} failed"
+        f"  the candidate got {format_count(sent)} of {count_of(total + sent - logged, 'request')} of users, by HAProxy; "
+        f"{format_count(failed)} failed or had no answer"
     )
 
 

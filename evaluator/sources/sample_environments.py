@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import calendar
 import contextlib
+import csv
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evaluator.errors import SourceError
+from evaluator.sources.access_logs.server_stats import ask_stats
 from evaluator.sources.sample import find_loadtests, start_process
 from evaluator.sources.sample_router import SampleRouter, require_haproxy, wait_until_listening
 
@@ -229,6 +231,22 @@ class Traffic:
         """Share of the requests that the candidate got; None without requests."""
         total = sum(self.requests.values())
         return self.requests.get("canary", 0) / total if total else None
+
+
+def count_sessions(socket_path: Path) -> dict[str, int]:
+    """Count the requests that HAProxy has sent to the servers of each arm, by its own counters. Raises SourceError.
+
+    Its log does not have a request on a connection that it used before, if the server ends without an answer: such a
+    client is expected to send it again.
+    """
+    rows = csv.DictReader(ask_stats(str(socket_path), f"show stat {BACKEND} 4 -1").removeprefix("# ").splitlines())
+    sessions = dict.fromkeys(ARMS, 0)
+    arms = {letter: arm for arm, letter in ARMS.items()}
+    for row in rows:
+        arm = arms.get((row["svname"] or "")[:1])
+        if arm and row["stot"].isdigit():
+            sessions[arm] += int(row["stot"])
+    return sessions
 
 
 _LINE = re.compile(

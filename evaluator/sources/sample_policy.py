@@ -209,18 +209,31 @@ def _run(environments: Environments, what: str, *words: str, undo: str = "") -> 
     return {"command": options}
 
 
-def find_first_stage(strategy: str, regression: str) -> str:
-    """Find the first stage of a strategy that can see a regression of KINDS; empty: none can, or there is none."""
-    return _SEEN_IN[regression].get(strategy, _SEEN_IN[regression]["canary"])
+def find_first_stage(strategy: str, regression: str, with_users: Sequence[str]) -> str:
+    """Find the first stage of a strategy that can see a regression of KINDS; empty: none can, or there is none.
+
+    `with_users`: the stages in which users meet the candidate, in their order.
+    """
+    of_canary, of_others = _SEEN_IN[regression]
+    is_judged = strategy != "big_bang" or regression not in _BLIND  # a full release compares nothing with anything
+    stage = of_canary if strategy == "canary" else of_others
+    if strategy == "big_bang" and stage == TEST:
+        stage = _FIRST
+    if not is_judged:
+        return ""
+    return with_users[0] if stage == _FIRST else stage
 
 
-_SEEN_IN: Mapping[str, Mapping[str, str]] = {
-    "none": {"canary": ""},
-    "errors": {"canary": TEST, "big_bang": "full"},
-    # A full release compares nothing with anything, and the limits of its guard are wider than this.
-    "latency": {"canary": PRE_PRODUCTION, "big_bang": ""},
-    "production-errors": {"canary": "50 %", "blue_green": "switch", "big_bang": "full"},
-    "hang": {"canary": "5 %", "blue_green": "switch", "big_bang": "full"},
-    "dies": {"canary": "5 %", "blue_green": "switch", "big_bang": "full"},
+_FIRST = "first"
+"""The first stage with users."""
+_SEEN_IN: Mapping[str, tuple[str, str]] = {
+    "none": ("", ""),
+    "errors": (TEST, TEST),
+    "latency": (PRE_PRODUCTION, PRE_PRODUCTION),
+    "production-errors": ("50 %", _FIRST),
+    "hang": (_FIRST, _FIRST),
+    "dies": (_FIRST, _FIRST),
 }
-"""Regression → strategy → the first stage that can see it; for others as for canary."""
+"""Regression → the first stage of a canary release that can see it, and of the other strategies."""
+_BLIND = ("latency",)
+"""Regressions that the limits of the guard do not see."""

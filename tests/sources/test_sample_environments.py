@@ -22,6 +22,7 @@ from evaluator.sources.sample_environments import (
     ENVIRONMENTS,
     KINDS,
     Environments,
+    count_sessions,
     end_processes,
     find_processes,
     list_traces,
@@ -33,7 +34,6 @@ from evaluator.sources.sample_environments import (
 from evaluator.sources.sample_policy import Times, find_first_stage, write_policy
 
 VERSIONS = {"baseline": "1.4.1", "canary": "1.5.0"}
-STRATEGIES = ["canary", "blue_green", "big_bang"]
 
 
 @pytest.fixture
@@ -98,6 +98,7 @@ def test_a_reload_of_the_router_keeps_the_shares(environments, tmp_path):
         wait_for(lambda: sum(read_traffic(environments.router.log).requests.values()) == 40, "the log")
         traffic = read_traffic(environments.router.log)
         assert traffic.candidate_share == pytest.approx(0.25, abs=0.06)
+        assert sum(count_sessions(environments.socket).values()) == 40
         assert abs(traffic.last_of_candidate - time.time()) < 60
         assert read_traffic(environments.router.log, end=traffic.last_of_candidate).requests["canary"] < 10
     traces = list_traces(environments, tmp_path / "x.duckdb")
@@ -121,15 +122,24 @@ def test_times_of_the_log_are_utc():
     assert parse_log_time("29/Nov/2026:21:00:00.123") == pytest.approx(1795986000.123)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_the_policy_makes_a_plan_by_each_strategy(tmp_path, strategy):
+@pytest.mark.parametrize(
+    ("strategy", "first"),
+    [
+        ("canary", ("", "test", "pre-production", "50 %", "5 %", "5 %")),
+        ("blue_green", ("", "test", "pre-production", "switch", "switch", "switch")),
+        ("big_bang", ("", "full", "", "full", "full", "full")),
+    ],
+)
+def test_the_policy_makes_a_plan_by_each_strategy(tmp_path, strategy, first):
+    seen_in = dict(zip(KINDS, first, strict=True))
     ports = {name: {"baseline": (1, 2), "canary": (3, 4)} for name in ENVIRONMENTS}
     environments = Environments(tmp_path, ports, 5, tmp_path / "s")
     text = write_policy(environments, "shop@1.5.0", strategy, Times())
     plan = make_plan(parse_policy(yaml.safe_load(text)), "shop@1.5.0")
     stages = [step.name for step in plan.steps if isinstance(step, Observe)]
-    for kind in KINDS:
-        assert find_first_stage(strategy, kind) in ("", *stages)
+    with_users = [step.stage for step in plan.steps if isinstance(step, Act) and step.is_shift]
+    assert {kind: find_first_stage(strategy, kind, with_users) for kind in KINDS} == seen_in
+    assert set(seen_in.values()) <= {"", *stages}
     shares = [step.share for step in plan.steps if isinstance(step, Act) and step.is_shift]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
