@@ -308,10 +308,9 @@ def describe_exposure(facts: RolloutFacts, environments: Environments) -> str:
     logged, total = traffic.requests["canary"], sum(traffic.requests.values())
     sent = max(count_sessions(environments.socket)["canary"], logged)
     failed = traffic.failures["canary"] + sent - logged
-    return (
-        f"  the candidate got {format_count(sent)} of {count_of(total + sent - logged, 'request')} of users, by HAProxy; "
-        f"{format_count(failed)} failed or had no answer"
-    )
+    of_all = count_of(total + sent - logged, "request")
+    without = f"{format_count(failed)} failed or had no answer"
+    return f"  the candidate got {format_count(sent)} of {of_all} of users, by HAProxy; {without}"
 
 
 def _list_rows(facts: RolloutFacts, plan: RolloutPlan) -> Iterator[tuple[str, ...]]:
