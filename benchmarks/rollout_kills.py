@@ -54,7 +54,7 @@ LONGEST_S = 15.0
 BETWEEN_S = (1.0, 14.0)
 """Time between two kills."""
 ROLLOUT_S = 240.0
-TIMES = Times(load_s=0, bake_s=10, last_s=3, least=20, shares=("5 %", "50 %"))
+TIMES = Times(load_s=0, bake_s=12, last_s=3, least=20, shares=("5 %", "50 %"))
 VERSIONS = {"baseline": "1.4.1", "canary": "1.5.0"}
 
 
@@ -93,6 +93,7 @@ class Bench:
         self.prepare(outcome)
         position = self.environments.router.log.stat().st_size
         driver = self.call("start", outcome.release, "--reason", "bench", "--yes")
+        self.wait_for_start(outcome, driver)
         next_kill = time.monotonic() + self.random.uniform(*BETWEEN_S)
         until = time.monotonic() + ROLLOUT_S
         while time.monotonic() < until:
@@ -141,6 +142,14 @@ class Bench:
                 stderr=log,
                 start_new_session=True,
             )
+
+    def wait_for_start(self, outcome: Outcome, driver: subprocess.Popen[bytes]) -> None:
+        """Wait until the rollout is stored: before that, there is nothing to continue."""
+        until = time.monotonic() + ROLLOUT_S
+        while not Rollouts(Store.open(self.store, decisions_only=True).control.file).rollouts(outcome.release):
+            if driver.poll() is not None or time.monotonic() > until:
+                sys.exit(f"{outcome.release} was not started:\n{(self.folder / 'driver.log').read_text()[-2000:]}")
+            time.sleep(0.1)
 
     def kill_one(self, outcome: Outcome, driver: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
         """Kill the driver or the guard; returns the driver that drives from now on."""
