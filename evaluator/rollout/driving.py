@@ -47,6 +47,10 @@ class Driver:
         """`stop`: when it is set, the driver ends after the act that is being executed."""
         self.plan, self.parts, self.stop = plan, parts, stop
         self.watch = RolloutWatch(plan, parts, self._add)
+        self._read = 0
+        """How many events were read."""
+        self._written: list[Event] = []
+        """Events of this driver that were not read back yet."""
         self._told: set[str] = set()
         """Problems that were shown already, so that each is shown once."""
 
@@ -77,6 +81,7 @@ class Driver:
     def _begin(self) -> None:
         """Look whether the plan is what was started, and let the guard watch. A rollout that cannot go on goes back."""
         events = self._use_store(self.parts.events.read)
+        self._read = len(events)
         progress = fold(self.plan, events)
         if progress.outcome is not None or progress.going_back:
             return
@@ -319,8 +324,15 @@ class Driver:
     # ------------------------------------------------------------------ the store, and waiting
 
     def _read_progress(self) -> RolloutProgress:
-        """Read how far the rollout is."""
-        return fold(self.plan, self._use_store(self.parts.events.read))
+        """Read how far the rollout is, and show what others have added: people who hold it, or let it go on."""
+        events = self._use_store(self.parts.events.read)
+        for event in events[self._read :]:
+            if event in self._written:
+                self._written.remove(event)
+            else:
+                self.parts.report.say(describe_event(self.plan, event))
+        self._read = len(events)
+        return fold(self.plan, events)
 
     def _is_turned_back_at(self, position: int) -> bool:
         """Does the rollout go back, and is this step none of the final ones, which are executed all the same?"""
@@ -346,6 +358,7 @@ class Driver:
     def _add(self, event: Event) -> None:
         """Add an event, and show it."""
         self._use_store(lambda: self.parts.events.add(event))
+        self._written.append(event)
         self.parts.report.say(describe_event(self.plan, event))
 
     def _use_store(self, call: Callable[[], T]) -> T:

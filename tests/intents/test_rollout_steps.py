@@ -764,3 +764,10 @@ def test_a_plan_that_another_version_has_made_goes_back_with_all_that_its_hooks_
     before = len(lines())
     assert execute(store, lambda _: rules, back.id, "w").state is IntentState.ACKNOWLEDGED
     assert lines()[before:] == ['set-{"baseline":1.0,"canary":0.0}', "two-back-deploy", "one-back-deploy"]
+
+
+def test_a_verification_that_does_not_end_has_failed_and_leaves_nothing_unknown(store, start, step, lines):
+    endless = {"command": {"run": ["sleep", "5"], "time_limit": "200ms"}}
+    acts = {"5 %": [{"name": "deploy", "hooks": [write("one")], "verify": [endless]}]}
+    rollout, plan = start(acts=acts)
+    assert step(rollout, plan, DEPLOY).state is IntentState.FAILED

@@ -254,3 +254,5 @@ def test_a_held_rollout_waits_and_still_goes_back_at_no_go(world):
     world.at(8, lambda: world.events.append(Event(EventKind.HELD, world.clock.now(), text="lunch", person="ann")))
     world.found[AT_5] = [NO_GO]
     assert world.drive() is BACK
+    assert "held by ann: lunch" in world.said
+    assert len(world.said) == len(world.events), "each event is shown once"
