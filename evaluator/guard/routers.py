@@ -70,19 +70,19 @@ class ServiceRouter:
 
     def read_shares(self) -> dict[str, float]:
         """Read arm → share of the requests that it gets now. Raises HookError."""
-        return self.router.read_shares(self._make_context("promote"))
+        return self.router.read_shares(self._make_context("step"))
 
     def read_settings(self) -> dict[str, float]:
         """Read arm → share by what was set, also where servers cannot serve now. Raises HookError."""
-        return self.router.read_settings(self._make_context("promote"))
+        return self.router.read_settings(self._make_context("step"))
 
     def read_state(self) -> Any:
         """Read the state of the router as plain JSON. Raises HookError."""
-        return self.router.read(self._make_context("promote"))
+        return self.router.read(self._make_context("step"))
 
     def set_shares(self, shares: Mapping[str, float], words: Mapping[str, str]) -> Realised:
         """Give each arm its share. Raises HookError if nothing was changed, MaybeSent if that is not known."""
-        return self.router.set_shares(shares, self._make_context("promote", words, shares))
+        return self.router.set_shares(shares, self._make_context("step", words, shares))
 
     def return_traffic(self) -> ReturnAttempt:
         """Give all requests to the baseline, enable its servers if they were drained, and read back. Raises nothing."""
