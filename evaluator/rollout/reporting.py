@@ -22,7 +22,7 @@ from evaluator.records.rollouts import (
     from_plain,
 )
 from evaluator.reports import VERDICT_WORDS, read_stored
-from evaluator.reports.rollout import Exposure, Happening, RolloutReport, Rung, StepRow, StepVerdict
+from evaluator.reports.rollout import Happening, RolloutPage, Rung, StepRequests, StepRow, StepVerdict
 from evaluator.rollout.deciding import Todo, decide
 from evaluator.rollout.locking import find_driver_of
 from evaluator.rollout.progress import RolloutProgress, StepState, begin_progress, fold, follow
@@ -83,7 +83,7 @@ class RolloutFacts:
     events: tuple[Event, ...] = ()
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
     """Name of a step → its newest verdict."""
-    exposures: tuple[Exposure, ...] = ()
+    exposures: tuple[StepRequests, ...] = ()
     """Requests of users, a row a step, in their order."""
     late: int = 0
     """Requests that were logged after their step was closed."""
@@ -131,7 +131,7 @@ def _read_live_runs(store: Store, rollout: Rollout) -> list[Run]:
     ]
 
 
-def _read_exposures(store: Store, rollout: Rollout, runs: Sequence[Run]) -> Iterator[Exposure]:
+def _read_exposures(store: Store, rollout: Rollout, runs: Sequence[Run]) -> Iterator[StepRequests]:
     """Count the requests of users in these runs, by step; those of no step come last."""
     if not runs:
         return
@@ -149,7 +149,7 @@ def _read_exposures(store: Store, rollout: Rollout, runs: Sequence[Run]) -> Iter
         ]
         baseline, candidate, baseline_failures, candidate_failures = counts
         if step or candidate:
-            yield Exposure(
+            yield StepRequests(
                 step or BETWEEN,
                 shares.get(step),
                 baseline + candidate,
@@ -159,7 +159,7 @@ def _read_exposures(store: Store, rollout: Rollout, runs: Sequence[Run]) -> Iter
             )
 
 
-def make_report(facts: RolloutFacts, now: datetime) -> RolloutReport:
+def make_report(facts: RolloutFacts, now: datetime) -> RolloutPage:
     """Make the report of a rollout as it is now. Raises PlanNotReadable for a plan of another version."""
     rollout, events = facts.rollout, facts.events
     plan = from_plain(rollout.plan)
@@ -174,7 +174,7 @@ def make_report(facts: RolloutFacts, now: datetime) -> RolloutReport:
         if isinstance(step, Observe) and (verdict := facts.verdicts.get(step.name))
     }
     versions = [service.baseline for verdict in facts.verdicts.values() for service in verdict.release.services]
-    return RolloutReport(
+    return RolloutPage(
         release=rollout.release,
         id=rollout.id,
         word=word,
@@ -212,7 +212,7 @@ def find_turn(plan: RolloutPlan, events: Sequence[Event]) -> int | None:
     return None
 
 
-def list_exposures(facts: RolloutFacts, plan: RolloutPlan) -> tuple[Exposure, ...]:
+def list_exposures(facts: RolloutFacts, plan: RolloutPlan) -> tuple[StepRequests, ...]:
     """List who met the candidate, a row a step. In the step that turned back its share changed, so none was wanted."""
     turned = find_turn(plan, facts.events)
     name = plan.steps[turned].stage if turned is not None and turned < plan.body else ""

@@ -12,7 +12,7 @@ from rollout_cases import START, at, make_cases, pass_steps, start_rollout
 from evaluator.__main__ import run
 from evaluator.records import Release
 from evaluator.records.rollouts import EventKind, RolloutOutcome
-from evaluator.reports.rollout import Exposure, to_html
+from evaluator.reports.rollout import StepRequests, to_html
 from evaluator.rollout.reporting import RolloutFacts, find_return_s, make_report
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
@@ -140,7 +140,7 @@ def test_the_page_is_whole_and_brings_nothing_in(report, name):
 def test_a_share_that_is_off_by_more_than_a_point_is_marked(cases):
     facts, _ = cases["promoted"]
     for candidate, is_marked in ((5_080, False), (5_120, True), (4_880, True)):
-        exposed = (Exposure("50 %", 0.5, 10_000, candidate, 0, 0),)
+        exposed = (StepRequests("50 %", 0.5, 10_000, candidate, 0, 0),)
         html = to_html(make_report(RolloutFacts(facts.rollout, facts.events, {}, exposed), START))
         assert ('<span class="differs">' in html) is is_marked
 
