@@ -13,6 +13,7 @@ import click
 
 from evaluator.cli import Session, emit, mask_control_characters
 from evaluator.cli.completing import completing_hooks
+from evaluator.cli.rollout_report import report_command
 from evaluator.cli.subject import Subject, subject_options
 from evaluator.cli.terminal import make_page
 from evaluator.errors import Refused, UsageError
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 @click.group("rollout")
 def command() -> None:
     """Take a release through its stages, each allowed by evidence."""
+
+
+command.add_command(report_command)
 
 
 @command.command("plan")

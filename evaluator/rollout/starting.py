@@ -126,6 +126,8 @@ def make_tail_plans(
 ) -> dict[str, TailPlan]:
     """Plan how the log of each shifted service is followed. Raises UsageError, InputError."""
     tails = {}
+    live = policy.rollout.live if policy.rollout else None
+    bakes = [step.bake_s for step in plan.steps if isinstance(step, Observe) and step.share and step.bake_s]
     for service in make_setup(rollout, plan, policy, release).services:
         if service.access_log is None:
             continue
@@ -135,7 +137,8 @@ def make_tail_plans(
             release=Release(release.id),
             paths=(service.access_log.absolute(),),
             settings=settings,
-            lateness_s=LATENESS_S,
+            lateness_s=live.lateness if live else LATENESS_S,
+            shortest_step_s=min(bakes, default=None),
         )
     return tails
 
