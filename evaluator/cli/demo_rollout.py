@@ -49,6 +49,8 @@ LONGEST_S = 600.0
 """The demo ends a rollout that takes longer (s)."""
 PATIENCE_S = 10.0
 """How long (s) what was started may take to end."""
+LEAST_SHOWN_S = 0.05
+"""A shorter time is shown as none."""
 NEAR = 0.01
 """Difference that is allowed between the wanted and the realised share."""
 INCONCLUSIVE_CODE, WRONG_CODE = 3, 4
@@ -167,9 +169,9 @@ class Demo:
         say(f"three environments in {self.folder}: {', '.join(ENVIRONMENTS)}; the candidate: {self.regression}")
         with (
             start_production_router(environments),
-            start_users(environments.router, environments.users, SPAWN_RATE, LONGEST_S),
+            start_users(environments.router, times.users, SPAWN_RATE, LONGEST_S),
         ):
-            say(f"{environments.users} users send requests to HAProxy at {environments.router.url}, with {VERSIONS}")
+            say(f"{times.users} users send requests to HAProxy at {environments.router.url}")
             yield
 
     @property
@@ -296,7 +298,8 @@ def describe_rollout(facts: RolloutFacts) -> Iterator[str]:
     yield ""
     returned_s = find_return_s(facts.events)
     if returned_s is not None:
-        yield f"  all traffic was at the baseline {format_number(round(returned_s, 1))} s after it was to go back"
+        when = f"{returned_s:.1f} s after" if returned_s >= LEAST_SHOWN_S else "as soon as"
+        yield f"  all traffic was at the baseline {when} it was to go back"
 
 
 def describe_exposure(facts: RolloutFacts, environments: Environments) -> str:
