@@ -49,8 +49,6 @@ LONGEST_S = 600.0
 """The demo ends a rollout that takes longer (s)."""
 PATIENCE_S = 10.0
 """How long (s) what was started may take to end."""
-LEAST_SHOWN_S = 0.05
-"""A shorter time is shown as none."""
 NEAR = 0.01
 """Difference that is allowed between the wanted and the realised share."""
 INCONCLUSIVE_CODE, WRONG_CODE = 3, 4
@@ -289,7 +287,7 @@ def describe_rollout(facts: RolloutFacts) -> Iterator[str]:
     """Write the steps with verdicts and shares, and who met the candidate, as lines of text."""
     from evaluator.records.rollouts import from_plain
     from evaluator.reports.base import align_columns
-    from evaluator.rollout.reporting import find_return_s
+    from evaluator.rollout.reporting import LEAST_SHOWN_S, find_return_s
 
     plan = from_plain(facts.rollout.plan)
     rows = [("stage", "needs", "shown", "wanted", "got", "requests", "failed"), *_list_rows(facts, plan)]
