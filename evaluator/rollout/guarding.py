@@ -30,7 +30,7 @@ class GuardedTraffic:
     def __init__(self, store: Path, setup: GuardSetup, say: Say) -> None:
         self.store, self.setup, self.say = store, setup, say
         self._client = GuardClient(store)
-        self._told: set[str] = set()
+        self._said: set[str] = set()
         """What the guard cannot see, as it was shown: once, also where it is opened again."""
 
     def open(self) -> GuardStatus:
@@ -38,8 +38,8 @@ class GuardedTraffic:
         self._client = connect(self.store, start=True, say=self.say)
         status = self._client.open(self.setup)
         for note in status.notes:
-            if note not in self._told:
-                self._told.add(note)
+            if note not in self._said:
+                self._said.add(note)
                 self.say(f"the guard: {note}")
         return status
 
