@@ -7,11 +7,16 @@ import json
 
 import pytest
 from guard.test_log_lines import compare
+from guard.test_rollouts import Scripted
 from routers import haproxy_router, nginx_router, service
 from sources.access_logs.test_layouts import ENVOY
 
+from evaluator.guard import routers
+from evaluator.guard.limits import ArmCounters
 from evaluator.guard.log_watch import BLIND_S, LogWatch
 from evaluator.guard.recognise import find_settings
+from evaluator.guard.setup import GuardedService
+from evaluator.guard.watch import ServiceWatch
 from evaluator.records.rollouts import GuardLimits
 from evaluator.sources.access_logs import find_layout
 from evaluator.sources.access_logs.nginx import KNOWN_FORMATS
@@ -163,3 +168,53 @@ def test_lines_that_a_router_writes_rarely_prove_nothing(logs, tmp_path):
     look_for(1, log, made, clock, of_baseline * 1000)
     look_for(20, log, made, clock, b"")
     assert not made.find_unseen("canary", 0.5)
+
+
+class FakeCounters:
+    """Counters of HAProxy: the candidate got `started` requests within each 30 s."""
+
+    problem = ""
+
+    def __init__(self, started):
+        self.started = started
+        self.windows = {"canary": self}
+        self.counters = {"canary": ArmCounters()}
+
+    def look(self, at):
+        pass
+
+    def find_reason(self, at):
+        return ""
+
+    def count_started(self, at, time_s):
+        return self.started
+
+
+@pytest.mark.parametrize(
+    ("started", "share", "reason"),
+    [
+        (None, 0.5, "requests of the baseline were logged"),
+        (None, 0.0, ""),
+        (40, 0.5, "the router gave 40 to it that have ended"),
+        (0, 0.5, ""),  # users stay at the server that they had
+    ],
+)
+def test_users_of_a_candidate_that_the_log_does_not_show_go_back(started, share, reason, logs, tmp_path, monkeypatch):
+    monkeypatch.setattr(routers, "make_router", lambda *_: Scripted())
+    of_baseline = next(line for line in logs["haproxy"][0].read_bytes().splitlines(keepends=True) if b"/b1 " in line)
+    log, clock = tmp_path / "haproxy.log", [0.0]
+    log.write_bytes(of_baseline)
+    service = GuardedService("cart", "scripted", {}, {}, log, {"arms": {"baseline": ["b1"], "canary": ["new"]}})
+    watch = ServiceWatch(service, "r1", "cart@1", GuardLimits(least=10), lambda: clock[0])
+    watch.try_all()
+    watch.counters = None if started is None else FakeCounters(started)
+    watch.realised = {"baseline": 1 - share, "canary": share}
+    reasons = []
+    for _ in range(32):
+        clock[0] += 1
+        with log.open("ab") as writing:
+            writing.write(of_baseline * 2)
+        reasons.append(watch.look())
+    assert not any(reasons[:29])
+    assert (reason in reasons[-1]) if reason else not reasons[-1]
+    watch.close()
