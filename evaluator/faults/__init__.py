@@ -1,0 +1,196 @@
+"""Where a fault is: endpoints, instances and onset of a candidate's failures and longer response times (method B.5a).
+
+Pure: no store, no clock. What is not shown is not named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from evaluator.assess.requests import RequestPairs
+from evaluator.faults.clock import Clock
+from evaluator.faults.failing import model_failures
+from evaluator.faults.grid import Grid, build_grid
+from evaluator.faults.kinds import find_kinds
+from evaluator.faults.locating import (
+    Course,
+    Place,
+    find_failure_onset,
+    find_time_onset,
+    follow,
+    locate,
+    measure_slowing,
+    name_place,
+)
+from evaluator.faults.naming import Named
+from evaluator.faults.onset import Onset
+from evaluator.faults.slowing import model_times
+from evaluator.records import (
+    Comparison,
+    Evidence,
+    Fault,
+    FaultOnset,
+    FaultPlace,
+    Level,
+    MetricStatus,
+    Role,
+    VerdictWord,
+)
+from evaluator.stats.shaping.rare import OTHER_ENDPOINTS
+
+__all__ = ["find_fault", "find_faults"]
+
+NOWHERE = FaultPlace("not_known")
+
+
+def find_faults(requests: RequestPairs | None, evidence: Evidence, word: VerdictWord) -> tuple[Fault, ...] | None:
+    """Find the faults of the candidates that are not shown to be within: at most one in failures, one in times of each.
+
+    Args:
+        requests: The requests as they were judged; `None`: there are none.
+        evidence: The comparisons with their status, and the health findings.
+        word: The verdict.
+
+    Returns:
+        The faults that are shown, and those that the verdict knows, also if no part of them is shown; empty if nothing
+        is shown. `None` if no fault is looked for: the verdict is GO, or there are no requests.
+    """
+    if word is VerdictWord.GO or requests is None or not requests.panels:
+        return None
+    if any(finding.void and finding.level is Level.FAIL for finding in evidence.findings):
+        return ()  # the comparison means nothing
+    faults: list[Fault] = []
+    for arm in requests.panels:
+        own = [row for row in evidence.comparisons if row.arm == arm and row.kind is requests.kind]
+        faults += _find_faults_of_arm(requests, arm, own)
+    return tuple(faults)
+
+
+def _find_faults_of_arm(requests: RequestPairs, arm: str, own: Sequence[Comparison]) -> list[Fault]:
+    """Find the faults of one candidate; `own`: its comparisons of the requests."""
+    if own and all(row.status is MetricStatus.PASS for row in own if row.rule.role is Role.GATE):
+        return []
+    worse = [row for row in own if row.status is MetricStatus.FAIL and row.rule.role is not Role.WATCH]
+    faults: list[Fault] = []
+    fails = any(row.rule.metric.is_failure_rate for row in worse)
+    slow = any(row.rule.metric.is_response_time for row in worse)
+    loads_differ = any(row.load_differs for row in own)  # then times differ without any fault
+    grid = build_grid(requests.panels[arm])
+    for what, given in (("failures", fails), ("response_time", slow)):
+        fault, is_named = None, False
+        if grid is not None and what == "failures":
+            fault = find_failing(requests, arm, grid, given=given)
+        elif grid is not None and not loads_differ:
+            fault = find_slowing(requests, arm, grid, given=given)
+            if fault is not None and given and not _explains(fault, worse):
+                # A quantile counts failures as endless times: those are named already.
+                fault = None if faults else _know_nothing(arm, "response_time")
+                is_named = bool(faults)
+        if fault is not None:
+            faults.append(fault)
+        elif given and not is_named:
+            faults.append(_know_nothing(arm, "failures" if what == "failures" else "response_time"))
+    if worse and not fails and not slow:
+        faults.append(_know_nothing(arm, "not_known"))
+    # What the verdict says comes first.
+    return sorted(faults, key=lambda fault: {"failures": not fails, "response_time": not slow}.get(fault.what, True))
+
+
+def _explains(fault: Fault, worse: Sequence[Comparison]) -> bool:
+    """Are times longer by so much that a verdict of "worse" can be due to it? Else only a few requests are slower.
+
+    `worse`: the comparisons that are shown to be worse. A fault must reach half of the smallest margin of their times.
+    """
+    margins = [row.rule.margin for row in worse if row.rule.margin and row.rule.metric.is_response_time]
+    relative = [margin.value for margin in margins if margin.relative]
+    return fault.candidate is not None and fault.candidate - 1 >= min(relative, default=0.0) / 2
+
+
+def _know_nothing(arm: str, what: Literal["failures", "response_time", "not_known"]) -> Fault:
+    """Make the fault of which only the verdict knows."""
+    return Fault(arm, what, endpoints=NOWHERE, instances=NOWHERE, onset=FaultOnset("not_known"))
+
+
+def find_fault(requests: RequestPairs, arm: str, what: str, *, given: bool = False) -> Fault | None:
+    """Find the fault of one candidate in its `failures` or `response_time`; `None` if none is shown."""
+    panel = requests.panels.get(arm)
+    grid = None if panel is None else build_grid(panel)
+    if grid is None:
+        return None
+    find = find_failing if what == "failures" else find_slowing
+    return find(requests, arm, grid, given=given)
+
+
+def find_failing(requests: RequestPairs, arm: str, grid: Grid, *, given: bool) -> Fault | None:
+    """Find where and since when more requests of a candidate fail; `None` if nothing is shown.
+
+    `given`: does the verdict say that more fail?
+    """
+    model = model_failures(grid)
+    place = locate(model, given=given)
+    if place is None:
+        return None
+    clock = Clock(requests, arm)
+
+    def follow_place(place: Place) -> tuple[Course, Onset]:
+        """Find the course of the failures at a place, and their onset."""
+        n, failures = clock.count(place.scope, grid)
+        course = follow(model, place.scope, n, failures, grid.slot_s, requests.cells.bucket_s)
+        return course, find_failure_onset(course, model.find_dispersion(place.scope))
+
+    _, onset = follow_place(place)
+    # The onset is known better now, and with it the place.
+    place = name_place(model, place.since(onset, grid.slot_s))
+    course, onset = follow_place(place)
+    since = course.since(onset)
+    counted = float(course.n[since].sum())
+    endpoints = _name_place(place.endpoints, grid.endpoints)
+    return Fault(
+        arm,
+        "failures",
+        endpoints=endpoints,
+        instances=_name_place(place.instances, grid.instances),
+        onset=clock.date(onset),
+        requests=int(counted),
+        baseline=float(course.expected[since].sum() / counted) if counted else None,
+        candidate=float(course.failures[since].sum() / counted) if counted else None,
+        kinds=find_kinds(requests.cells, arm, endpoints.names or None),
+    )
+
+
+def find_slowing(requests: RequestPairs, arm: str, grid: Grid, *, given: bool) -> Fault | None:
+    """Find where and since when the requests of a candidate take longer; `None` if nothing is shown.
+
+    `given`: does the verdict say that they take longer?
+    """
+    model = model_times(grid, requests.rulebook.prior.sd_latency)
+    place = locate(model, given=given)
+    if place is None:
+        return None
+    clock = Clock(requests, arm)
+    onset = find_time_onset(model, place.scope, grid.slot_s)
+    place = name_place(model, place.since(onset, grid.slot_s))  # the onset is known better now, and with it the place
+    onset = find_time_onset(model, place.scope, grid.slot_s)
+    first = int((onset.elapsed_s or 0.0) // requests.cells.bucket_s)
+    return Fault(
+        arm,
+        "response_time",
+        endpoints=_name_place(place.endpoints, grid.endpoints),
+        instances=_name_place(place.instances, grid.instances),
+        onset=clock.date(onset),
+        requests=int(clock.count(place.scope, grid)[0][first:].sum()),
+        candidate=measure_slowing(model, place.scope, onset, grid.slot_s),
+    )
+
+
+def _name_place(named: Named, names: Sequence[str]) -> FaultPlace:
+    """Name the endpoints or instances that are shown; a single one is named also if it is all there is.
+
+    Rare endpoints that are judged together have no name: it is not known which of them it is.
+    """
+    chosen = tuple(name for name, is_member in zip(names, named.members, strict=True) if is_member)
+    if OTHER_ENDPOINTS in chosen and named.scope == "some":
+        return FaultPlace("not_known", count=len(names))
+    is_named = named.scope == "some" or (named.scope == "all" and len(names) == 1)
+    return FaultPlace(named.scope, chosen if is_named else (), len(names), named.others_fine)
