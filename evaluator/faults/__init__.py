@@ -141,7 +141,7 @@ def find_failing(requests: RequestPairs, arm: str, grid: Grid, *, given: bool) -
 
     _, onset = follow_place(place)
     # The onset is known better now, and with it the place.
-    place = name_place(model, place.since(onset, grid.slot_s))
+    place = name_place(model, place.since(onset, grid.slot_s, grid.slots))
     course, onset = follow_place(place)
     since = course.since(onset)
     counted = float(course.n[since].sum())
@@ -170,7 +170,9 @@ def find_slowing(requests: RequestPairs, arm: str, grid: Grid, *, given: bool) -
         return None
     clock = Clock(requests, arm)
     onset = find_time_onset(model, place.scope, grid.slot_s)
-    place = name_place(model, place.since(onset, grid.slot_s))  # the onset is known better now, and with it the place
+    place = name_place(
+        model, place.since(onset, grid.slot_s, grid.slots)
+    )  # the onset is known better now, and with it the place
     onset = find_time_onset(model, place.scope, grid.slot_s)
     first = int((onset.elapsed_s or 0.0) // requests.cells.bucket_s)
     return Fault(

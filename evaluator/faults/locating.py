@@ -27,11 +27,14 @@ class Place:
     endpoints: Named
     instances: Named
 
-    def since(self, onset: Onset, slot_s: int) -> Scope:
-        """Return the scope since an onset, or since the slot that the scan found if the onset is no step."""
-        if onset.kind == "not_known" or onset.kind == "growth":
+    def since(self, onset: Onset, slot_s: int, slots: int) -> Scope:
+        """Return the scope since an onset, or since the slot that the scan found if the onset is no step.
+
+        `slots`: how many there are.
+        """
+        if onset.kind in {"not_known", "growth"}:
             return self.scope
-        return replace(self.scope, slot=math.ceil((onset.elapsed_s or 0.0) / slot_s - 0.5))
+        return replace(self.scope, slot=min(math.ceil((onset.elapsed_s or 0.0) / slot_s - 0.5), slots - 1))
 
 
 class Model(Protocol):

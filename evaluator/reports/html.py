@@ -245,7 +245,7 @@ class _Report:
         """
         if self.verdict.faults == ():
             return [[(NOTHING_SHOWN.removesuffix("."), "")]]
-        anchors = {"endpoint": "endpoints", "instance": "panels", "onset": "timeline", "time": "timeline"}
+        anchors = {"endpoint": "endpoints", "instance": "panels", "onset": "timeline"}
         return [
             [
                 (part.text, anchor if (anchor := anchors.get(part.about, "")) in present else "")

@@ -28,18 +28,18 @@ def make_fault_card(verdict: Verdict) -> Markup | None:
 
 def _mark_up_part(verdict: Verdict, fault: Fault, part: FaultText) -> str | Markup:
     """Write a part of the sentence: a link to the endpoint, the instances or the time that it names, or its text."""
-    release = verdict.release.id
+    row = _find_shown(verdict, fault)
+    # A page that has to add a choice to its address forgets which heading it was asked for.
+    chosen = {"release": verdict.release.id, "metric": row.rule.name if row else None}
     if part.about == "endpoint":
-        scanned = {row.rule.slice.endpoint for row in verdict.evidence.comparisons}
+        scanned = {compared.rule.slice.endpoint for compared in verdict.evidence.comparisons}
         if part.text in scanned:
-            return link("release", part.text, at="closer", release=release, endpoint=clean(part.text))
-        return link("release", part.text, at="endpoints", release=release)
+            return link("release", part.text, at="closer", endpoint=clean(part.text), **chosen)
+        return link("release", part.text, at="endpoints", **chosen)
     if part.about == "instance":
-        row = _find_shown(verdict, fault)
-        metric = row.rule.name if row else None
-        return link("release", part.text, at="metric", release=release, metric=metric, arm=fault.arm if row else None)
+        return link("release", part.text, at="metric", arm=fault.arm if row else None, **chosen)
     if part.about == "onset":
-        return link("release", part.text, at="timeline", release=release)
+        return link("release", part.text, at="timeline", **chosen)
     if part.about == "time":
         return mark_up_time(part.at)
     return clean(part.text)
