@@ -69,32 +69,30 @@ def find_faults(requests: RequestPairs | None, evidence: Evidence, word: Verdict
 
 def _find_faults_of_arm(requests: RequestPairs, arm: str, own: Sequence[Comparison]) -> list[Fault]:
     """Find the faults of one candidate; `own`: its comparisons of the requests."""
-    if own and all(row.status is MetricStatus.PASS for row in own if row.rule.role is Role.GATE):
-        return []
+    has_others = len(requests.panels) > 1
+    if has_others and own and all(row.status is MetricStatus.PASS for row in own if row.must_be_within):
+        return []  # the verdict is no GO because of another candidate
     worse = [row for row in own if row.status is MetricStatus.FAIL and row.rule.role is not Role.WATCH]
-    faults: list[Fault] = []
     fails = any(row.rule.metric.is_failure_rate for row in worse)
-    slow = any(row.rule.metric.is_response_time for row in worse)
-    loads_differ = any(row.load_differs for row in own)  # then times differ without any fault
+    # A quantile counts failures as endless times: where more fail, longer times have to be shown by themselves.
+    is_slower = not fails and any(row.rule.metric.is_response_time for row in worse)
+    failing = slowing = None
     grid = build_grid(requests.panels[arm])
-    for what, given in (("failures", fails), ("response_time", slow)):
-        fault, is_named = None, False
-        if grid is not None and what == "failures":
-            fault = find_failing(requests, arm, grid, given=given)
-        elif grid is not None and not loads_differ:
-            fault = find_slowing(requests, arm, grid, given=given)
-            if fault is not None and given and not _explains(fault, worse):
-                # A quantile counts failures as endless times: those are named already.
-                fault = None if faults else _know_nothing(arm, "response_time")
-                is_named = bool(faults)
-        if fault is not None:
-            faults.append(fault)
-        elif given and not is_named:
-            faults.append(_know_nothing(arm, "failures" if what == "failures" else "response_time"))
-    if worse and not fails and not slow:
-        faults.append(_know_nothing(arm, "not_known"))
+    if grid is not None:
+        failing = find_failing(requests, arm, grid, given=fails)
+        if not any(row.load_differs for row in own):  # else times differ without any fault
+            slowing = find_slowing(requests, arm, grid, given=is_slower)
+    if is_slower and slowing is not None and not _explains(slowing, worse):
+        slowing = None
+    if fails and failing is None:
+        failing = _know_nothing(arm, "failures")
+    if is_slower and slowing is None:
+        slowing = _know_nothing(arm, "response_time")
+    if worse and failing is None and slowing is None:
+        return [_know_nothing(arm, "not_known")]
     # What the verdict says comes first.
-    return sorted(faults, key=lambda fault: {"failures": not fails, "response_time": not slow}.get(fault.what, True))
+    in_order = (slowing, failing) if is_slower else (failing, slowing)
+    return [fault for fault in in_order if fault is not None]
 
 
 def _explains(fault: Fault, worse: Sequence[Comparison]) -> bool:

@@ -15,7 +15,7 @@ LEAST_AT_START = 0.9
 """Least probability of an onset so near the start, for "from the start"."""
 LEAST_LEAD = 1.0
 """Log likelihood by which a step must explain a fault better than a slow growth."""
-START_ODDS = 8.0
+START_ODDS = 20.0
 """Prior odds of the very start against any other slot: most faults of a version are there from its start."""
 
 
