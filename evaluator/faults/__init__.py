@@ -137,10 +137,12 @@ def find_failing(requests: RequestPairs, arm: str, grid: Grid, *, given: bool) -
         course = follow(model, place.scope, n, failures, grid.slot_s, requests.cells.bucket_s)
         return course, find_failure_onset(course, model.find_dispersion(place.scope))
 
-    _, onset = follow_place(place)
-    # The onset is known better now, and with it the place.
-    place = name_place(model, place.since(onset, grid.slot_s, grid.slots))
     course, onset = follow_place(place)
+    # The onset is known better now, and with it the place.
+    named = name_place(model, place.since(onset, grid.slot_s, grid.slots))
+    if not place.is_same(named):
+        course, onset = follow_place(named)
+    place = named
     since = course.since(onset)
     counted = float(course.n[since].sum())
     endpoints = _name_place(place.endpoints, grid.endpoints)
@@ -168,10 +170,11 @@ def find_slowing(requests: RequestPairs, arm: str, grid: Grid, *, given: bool) -
         return None
     clock = Clock(requests, arm)
     onset = find_time_onset(model, place.scope, grid.slot_s)
-    place = name_place(
-        model, place.since(onset, grid.slot_s, grid.slots)
-    )  # the onset is known better now, and with it the place
-    onset = find_time_onset(model, place.scope, grid.slot_s)
+    # The onset is known better now, and with it the place.
+    named = name_place(model, place.since(onset, grid.slot_s, grid.slots))
+    if not place.is_same(named):
+        onset = find_time_onset(model, named.scope, grid.slot_s)
+    place = named
     first = int((onset.elapsed_s or 0.0) // requests.cells.bucket_s)
     return Fault(
         arm,

@@ -13,6 +13,7 @@ from evaluator.faults.scanning import Scope
 from evaluator.records import BLOCK_BUCKETS, FaultOnset
 from evaluator.records.arrays import BoolArray, FloatArray
 from evaluator.stats.shaping.blocks import ALIGNED
+from evaluator.stats.shaping.index import rows_of_each
 
 
 class Clock:
@@ -26,8 +27,10 @@ class Clock:
         self.runs = panel.runs
         self.first_judged = np.zeros(len(self.cells.runs), dtype=np.int64)
         self.first_recorded = np.zeros(len(self.cells.runs), dtype=np.int64)
-        for run in self.runs.tolist():
-            recorded = int(moments.bucket[moments.run == run].min())
+        for run, rows in rows_of_each(moments.run):
+            if run not in self.runs:
+                continue
+            recorded = int(moments.bucket[rows].min())
             # A panel counts its buckets from a multiple of `ALIGNED`. It begins with or after the warm-up, and by less
             # than so many buckets later.
             warm = requests.warm_up.first_bucket.get(run, 0) // BLOCK_BUCKETS * BLOCK_BUCKETS
@@ -44,17 +47,15 @@ class Clock:
         pooled = _choose_unknown(self.cells.endpoints, grid.endpoints, scope.endpoints)
         endpoint_chosen = _choose_by_name(self.cells.endpoints, grid.endpoints, scope.endpoints) | pooled
         instance_chosen = _choose_by_name(self.cells.instances, grid.instances, scope.instances)
-        since = moments.bucket - self.first_judged[moments.run]
         buckets = grid.slots * (grid.slot_s // self.panel.bucket_s)
-        rows = np.flatnonzero(
-            (moments.arm == self.arm_code)
-            & endpoint_chosen[moments.endpoint]
-            & instance_chosen[moments.instance]
-            & (since >= 0)
-            & (since < buckets)
-        )
+        # One after the other, because an endpoint is a small part of the rows.
+        rows = np.flatnonzero(endpoint_chosen[moments.endpoint])
+        rows = rows[(moments.arm[rows] == self.arm_code) & instance_chosen[moments.instance[rows]]]
+        since = moments.bucket[rows] - self.first_judged[moments.run[rows]]
+        is_judged = (since >= 0) & (since < buckets)
+        rows, since = rows[is_judged], since[is_judged]
         n, failures = (
-            np.bincount(since[rows], weights=values[rows], minlength=buckets).astype(float)
+            np.bincount(since, weights=values[rows], minlength=buckets).astype(float)
             for values in (moments.n, moments.failures)
         )
         used = int(np.flatnonzero(n).max(initial=0)) + 1

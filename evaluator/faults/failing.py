@@ -15,6 +15,8 @@ PSEUDO_REQUESTS = 50.0
 """Requests with the mean failure rate of the baseline that are added to each endpoint of it."""
 CHANCE_ROOT = 2.0
 """A dispersion above 1 counts from so many of its standard errors on: a smaller one is chance."""
+FEWEST_FAILURES = 3
+"""A place with fewer failures is not looked at."""
 NOTABLE_ROOT = 2.0
 """The baseline's failures of a slot count as a disturbance of both arms from so many standard errors on."""
 
@@ -70,15 +72,24 @@ class FailureModel:
 
     def find_scope(self, *, given: bool) -> Scope | None:
         """Find where and since when failures are most unlikely; see `choose_scope`."""
-        count, expected = sum_from_end(self.failures), sum_from_end(self.expected)
-        control = self.control[:, None, None]
-        gains = (
-            rate_gain(count, expected, control),
-            rate_gain(count.sum(axis=1, keepdims=True), expected.sum(axis=1, keepdims=True), control),
-            rate_gain(count.sum(axis=0, keepdims=True), expected.sum(axis=0, keepdims=True), control.sum()),
-            rate_gain(count.sum(axis=(0, 1), keepdims=True), expected.sum(axis=(0, 1), keepdims=True), control.sum()),
-        )
+        gains = [self._find_gains(axes) for axes in ((), (1,), (0,), (0, 1))]
         return choose_scope(gains, self.find_dispersion, slot_s=self.slot_s, given=given)
+
+    def _find_gains(self, axes: tuple[int, ...]) -> FloatArray:
+        """Return the log likelihood ratio of more failures at each place since each slot; `axes` are added up before.
+
+        It is 0 for a place with few failures: it would not be shown, and most of many places have few.
+        """
+        count, expected = (
+            values.sum(axis=axes, keepdims=True) if axes else values for values in (self.failures, self.expected)
+        )
+        gains = np.zeros_like(count)
+        control = np.broadcast_to(self.control.sum() if 0 in axes else self.control[:, None], count.shape[:2])
+        looked_at = count.sum(axis=-1) >= FEWEST_FAILURES
+        gains[looked_at] = rate_gain(
+            sum_from_end(count[looked_at]), sum_from_end(expected[looked_at]), control[looked_at][:, None]
+        )
+        return gains
 
     def find_dispersion(self, scope: Scope) -> float:
         """Find how much more the failures of a scope vary over time than a steady rate does; at least 1.

@@ -66,14 +66,14 @@ def build_grid(panel: Panel) -> Grid | None:
     slots = math.ceil(blocks / blocks_per_slot)
     slot = since_start[rows.slot] // blocks_per_slot
     position = (rows.endpoint * max(instances) + number[rows.instance]) * slots + slot
-    is_candidate = rows.arm == 1
+    first_of_candidate = int(np.searchsorted(rows.arm, 1))  # rows of the baseline come first
 
     def add_up(values: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Sum the values of the rows: those of the candidate, then those of the baseline."""
         shape = (endpoints, max(instances), slots)
         candidate, baseline = (
-            np.bincount(position[chosen], values[chosen], math.prod(shape)).astype(float).reshape(shape)
-            for chosen in (is_candidate, ~is_candidate)
+            np.bincount(position[of_arm], values[of_arm], math.prod(shape)).astype(float).reshape(shape)
+            for of_arm in (slice(first_of_candidate, None), slice(first_of_candidate))
         )
         return candidate[:, : instances[0]], baseline[:, : instances[1]]
 

@@ -27,6 +27,12 @@ class Place:
     endpoints: Named
     instances: Named
 
+    def is_same(self, other: Place) -> bool:
+        """Are the endpoints and instances of both scopes the same?"""
+        return np.array_equal(self.scope.endpoints, other.scope.endpoints) and np.array_equal(
+            self.scope.instances, other.scope.instances
+        )
+
     def since(self, onset: Onset, slot_s: int, slots: int) -> Scope:
         """Return the scope since an onset, or since the slot that the scan found if the onset is no step.
 
@@ -80,6 +86,12 @@ class Course:
     expected: FloatArray
     """Failures that the baseline lets expect."""
     bucket_s: int
+
+    def is_same(self, other: Place) -> bool:
+        """Are the endpoints and instances of both scopes the same?"""
+        return np.array_equal(self.scope.endpoints, other.scope.endpoints) and np.array_equal(
+            self.scope.instances, other.scope.instances
+        )
 
     def since(self, onset: Onset) -> slice:
         """Return the buckets since an onset; all if it is no step."""
