@@ -60,6 +60,7 @@ class Design:
 THREE_ARMS = replace(HOUR, changes=(Change(), Change()))
 ALONE = replace(HOUR, instances=(1,), instance_sd=0.05)
 MANY = replace(HOUR, endpoints=200)
+PRODUCTION = replace(HOUR, duration_s=7200.0, bucket_s=15, split=(0.1,))
 FAILS: Literal["failures"] = "failures"
 SLOW: Literal["response_time"] = "response_time"
 DESIGNS = (
@@ -94,8 +95,8 @@ DESIGNS = (
     Design("2 min at 200/s, time", replace(HOUR, duration_s=120.0, rate_per_s=200.0), SLOW),
     Design("6 h at 20/s, failures", replace(HOUR, duration_s=21_600.0, rate_per_s=20.0), FAILS, promised=False),
     Design("6 h at 20/s, time", replace(HOUR, duration_s=21_600.0, rate_per_s=20.0), SLOW),
-    Design("production: 2 h, 10 % of the traffic, failures", replace(HOUR, duration_s=7200.0, bucket_s=15, split=(0.1,)), FAILS, promised=False),
-    Design("production: 2 h, 10 % of the traffic, time", replace(HOUR, duration_s=7200.0, bucket_s=15, split=(0.1,)), SLOW, promised=False),
+    Design("production: 2 h, 10 % of the traffic, failures", PRODUCTION, FAILS, promised=False),
+    Design("production: 2 h, 10 % of the traffic, time", PRODUCTION, SLOW, promised=False),
     Design("no fault"),
     Design("no fault, instances of unequal speed (sd 20 %)", UNEQUAL),
     Design("no fault, 2 + 2 of unequal speed", replace(UNEQUAL, instances=(2,))),
@@ -262,8 +263,8 @@ def write_section(rows: Sequence[Sequence[str]], releases: int) -> str:
     table = "\n".join(f"| {' | '.join(row)} |" for row in (HEAD, ["---"] * len(HEAD), *rows))
     return f"""{HEADING}
 
-How often it is right where a verdict says that a fault is ([method B.5a](method.md#b5a-where-a-fault-is)), on {releases}
-simulated releases of each design, judged by the built-in policy (`python benchmarks/faults.py {releases} --write`).
+How often it is right where a verdict says that a fault is ([method B.5a](method.md#b5a-where-a-fault-is)), on
+{releases} simulated releases of each design, judged by the built-in policy (`python benchmarks/faults.py {releases} --write`).
 Unless the name of the design says something else, releases are as above, and the fault is +5 points of failures or
 twice the time, at one endpoint on one instance, both chosen at random, with at least {LEAST_REQUESTS} requests from its
 onset on, which is chosen at random between 15 and 75 % of the run.

@@ -39,28 +39,38 @@ SLOW = replace(FAULT, what="response_time", baseline=None, candidate=2.04, kinds
     [
         (
             FAULT,
-            "POST /cart/checkout fails more often on canary-3 since 2026-11-25 16:18 UTC (minute 8): 5.07 % of 812"
-            " requests failed (baseline: 0.1 %), most with 503. Other endpoints and instances are as on the baseline",
+            (
+                "POST /cart/checkout fails more often on canary-3 since 2026-11-25 16:18 UTC (minute 8): 5.07 % of 812"
+                " requests failed (baseline: 0.1 %), most with 503. Other endpoints and instances are as on the baseline"
+            ),
         ),
         (
             SLOW,
-            "POST /cart/checkout takes 2.04 times as long as on the baseline on canary-3 since 2026-11-25 16:18 UTC"
-            " (minute 8): 812 requests. Other endpoints and instances are as on the baseline",
+            (
+                "POST /cart/checkout takes 2.04 times as long as on the baseline on canary-3 since 2026-11-25 16:18 UTC"
+                " (minute 8): 812 requests. Other endpoints and instances are as on the baseline"
+            ),
         ),
         (
             replace(SLOW, endpoints=replace(ALL, count=5), instances=ALL, onset=FaultOnset("start"), candidate=1.18),
-            "All 5 endpoints take 18 % longer than on the baseline on all 4 instances of canary from the start:"
-            " 812 requests",
+            (
+                "All 5 endpoints take 18 % longer than on the baseline on all 4 instances of canary from the start:"
+                " 812 requests"
+            ),
         ),
         (
             replace(SLOW, instances=NONE, onset=FaultOnset("growth"), requests=0),
-            "POST /cart/checkout takes 2.04 times as long as on the baseline on canary, more and more from the start."
-            " Not known: on which instances. Other endpoints are as on the baseline",
+            (
+                "POST /cart/checkout takes 2.04 times as long as on the baseline on canary, more and more from the start."
+                " Not known: on which instances. Other endpoints are as on the baseline"
+            ),
         ),
         (
             replace(FAULT, endpoints=NONE, instances=NONE, onset=FaultOnset("not_known"), kinds=()),
-            "Requests fail more often on canary: 5.07 % of 812 requests failed (baseline: 0.1 %)."
-            " Not known: at which endpoints, on which instances and since when",
+            (
+                "Requests fail more often on canary: 5.07 % of 812 requests failed (baseline: 0.1 %)."
+                " Not known: at which endpoints, on which instances and since when"
+            ),
         ),
         (
             replace(
@@ -70,9 +80,11 @@ SLOW = replace(FAULT, what="response_time", baseline=None, candidate=2.04, kinds
                 onset=replace(STEP, since=None, earliest_s=300.0, latest_s=700.0),
                 kinds=(FaultKind(-1, "ConnectionError('refused')", 30), FaultKind(502, "bad gateway", 11)),
             ),
-            "GET /a, GET /b and GET /c fail more often on the only instance of canary since about minute 8 of each run,"
-            " between minute 5 and minute 12: 5.07 % of 812 requests failed (baseline: 0.1 %), most with"
-            " ConnectionError('refused') and 502 (bad gateway)",
+            (
+                "GET /a, GET /b and GET /c fail more often on the only instance of canary since about minute 8 of each run,"
+                " between minute 5 and minute 12: 5.07 % of 812 requests failed (baseline: 0.1 %), most with"
+                " ConnectionError('refused') and 502 (bad gateway)"
+            ),
         ),
         (
             Fault("canary", "not_known", endpoints=NONE, instances=NONE, onset=FaultOnset("not_known")),
@@ -80,13 +92,17 @@ SLOW = replace(FAULT, what="response_time", baseline=None, candidate=2.04, kinds
         ),
         (
             replace(FAULT, instances=FaultPlace("some", ("pod-1", "pod-2"), 2, others_fine=True)),
-            "POST /cart/checkout fails more often on pod-1 and pod-2 of canary since 2026-11-25 16:18 UTC (minute 8):"
-            " 5.07 % of 812 requests failed (baseline: 0.1 %), most with 503. Other endpoints are as on the baseline",
+            (
+                "POST /cart/checkout fails more often on pod-1 and pod-2 of canary since 2026-11-25 16:18 UTC (minute 8):"
+                " 5.07 % of 812 requests failed (baseline: 0.1 %), most with 503. Other endpoints are as on the baseline"
+            ),
         ),
         (
             replace(FAULT, onset=replace(STEP, elapsed_s=45.0)),
-            "POST /cart/checkout fails more often on canary-3 since 2026-11-25 16:18:00 UTC (second 45): 5.07 % of 812"
-            " requests failed (baseline: 0.1 %), most with 503. Other endpoints and instances are as on the baseline",
+            (
+                "POST /cart/checkout fails more often on canary-3 since 2026-11-25 16:18:00 UTC (second 45): 5.07 % of 812"
+                " requests failed (baseline: 0.1 %), most with 503. Other endpoints and instances are as on the baseline"
+            ),
         ),
     ],
 )
