@@ -54,12 +54,13 @@ def find_faults(requests: RequestPairs | None, evidence: Evidence, word: Verdict
 
     Returns:
         The faults that are shown, and those that the verdict knows, also if no part of them is shown; empty if nothing
-        is shown. `None` if no fault is looked for: the verdict is GO, or there are no requests.
+        is shown. `None` if no fault is looked for: the verdict is GO, there are no requests, or a health check has
+        shown that the comparison means nothing.
     """
     if word is VerdictWord.GO or requests is None or not requests.panels:
         return None
     if any(finding.void and finding.level is Level.FAIL for finding in evidence.findings):
-        return ()  # the comparison means nothing
+        return None  # the comparison means nothing
     faults: list[Fault] = []
     for arm in requests.panels:
         own = [row for row in evidence.comparisons if row.arm == arm and row.kind is requests.kind]
@@ -86,7 +87,7 @@ def _find_faults_of_arm(requests: RequestPairs, arm: str, own: Sequence[Comparis
         slowing = None
     if fails and failing is None:
         failing = _know_nothing(arm, "failures")
-    if is_slower and slowing is None:
+    if is_slower and slowing is None and failing is None:
         slowing = _know_nothing(arm, "response_time")
     if worse and failing is None and slowing is None:
         return [_know_nothing(arm, "not_known")]

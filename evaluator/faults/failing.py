@@ -15,6 +15,8 @@ PSEUDO_REQUESTS = 50.0
 """Requests with the mean failure rate of the baseline that are added to each endpoint of it."""
 CHANCE_ROOT = 2.0
 """A dispersion above 1 counts from so many of its standard errors on: a smaller one is chance."""
+NATS_OF_END = 2.0
+"""Log likelihood ratio by which a fault is shown to have ended: less than half of its mean rate is left."""
 FEWEST_FAILURES = 3
 """A place with fewer failures is not looked at."""
 NOTABLE_ROOT = 2.0
@@ -101,6 +103,11 @@ class FailureModel:
         if count.size < 3 or not exposed.sum():
             return math.inf
         mean = exposed * (count.sum() / exposed.sum())
+        # A fault that has nearly ended in the last third of its time is none that lasts.
+        last = slice(count.size * 2 // 3, None)
+        at_end, half = float(count[last].sum()), float(mean[last].sum()) / 2
+        if at_end < half and poisson_gain(np.array(at_end), np.array(half)) > NATS_OF_END:
+            return math.inf
         used = mean > 0
         slots = max(int(used.sum()) - 1, 1)
         dispersion = float(((count - mean)[used] ** 2 / mean[used]).sum() / slots)

@@ -15,6 +15,8 @@ from evaluator.faults.scanning import Scope
 from evaluator.faults.slowing import TimeModel
 from evaluator.records.arrays import FloatArray
 
+SUDDEN_LEAD = 2.0
+"""Failures begin suddenly most often: a growth must explain them better by this log likelihood."""
 LAST_PART = 1 / 3
 """Share of the run at whose end a slow growth is measured."""
 
@@ -87,12 +89,6 @@ class Course:
     """Failures that the baseline lets expect."""
     bucket_s: int
 
-    def is_same(self, other: Place) -> bool:
-        """Are the endpoints and instances of both scopes the same?"""
-        return np.array_equal(self.scope.endpoints, other.scope.endpoints) and np.array_equal(
-            self.scope.instances, other.scope.instances
-        )
-
     def since(self, onset: Onset) -> slice:
         """Return the buckets since an onset; all if it is no step."""
         return slice(int((onset.elapsed_s or 0.0) // self.bucket_s), None)
@@ -116,7 +112,7 @@ def follow(
 def find_failure_onset(course: Course, dispersion: float) -> Onset:
     """Find since when more requests fail; `dispersion`: by how much the evidence is to be divided."""
     gains = step_gains(course.failures, course.expected, course.n) / dispersion
-    growth = growth_gain(course.failures, course.expected, course.n) / dispersion
+    growth = growth_gain(course.failures, course.expected, course.n) / dispersion - SUDDEN_LEAD
     return find_onset(gains, growth, course.bucket_s)
 
 
@@ -141,17 +137,22 @@ def find_time_onset(model: TimeModel, scope: Scope, slot_s: float) -> Onset:
 
 
 def measure_slowing(model: TimeModel, scope: Scope, onset: Onset, slot_s: float) -> float | None:
-    """Return how many times as long the times of a scope are since the onset; of a slow growth, near its end.
+    """Return how many times as long the times of a scope are since a step as before; else as on the baseline.
 
-    `None` if there is no time with responses of both arms.
+    Of a slow growth it is the mean near the end of the run. `None` if there is no time with responses of both arms.
     """
     difference, noise, _ = model.series(scope)
-    first = 0
+    weight = 1 / noise
+    first, before = 0, 0.0
     if onset.kind == "growth":
         first = int(difference.size * (1 - LAST_PART))
-    elif onset.elapsed_s is not None:
-        first = math.ceil(onset.elapsed_s / slot_s)
     elif onset.kind == "not_known":
         first = scope.slot
-    weight = 1 / noise[first:]
-    return float(np.exp(np.average(difference[first:], weights=weight))) if weight.sum() else None
+    elif onset.elapsed_s is not None:
+        first = min(math.ceil(onset.elapsed_s / slot_s), difference.size - 1)
+        earlier = slice(int(onset.elapsed_s // slot_s))
+        if weight[earlier].sum():
+            before = float(np.average(difference[earlier], weights=weight[earlier]))
+    if not weight[first:].sum():
+        return None
+    return float(np.exp(np.average(difference[first:], weights=weight[first:]) - before))

@@ -22,7 +22,7 @@ START_ODDS = 20.0
 LEAST_OF_RANGE = 0.98
 """Probability of the range of an onset."""
 WIDEST_RANGE = 0.25
-"""Share of the run; an onset with a wider range is not known."""
+"""Share of the run; an onset with a wider range (and one of more than two minutes) is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def find_onset(gains: FloatArray, growth: float, slot_s: float, steps_s: FloatAr
     best = as_likely[np.argmin(np.abs(middles_s[as_likely] - median_s))]
     earliest_s = find_quantile((1 - LEAST_OF_RANGE) / 2)
     latest_s = find_quantile((1 + LEAST_OF_RANGE) / 2) + slot_s
-    if latest_s - earliest_s > WIDEST_RANGE * gains.size * slot_s:
+    if latest_s - earliest_s > max(WIDEST_RANGE * gains.size * slot_s, 2 * TOLERANCE_S):
         return NOT_KNOWN
     elapsed_s = min(max(float(middles_s[best]), 0.0), latest_s)
     # The slot before the earliest may contain a part of the fault.

@@ -16,12 +16,20 @@ DRIFT_SD = 0.02
 """Least standard deviation of the drift of one instance."""
 LEAST_VARIANCE = 0.02
 """Least variance of the logarithm of single response times within an endpoint."""
-LONG_RUN = 3.0
-"""Least ratio of the variance of long means to that of independent slots: slots that follow each other are alike."""
-MOST_LONG_RUN = 10.0
-WINDOW = 4
+LEAST_LONG_RUN = 3.0
+"""Least factor on the variance of the drift in a mean over many slots: slots that follow each other are alike."""
+DRIFT_S = 60.0
+"""Time over which the drift of an instance is alike, at least: the same factor is at least twice this in slots."""
+NOISE_FACTOR = 1.5
+"""Factor on the variance by sampling: requests of a slot are not quite independent."""
+MOST_LONG_RUN = 40.0
+WINDOWS = (4, 8, 16)
+FEWEST_WINDOWS = 2
 BEYOND_WINDOW = 1.5
-"""Slots of a mean from which the long run is estimated, and a factor for what is alike over a longer time."""
+"""Slots of the means from which the long run is estimated, how many means there must be, and a factor for what is alike
+over a longer time."""
+APART = 4
+"""Slots between which the drift of arms with one instance is measured."""
 ROBUST = 1.4826
 """Ratio of the standard deviation of a normal distribution to the median of its absolute values."""
 LEAST_EFFECT = 0.1
@@ -43,7 +51,7 @@ class Spread:
     level_df: float
     """Degrees of freedom of `of_level`."""
     long_run: float
-    """Factor on the variance of a mean over many slots."""
+    """Factor on the variance of the drift in a mean over many slots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +147,7 @@ class TimeModel:
     def _weigh(self, noise: FloatArray, instances: int) -> FloatArray:
         """Return the inverse variance of each slot, from that by sampling; drift of both arms' instances is added."""
         drift = self.spread.of_drift * (1 / instances + 1 / self.baseline_instances)
-        return np.asarray(1 / (self.spread.long_run * (noise + drift)))
+        return np.asarray(1 / (NOISE_FACTOR * noise + self.spread.long_run * drift))
 
     def series(self, scope: Scope) -> tuple[FloatArray, FloatArray, int]:
         """Return the difference of a scope in each slot, its variance by sampling, and of how many instances it is."""
@@ -228,7 +236,7 @@ def model_times(grid: Grid, assumed_sd: float) -> TimeModel:
         total_ok = np.broadcast_to(total_ok.sum(axis=1, keepdims=True), total_ok.shape)
         total_logs = np.broadcast_to(total_logs.sum(axis=1, keepdims=True), total_logs.shape)
     means = np.divide(total_logs, total_ok, out=np.zeros_like(total_logs), where=total_ok > 0)
-    spread = _measure_spread(baseline_ok, grid.baseline_log_sums, means, total_ok, assumed_sd)
+    spread = _measure_spread(baseline_ok, grid.baseline_log_sums, means, total_ok, assumed_sd, grid.slot_s)
     model = TimeModel(
         ok=ok,
         log_sums=grid.log_sums,
@@ -242,21 +250,21 @@ def model_times(grid: Grid, assumed_sd: float) -> TimeModel:
 
 
 def _measure_alone(model: TimeModel) -> Spread:
-    """Measure the drift where the baseline has one instance: by how much the arms' difference changes over `WINDOW`.
+    """Measure the drift where the baseline has one instance: by how much the difference changes over `APART` slots.
 
     The median of these changes: a step of a fault is in few of them.
     """
     everything = Scope(np.ones(model.ok.shape[0], dtype=bool), np.ones(model.ok.shape[1], dtype=bool), slot=0)
     difference, noise, instances = model.series(everything)
-    changes = np.abs(difference[WINDOW:] - difference[:-WINDOW])[np.isfinite(noise[WINDOW:] + noise[:-WINDOW])]
-    if changes.size < WINDOW:
+    changes = np.abs(difference[APART:] - difference[:-APART])[np.isfinite(noise[APART:] + noise[:-APART])]
+    if changes.size < APART:
         return model.spread
     of_difference = (ROBUST * float(np.median(changes))) ** 2 / 2
     return replace(model.spread, of_drift=max(model.spread.of_drift, of_difference / (1 + 1 / instances)))
 
 
 def _measure_spread(
-    ok: FloatArray, log_sums: FloatArray, means: FloatArray, total_ok: FloatArray, assumed_sd: float
+    ok: FloatArray, log_sums: FloatArray, means: FloatArray, total_ok: FloatArray, assumed_sd: float, slot_s: float
 ) -> Spread:
     """Measure the spread of times between the baseline's instances.
 
@@ -266,10 +274,11 @@ def _measure_spread(
         means: Mean logarithm over all instances, shape (endpoints, slots).
         total_ok: Successes over all instances, of the same shape.
         assumed_sd: Assumed standard deviation of the levels of instances.
+        slot_s: Length of a slot.
     """
     instances = ok.shape[1]
     if instances < 2:
-        return Spread(0.4, 4 * DRIFT_SD**2, assumed_sd**2, PRIOR_DF, LONG_RUN)
+        return Spread(0.4, 4 * DRIFT_SD**2, assumed_sd**2, PRIOR_DF, max(LEAST_LONG_RUN, 2 * DRIFT_S / slot_s))
     with np.errstate(divide="ignore", invalid="ignore"):
         residual = np.where(ok > 0, log_sums / ok - means[:, None], 0.0)
         gap = np.where(ok > 0, 1 / ok - 1 / total_ok[:, None], 0.0)  # variance of the residual, per `of_request`
@@ -288,15 +297,17 @@ def _measure_spread(
     own = (centred**2 * busy).sum() / max(busy.sum() - instances, 1)
     sampled = (of_request / np.where(busy, total, np.inf)).sum() / max(busy.sum(), 1)
     of_drift = max(float(own - sampled), DRIFT_SD**2)
-    windows = centred.shape[1] // WINDOW
-    long_run = LONG_RUN
-    if windows >= 4:
-        means_of_windows = centred[:, : windows * WINDOW].reshape(instances, windows, WINDOW).mean(axis=2)
-        long_run = float(BEYOND_WINDOW * WINDOW * means_of_windows.var() / max(own, 1e-12))
+    long_run = max(LEAST_LONG_RUN, 2 * DRIFT_S / slot_s)
+    for window in WINDOWS:
+        windows = centred.shape[1] // window
+        if windows >= FEWEST_WINDOWS:
+            means_of_windows = centred[:, : windows * window].reshape(instances, windows, window).mean(axis=2)
+            drifted = float(means_of_windows.var()) - float(sampled) / window
+            long_run = max(long_run, BEYOND_WINDOW * window * drifted / of_drift)
     return Spread(
         of_request=of_request,
         of_drift=of_drift,
         of_level=float(of_level),
         level_df=PRIOR_DF + df,
-        long_run=float(np.clip(long_run, LONG_RUN, MOST_LONG_RUN)),
+        long_run=min(long_run, MOST_LONG_RUN),
     )

@@ -69,6 +69,6 @@ class Fault:
     baseline: float | None = None
     """What the baseline lets expect of them: share that fails; `None` for response times."""
     candidate: float | None = None
-    """Share of them that fails, or how many times as long they take as on the baseline."""
+    """Share of them that fails; or how many times as long they take as before a step, else as on the baseline."""
     kinds: tuple[FaultKind, ...] = ()
     """The kinds that make up most of the additional failures, the most frequent first."""

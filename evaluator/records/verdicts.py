@@ -351,6 +351,7 @@ class Verdict:
     override: Mapping[str, Any] | None = None
     faults: tuple[Fault, ...] | None = None
     """Where faults of the candidates are, as far as it is shown; empty if no place and no time stands out. `None`: none
-    were looked for, because the verdict is GO, has no requests, or is of an older evaluator."""
+    were looked for, because the verdict is GO, has no requests or a comparison that means nothing, or is of an older
+    evaluator."""
     figures: Mapping[str, Any] | None = None
     """Data for the figures of a report, if they were requested."""

@@ -18,7 +18,10 @@ WIDE_S = 120.0
 TIMES_FROM = 1.5
 """From this ratio on a response takes `1.5 times as long`, below it `40 % longer`."""
 MAX_EXCEPTION = 80
-NOTHING_SHOWN = "No endpoint, instance or time stands out: where a fault is, if there is one, is not known."
+NOTHING_SHOWN = (
+    "In failures and response times no endpoint, instance or time stands out:"
+    " where a fault is, if there is one, is not known."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +88,18 @@ def _name_endpoints(fault: Fault) -> Iterable[FaultText]:
     if fault.what == "failures":
         yield FaultText(" fails more often" if is_single else " fail more often")
     else:
-        yield FaultText((" takes " if is_single else " take ") + _write_ratio(fault.candidate))
+        yield FaultText((" takes " if is_single else " take ") + _write_ratio(fault))
 
 
-def _write_ratio(ratio: float | None) -> str:
-    """Write how much longer responses take; `None`: it is not known."""
+def _write_ratio(fault: Fault) -> str:
+    """Write how much longer responses take than before, or than on the baseline if no time before is known."""
+    ratio = fault.candidate
+    than = "before" if fault.onset.kind == "step" else "on the baseline"
     if ratio is None or not math.isfinite(ratio) or ratio <= 1:
-        return "longer than on the baseline"
+        return f"longer than {than}"
     if ratio >= TIMES_FROM:
-        return f"{format_number(ratio)} times as long as on the baseline"
-    return f"{format_number((ratio - 1) * 100)} % longer than on the baseline"
+        return f"{format_number(ratio)} times as long as {than}"
+    return f"{format_number((ratio - 1) * 100)} % longer than {than}"
 
 
 def _name_instances(fault: Fault) -> Iterable[FaultText]:

@@ -167,7 +167,7 @@ def test_a_comparison_that_means_nothing_names_nothing():
     requests = draw(SimulatedFault("failures", 0.2, ONSET_S))
     judged = judge_data(ReleaseData((RUN,), to_cells(requests)), RULEBOOK, "cart@2")
     void = replace(judged.evidence, findings=(Finding("coverage", Level.FAIL, "", void=True),))
-    assert find_faults(judged.requests, void, VerdictWord.INCONCLUSIVE) == ()
+    assert find_faults(judged.requests, void, VerdictWord.INCONCLUSIVE) is None
 
 
 def test_a_worse_tail_alone_is_known_by_the_verdict_only():

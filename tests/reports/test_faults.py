@@ -41,13 +41,14 @@ SLOW = replace(FAULT, what="response_time", baseline=None, candidate=2.04, kinds
             FAULT,
             (
                 "POST /cart/checkout fails more often on canary-3 since 2026-11-25 16:18 UTC (minute 8): 5.07 % of 812"
-                " requests failed (baseline: 0.1 %), most with 503. Other endpoints and instances are as on the baseline"
+                " requests failed (baseline: 0.1 %), most with 503. Other endpoints and instances"
+                " are as on the baseline"
             ),
         ),
         (
             SLOW,
             (
-                "POST /cart/checkout takes 2.04 times as long as on the baseline on canary-3 since 2026-11-25 16:18 UTC"
+                "POST /cart/checkout takes 2.04 times as long as before on canary-3 since 2026-11-25 16:18 UTC"
                 " (minute 8): 812 requests. Other endpoints and instances are as on the baseline"
             ),
         ),
@@ -61,7 +62,8 @@ SLOW = replace(FAULT, what="response_time", baseline=None, candidate=2.04, kinds
         (
             replace(SLOW, instances=NONE, onset=FaultOnset("growth"), requests=0),
             (
-                "POST /cart/checkout takes 2.04 times as long as on the baseline on canary, more and more from the start."
+                "POST /cart/checkout takes 2.04 times as long as on the baseline on canary, more"
+                " and more from the start."
                 " Not known: on which instances. Other endpoints are as on the baseline"
             ),
         ),
@@ -81,7 +83,8 @@ SLOW = replace(FAULT, what="response_time", baseline=None, candidate=2.04, kinds
                 kinds=(FaultKind(-1, "ConnectionError('refused')", 30), FaultKind(502, "bad gateway", 11)),
             ),
             (
-                "GET /a, GET /b and GET /c fail more often on the only instance of canary since about minute 8 of each run,"
+                "GET /a, GET /b and GET /c fail more often on the only instance of canary since"
+                " about minute 8 of each run,"
                 " between minute 5 and minute 12: 5.07 % of 812 requests failed (baseline: 0.1 %), most with"
                 " ConnectionError('refused') and 502 (bad gateway)"
             ),
@@ -93,15 +96,19 @@ SLOW = replace(FAULT, what="response_time", baseline=None, candidate=2.04, kinds
         (
             replace(FAULT, instances=FaultPlace("some", ("pod-1", "pod-2"), 2, others_fine=True)),
             (
-                "POST /cart/checkout fails more often on pod-1 and pod-2 of canary since 2026-11-25 16:18 UTC (minute 8):"
-                " 5.07 % of 812 requests failed (baseline: 0.1 %), most with 503. Other endpoints are as on the baseline"
+                "POST /cart/checkout fails more often on pod-1 and pod-2 of canary since 2026-11-25"
+                " 16:18 UTC (minute 8):"
+                " 5.07 % of 812 requests failed (baseline: 0.1 %), most with 503. Other endpoints"
+                " are as on the baseline"
             ),
         ),
         (
             replace(FAULT, onset=replace(STEP, elapsed_s=45.0)),
             (
-                "POST /cart/checkout fails more often on canary-3 since 2026-11-25 16:18:00 UTC (second 45): 5.07 % of 812"
-                " requests failed (baseline: 0.1 %), most with 503. Other endpoints and instances are as on the baseline"
+                "POST /cart/checkout fails more often on canary-3 since 2026-11-25 16:18:00 UTC"
+                " (second 45): 5.07 % of 812"
+                " requests failed (baseline: 0.1 %), most with 503. Other endpoints and instances"
+                " are as on the baseline"
             ),
         ),
     ],
@@ -145,7 +152,7 @@ def test_a_go_has_no_card_and_an_open_verdict_says_that_nothing_stands_out():
     assert "where:" not in to_human(without)
     assert "Where and since when" not in to_html(without)
     assert NOTHING_SHOWN in to_html(nothing)
-    assert "where: No endpoint" in to_human(nothing)
+    assert "where: In failures and response times no endpoint" in to_human(nothing)
     assert "faults" not in json.loads(to_json(without))
     assert json.loads(to_json(nothing))["faults"] == []
 
