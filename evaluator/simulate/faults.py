@@ -69,4 +69,4 @@ def _count_elapsed_us(requests: Requests) -> IntArray:
     """Count the time of each request since the start of its run, µs."""
     starts_us = np.full(len(requests.runs), np.iinfo(np.int64).max)
     np.minimum.at(starts_us, requests.run, requests.ts_us)
-    return requests.ts_us - starts_us[requests.run]
+    return np.asarray(requests.ts_us - starts_us[requests.run])
