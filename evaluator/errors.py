@@ -112,6 +112,10 @@ class PlanNotReadable(StoreError):
     """The plan of a rollout was made by another version of the evaluator, which this one cannot continue."""
 
 
+class StepWaits(StoreBusy):
+    """A step of a rollout may not be executed now, because a person holds the rollout; it may be later."""
+
+
 class Refused(EvaluatorError):
     """The requested action is not allowed now, because of verdict, data, policy, approvals or permission."""
 

@@ -44,6 +44,10 @@ LONGEST = (
     "sources/test_recorder.py",
     "reports/test_html.py",
     "metrics/test_readings.py",
+    "guard/test_haproxy.py",
+    "guard/test_kills.py",
+    "guard/test_opening.py",
+    "guard/test_nginx.py",
 )
 """Modules of half a minute and more. They start first, so that no process is left with a long one at the end."""
 

@@ -61,7 +61,7 @@ def test_each_is_drawn_by_the_function_that_report_and_app_draw_with(judgement):
     worst = judgement["latency_p95"]
     traced = next(curve for curve in curves["metrics"] if curve["name"] == "latency_p95")
     shift = draw_shift(curves["quantiles"][0], color=colors["canary"], width=640)
-    strips = draw_timeline(curves["timeline"], curves["readings"], width=1000)
+    strips = draw_timeline(curves["timeline"], curves["readings"], colors=colors, width=1000)
     assert titles(judgement.plot.forest()) == [draw_forest(pick_decisive(rows), colors=colors).title]
     assert titles(judgement.plot.band("latency_p95")) == [
         draw_over_time(worst, traced["over_time"], color=colors["canary"]).title

@@ -241,7 +241,7 @@ def test_coarse_buckets_leave_a_gate_open_and_name_the_remedy(nothing, same):
 
 
 def test_identical_arms_are_rarely_stopped(nothing):
-    """A policy on readings with a look each minute: alpha is 5 %; for 60 releases with a Monte Carlo error of 2.8 %."""
+    """A policy on readings with a look each minute: alpha is 5 %; for 40 releases with a Monte Carlo error of 3.4 %."""
     rules = (
         replace(SERVER[0], margin=Margin(0.0, relative=False)),
         replace(SERVER[1], margin=Margin(0.0)),
@@ -250,11 +250,11 @@ def test_identical_arms_are_rarely_stopped(nothing):
     rulebook = Rulebook(rules, monitoring=Monitoring(mode="group_sequential"))
     design = replace(DESIGN, rate_per_s=20.0)
     words = []
-    for seed in range(60):
+    for seed in range(40):
         readings = simulate_readings(simulate(design, seed))
         evidence = assess_readings(nothing, (), rulebook, readings, (COLLECTED,))
         words.append(judge(evidence, rulebook).word)
-    assert np.mean([word is NO_GO for word in words]) <= 0.05 + 2 * 0.028
+    assert np.mean([word is NO_GO for word in words]) <= 0.05 + 2 * 0.034
     assert GO not in words
 
 

@@ -11,7 +11,7 @@ from evaluator.errors import EvaluatorError, UnknownName, UsageError
 from evaluator.extensions import explain_missing_package
 from evaluator.figures import (
     Figure,
-    color_arms,
+    color_judged_arms,
     draw_distribution,
     draw_forest,
     draw_over_time,
@@ -116,8 +116,8 @@ class Plots:
         curves = self.trace()
         if not curves["timeline"]:
             raise self._explain_missing("timeline")
-        figures = draw_timeline(curves["timeline"], curves["readings"], width=width)
-        return put_below_each_other(figures, color_arms([arm["name"] for arm in curves["timeline"]["arms"]]))
+        figures = draw_timeline(curves["timeline"], curves["readings"], colors=self._colors, width=width)
+        return put_below_each_other(figures, self._colors)
 
     # -------------------------------------------------------------- what is drawn
 
@@ -133,7 +133,7 @@ class Plots:
     @property
     def _colors(self) -> Mapping[str, str]:
         """Colour of each arm, by name."""
-        return color_arms([*(arm.name for arm in self.verdict.evidence.arms), *self._candidates])
+        return color_judged_arms(self.verdict.evidence)
 
     def _draw_each(self, key: str, draw: Callable[..., Figure], arm: str | None, width: int) -> Chart:
         """Draw a figure for `arm`, or for each candidate (`None`), below each other.

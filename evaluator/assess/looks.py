@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 
 from evaluator.assess.base import Pairs
-from evaluator.records import Comparison, Direction, Effect, Look, Monitoring, Rulebook
+from evaluator.records import Comparison, Direction, Effect, Look, Monitoring, Role, Rulebook
 from evaluator.records.arrays import FloatArray
 from evaluator.stats.inference.calendar import Calendar
 from evaluator.stats.inference.sequential import TUNE_AT_S, anytime_p, anytime_z, boundary_z, sequential_p
@@ -20,11 +21,13 @@ Key = tuple[str, str, str | None, bool]
 def look_back(pairs: Pairs, last: tuple[Comparison, ...]) -> tuple[Comparison, ...]:
     """Add the earlier looks to each comparison of `last`, the last look, and turn its p-values into sequential ones.
 
-    With one look only, nothing changes.
+    With one look only, nothing changes, but for the intervals if NO-GO is decided at a level of its own.
     """
     calendar, covered_s, rulebook = pairs.calendar, pairs.covered_s, pairs.rulebook
     if calendar.kind == "fixed":
-        return last
+        if rulebook.alpha_no_go is None:
+            return last
+        return tuple(repeat_interval(comparison, calendar, covered_s, rulebook) for comparison in last)
     looks_by_key: dict[Key, list[Look]] = {}  # the earlier looks at a comparison, in the order of time
     for at_s in calendar.interim:
         for comparison in pairs.measure(at_s).comparisons:
@@ -125,17 +128,24 @@ def repeat_interval(comparison: Comparison, calendar: Calendar, covered_s: float
 
     The end towards better values decides "worse", which is tested at every look. The other end decides "within the
     margin", which is tested once, unless the policy sets `early_go`. `covered_s`: seconds of judged data until now.
+    NO-GO may be decided at a lower level than GO: then the interval covers more than its level says.
     """
     effect, df = comparison.effect, comparison.df
     if effect is None or not df:  # the factors below are those of a t distribution with `df` degrees of freedom
         return comparison
     monitoring, persistent = rulebook.monitoring, comparison.persistent_share
-    # The bound that a standardised (normal) estimate must pass at this look, so that all looks share alpha.
+    # The bound that a standardised (normal) estimate must pass at this look, so that all looks share one error rate.
+    decides_no_go = comparison.scan or comparison.rule.role is Role.GATE
+    level = rulebook.no_go_level if decides_no_go else rulebook.alpha
+    if calendar.kind == "fixed" and level == rulebook.alpha:
+        return comparison
     if calendar.kind == "anytime":
-        z_worse = float(anytime_z(rulebook.alpha, covered_s, TUNE_AT_S, persistent))
+        z_worse = float(anytime_z(level, covered_s, TUNE_AT_S, persistent))
+    elif calendar.kind == "fixed":
+        z_worse = float(t_quantile(1 - level, math.inf))
     else:
         fraction = 1.0 if calendar.final else min(covered_s / max(calendar.planned_s, 1.0), 1.0)  # of the planned data
-        z_worse = boundary_z(rulebook.alpha, fraction, persistent)
+        z_worse = boundary_z(level, fraction, persistent)
     # By these factors the distance between the estimate and an end of the interval grows, from that of a single look.
     # `critical_value` turns the bound of a normal estimate into that of a t statistic.
     critical_of_one_look = float(t_quantile(1 - rulebook.alpha, df))

@@ -48,7 +48,8 @@ class OutcomePairs(OutcomeContext):
         for arm in range(1, len(outcomes.arms)):
             price = find_price(outcomes, arm, self.rulebook.monitoring)
             pair = OutcomePair(outcomes, arm, self.rulebook.alpha)
-            compared += [_compare(pair, metric, rule, price) for metric, rule in OutcomeMetric.among(rules)]
+            level = self.rulebook.no_go_level
+            compared += [_compare(pair, metric, rule, price, level) for metric, rule in OutcomeMetric.among(rules)]
         # Loadings: the components of an estimate's error, from which the judge computes how comparisons are correlated.
         # `values`: position of a variable → for each arm, the values of its units.
         values = {outcomes.variables.index(name): by_arm for name, by_arm in outcomes.values.items()}
@@ -108,17 +109,19 @@ def pair_outcomes(outcomes: Outcomes | None, rulebook: Rulebook, release: str) -
     return OutcomePairs(release=release, rulebook=rulebook, calendar=ONE_LOOK, outcomes=outcomes, price=price)
 
 
-def _compare(pair: OutcomePair, metric: OutcomeMetric, rule: Rule, price: LookPrice) -> Compared:
+def _compare(pair: OutcomePair, metric: OutcomeMetric, rule: Rule, price: LookPrice, no_go_level: float) -> Compared:
     """Answer one rule at this look, so that p-values hold over all looks, and the interval agrees with them.
 
     Every look takes a part of the error rate alpha. `price` gives the levels at which this look decides "worse" and
     "within"; 0: nothing is left, so it may not decide that. A refused look gives a comparison without data.
+    `no_go_level`: alpha of "worse".
     """
-    worse_level, within_level = price.level(pair.alpha, "worse"), price.level(pair.alpha, "within")
+    worse_level, within_level = price.level(no_go_level, "worse"), price.level(pair.alpha, "within")
     # At level 0 the interval is not needed, so any level will do.
     result = metric.compare(replace(pair, alpha=worse_level or pair.alpha), rule)
     comparison = result.comparison
-    if comparison.effect is None or (price.kind == "fixed" and not price.refused):
+    is_only_look = price.kind == "fixed" and not price.refused and worse_level == within_level
+    if comparison.effect is None or is_only_look:
         return result  # no data, or the only look, which has all of alpha
     if price.refused:
         return Compared(replace(comparison, no_data=price.refused, questions=(), effect=None, detectable_effect=None))

@@ -110,6 +110,7 @@ class CalibrationReport:
     """The results of a policy on a history."""
 
     alpha: float
+    """False-alarm rate that the policy allows."""
     tallies: tuple[Tally, ...]
     """By kind of comparison, each under all changes."""
     overall: Tally
@@ -181,7 +182,7 @@ def calibrate(
     # Past baselines against each other: each case counts as one independent comparison.
     between = [([_judge(cells, runs, rulebook)], 1.0) for cells, runs in _pair_groups(used)]
     return CalibrationReport(
-        alpha=rulebook.alpha,
+        alpha=rulebook.no_go_level,
         tallies=tuple(_tally(kind, change, parts) for (kind, change), parts in judged.items()),
         overall=_tally("all", no_change, unchanged),
         between=_tally("between", no_change, between) if between else None,

@@ -52,7 +52,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "reject": ("evaluator.cli.approve:reject", "Reject a request, or withdraw your own."),
     "hooks": ("evaluator.cli.hooks", "Test the policy's hooks, and list the results of those that were executed."),
     "plan": ("evaluator.cli.plan", "Plan a test: what it would detect, how long it takes, and how to roll out."),
-    "rollout": ("evaluator.cli.rollout", "Show the steps by which the policy takes a release to its users."),
+    "rollout": ("evaluator.cli.rollout", "Take a release to its users step by step, each allowed by evidence."),
     "calibrate": ("evaluator.cli.calibrate", "Measure false alarms and power of the policy on your own stored runs."),
     "replay": ("evaluator.cli.replay", "Judge stored releases again under another policy."),
     "policy": ("evaluator.cli.policy", "Check the policy, print it, or print its JSON Schema."),

@@ -9,8 +9,9 @@ import click
 from evaluator.cli import Session, emit
 from evaluator.cli.promote import describe_intents, describe_steps, execute_or_wait, send_notifications
 from evaluator.errors import EvaluatorError
-from evaluator.records.intents import Intent, IntentState
+from evaluator.records.intents import Action, Intent, IntentState
 from evaluator.reports import plain_text
+from evaluator.wording import quote_command
 
 if TYPE_CHECKING:
     from evaluator.store import Store
@@ -39,28 +40,42 @@ def command(session: Session, intent: str | None, queue: bool) -> int:
         approvals = len(store.control.approvals(approved.id))
         emit(f"{approved.id}: {approvals} of {approved.approvals_needed} approvals")
         return 0
+    if approved.action is Action.STEP:
+        status = quote_command("rollout", "status", approved.release)
+        emit(f"{approved.id}: agreed; the rollout {approved.rollout} goes on: {status}")
+        send_notifications(session, store)
+        return 0
     return execute_or_wait(session, store, approved.id, wait_s=None, queue=queue)
 
 
 def _add_request(description: str, intent: Intent) -> str:
     """Add who requested an intent, and why, to its description."""
-    return f"{description}, requested by {plain_text(intent.requester)}: {plain_text(intent.reason)}"
+    until = f" until {intent.expires_at:%Y-%m-%d %H:%M} UTC"
+    return f"{description}{until}, requested by {plain_text(intent.requester)}: {plain_text(intent.reason)}"
 
 
 def _list_steps(session: Session, store: Store, intent: Intent) -> list[str]:
     """List what an intent would do, hook by hook, or why it cannot be executed as it was requested."""
-    from evaluator.intents import find_latest, plan_action, preview_intent, read_hook_release
+    from evaluator.intents import (
+        describe_request,
+        explain_other_hooks,
+        find_latest,
+        plan_request,
+        preview_intent,
+        read_request_release,
+    )
 
     try:
         policy = session.load_policy(intent.release)
-        planned, _irreversible = plan_action(store, policy, intent.release, intent.action, intent.undoes)
+        if other_hooks := explain_other_hooks(store, policy, intent):
+            return [f"  it will be refused: {plain_text(other_hooks)}"]
+        planned, _irreversible = plan_request(store, policy, intent)
+        lines = describe_request(store, intent) if intent.action is Action.STEP else []
     except EvaluatorError as error:
         return [f"  its hooks cannot be shown: {plain_text(error.message)}"]
-    if intent.hooks_hash != policy.promotion.hash:
-        return ["  the policy's hooks or approvals have changed since: it will be refused, request it again"]
-    release = read_hook_release(store, intent.release, intent.action, intent.verdict_hash, intent.undoes)
-    verdict = find_latest(store, intent.release)
-    return describe_steps(preview_intent(planned, intent, release, verdict))
+    release, verdict = read_request_release(store, intent), find_latest(store, intent.release)
+    hooks = describe_steps(preview_intent(planned, intent, release, verdict))
+    return [*hooks, *(f"  {plain_text(line)}" for line in lines)]
 
 
 @click.command("reject")

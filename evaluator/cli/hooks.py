@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -15,6 +15,12 @@ from evaluator.cli.promote import describe_intents, execute_or_wait, send_notifi
 from evaluator.cli.terminal import write_time
 from evaluator.errors import EvaluatorError, HookError, PolicyError
 from evaluator.reports import plain_text
+
+if TYPE_CHECKING:
+    from evaluator.records.rollouts import Rollout
+    from evaluator.rollout.queue import QueuedRollouts
+    from evaluator.rollout.starting import DriverSettings
+    from evaluator.store import Store
 
 
 @click.group("hooks")
@@ -143,8 +149,9 @@ def resolve(session: Session, intent: str, hook_number: int, known: str, reason:
 def worker(session: Session, once: bool) -> int:
     """Execute approved intents as they come, and continue those of killed workers; Ctrl-C ends it.
 
-    The worker needs the policy, the store, and the secrets of the hooks in its environment. The app executes intents,
-    too; only one process at a time does so for a service.
+    It also drives rollouts that were started with --queue, each to its end, and with --once ends after them. The worker
+    needs the policy, the store, and the secrets of the hooks in its environment. The app executes intents, too; only
+    one process at a time does so for a service.
     """
     from evaluator.intents import execute_waiting, name_worker, run_worker
     from evaluator.policy.selection import list_policies
@@ -153,16 +160,19 @@ def worker(session: Session, once: bool) -> int:
     store = session.open_store(decisions_only=True)
     list_policies(session.find_policy())  # a mistake in a policy is reported at the start
     stop = threading.Event()
+    rollouts = _queue_rollouts(session, store, stop)
     if once:
         with completing_hooks(session, stop):
             executed = execute_waiting(
                 store, session.load_policy, name_worker(), stop=stop, load_to_go_back=session.load_policy_to_go_back
             )
+            rollouts.drive_once()
         emit("\n".join(describe_intents(store, executed)) or "no intent waits for execution")
         send_notifications(session, store)
         return 0
     session.say(f"{name_worker()} executes intents of {session.store_path}; Ctrl-C ends it")
     with completing_hooks(session, stop) as received:
+        rollouts.start()
         run_worker(
             store,
             session.load_policy,
@@ -170,4 +180,17 @@ def worker(session: Session, once: bool) -> int:
             say=lambda text: emit(plain_text(text)),
             load_to_go_back=session.load_policy_to_go_back,
         )
+        rollouts.end()
     return 128 + signal.SIGINT if signal.SIGINT in received else 0  # as for any command that Ctrl-C ends
+
+
+def _queue_rollouts(session: Session, store: Store, stop: threading.Event) -> QueuedRollouts:
+    """Make what drives rollouts that were started with `--queue`."""
+    from evaluator.cli.rollout import RolloutReport, make_settings
+    from evaluator.rollout.queue import QueuedRollouts
+
+    def make_driver(rollout: Rollout) -> DriverSettings:
+        """Make what the driver of a rollout works with."""
+        return make_settings(session, stop, RolloutReport(session, f"{rollout.id} ({rollout.release}): "))
+
+    return QueuedRollouts(store, make_driver, stop, session.say)

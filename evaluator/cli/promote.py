@@ -66,7 +66,10 @@ def command(session: Session, /, release: str, break_glass: bool, **options: Any
 @_options
 @click.pass_obj
 def hold(session: Session, /, release: str, **options: Any) -> int:
-    """Hold RELEASE: cancel promotions that wait, and execute the policy's hooks for hold."""
+    """Hold RELEASE: cancel promotions that wait, and execute the policy's hooks for hold.
+
+    A rollout that is running waits instead, with its traffic as it is, until `evaluator rollout resume`.
+    """
     return _go_back(session, Action.HOLD, release, **options)
 
 
@@ -76,9 +79,10 @@ def hold(session: Session, /, release: str, **options: Any) -> int:
 def rollback(session: Session, /, release: str, **options: Any) -> int:
     """Take back what the promotions of RELEASE changed, and execute the policy's hooks for rollback.
 
-    If the decisions cannot be used (locked, damaged or gone, a full or read-only disk), what is needed is read from the
-    journal, and what was done is added to the audit trail by a later command. What even that cannot do is printed as
-    commands for a shell; then, `--dry-run` prints them for everything.
+    A rollout that is running goes back: first all its traffic, then its acts. If the decisions cannot be used (locked,
+    damaged or gone, a full or read-only disk), what is needed is read from the journal, and what was done is added to
+    the audit trail by a later command. What even that cannot do is printed as commands for a shell; then, `--dry-run`
+    prints them for everything.
     """
     return _go_back(session, Action.ROLLBACK, release, **options)
 
@@ -146,7 +150,9 @@ def _go_back_without_store(
     """
     from evaluator.intents import system_person
     from evaluator.intents.emergency import act_from_journal, list_policy_by_hand, load_rules, preview_from_journal
+    from evaluator.intents.journal_records import list_rollouts
     from evaluator.intents.notifying import notify_without_store
+    from evaluator.intents.returning import return_traffic
     from evaluator.reports import plain_text
 
     def say(text: str) -> None:
@@ -178,6 +184,9 @@ def _go_back_without_store(
         return 0
     if not yes:
         _confirm(action, release)
+    if action is Action.ROLLBACK:
+        rollouts, store = list_rollouts(journal, release), session.store_path.absolute()
+        return_traffic(store, release, rollouts, reason, person.name, lambda text: say(plain_text(text)))
     stop = threading.Event()
     with completing_hooks(session, stop), _showing_policy_by_hand(session, journal, release, list_lines):
         acted = act_from_journal(*arguments, lambda text: say(plain_text(text)), request=request, stop=stop)
@@ -361,6 +370,7 @@ def _describe_action(session: Session, store: Store, action: Action, release: st
 
     from evaluator.intents import (
         ActionRequest,
+        describe_rollout_stop,
         explain_refusal,
         find_latest,
         plan_action,
@@ -378,7 +388,9 @@ def _describe_action(session: Session, store: Store, action: Action, release: st
     lines += describe_steps(steps)
     lines += [f"  not taken back: {plain_text(text)}" for text in irreversible]
     approvals_needed = policy.promotion.needed(action)
-    if not steps:
+    if stop := describe_rollout_stop(store, action, release):
+        lines.append(f"  {plain_text(stop)}")
+    elif not steps:
         lines.append("  no hook is executed: the policy names none for it")
     if refusal := explain_refusal(store, policy, ActionRequest(action, release, "")):
         lines.append(f"  would be refused now: {plain_text(refusal)}")
@@ -415,6 +427,10 @@ def execute_or_wait(
     from evaluator.reports import plain_text
 
     deadline = time.monotonic() + (wait_s or 0.0)
+    if (intent := store.control.intent(intent_id)).action is Action.STEP:
+        emit(*describe_intents(store, [intent]))
+        session.say(f"its rollout goes on with it: `{quote_command('rollout', 'status', intent.release)}`")
+        return 0
     while True:
         intent = store.control.intent(intent_id)
         # SENT: a process executes it, or was killed while it did; then `execute` continues.
@@ -424,6 +440,7 @@ def execute_or_wait(
                 intent = execute(
                     store, session.load_policy, intent_id, name_worker(), wait_s=LOCK_WAIT_S, stop=stop,
                     load_to_go_back=session.load_policy_to_go_back,
+                    say=lambda text: _say_if_possible(session, plain_text(text)),
                 )  # fmt: skip
             if received and intent.state not in FINAL_STATES:  # it was not begun
                 signal.raise_signal(received[0])
@@ -438,7 +455,7 @@ def execute_or_wait(
     except StoreError:
         if intent.action in PROMOTING:
             raise
-        show(f"{intent.id} {intent.action.label} {plain_text(intent.release)}: {intent.state}")
+        show(f"{intent.id} {intent.label} {plain_text(intent.release)}: {intent.state}")
     if intent.state in FINAL_STATES:
         send_notifications(session, store)
     if intent.state in (IntentState.FAILED, IntentState.UNKNOWN) and (
@@ -473,7 +490,7 @@ def describe_intents(store: Store, intents: Sequence[Intent]) -> list[str]:
             deliveries_by_intent[delivery.intent].append(delivery)
     texts = []
     for intent in intents:
-        head = f"{intent.id} {intent.action.label} {plain_text(intent.release)}: {intent.state}"
+        head = f"{intent.id} {intent.label} {plain_text(intent.release)}: {intent.state}"
         ending = last_text_by_intent.get(intent.id, "")  # of an intent that has ended: how
         lines = [f"{head}: {plain_text(ending)}" if intent.state in FINAL_STATES and ending else head]
         for delivery in sorted(deliveries_by_intent[intent.id], key=lambda delivery: delivery.position):

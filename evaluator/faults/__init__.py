@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from evaluator.assess.requests import RequestPairs
-from evaluator.faults.clock import Clock
+from evaluator.faults.clock import FaultClock
 from evaluator.faults.failing import model_failures
-from evaluator.faults.grid import Grid, build_grid
+from evaluator.faults.grid import FaultGrid, build_grid
 from evaluator.faults.kinds import find_kinds
 from evaluator.faults.locating import (
     Course,
@@ -121,7 +121,7 @@ def find_fault(requests: RequestPairs, arm: str, what: str, *, given: bool = Fal
     return find(requests, arm, grid, given=given)
 
 
-def find_failing(requests: RequestPairs, arm: str, grid: Grid, *, given: bool) -> Fault | None:
+def find_failing(requests: RequestPairs, arm: str, grid: FaultGrid, *, given: bool) -> Fault | None:
     """Find where and since when more requests of a candidate fail; `None` if nothing is shown.
 
     `given`: does the verdict say that more fail?
@@ -130,7 +130,7 @@ def find_failing(requests: RequestPairs, arm: str, grid: Grid, *, given: bool) -
     place = locate(model, given=given)
     if place is None:
         return None
-    clock = Clock(requests, arm)
+    clock = FaultClock(requests, arm)
 
     def follow_place(place: Place) -> tuple[Course, Onset]:
         """Find the course of the failures at a place, and their onset."""
@@ -160,7 +160,7 @@ def find_failing(requests: RequestPairs, arm: str, grid: Grid, *, given: bool) -
     )
 
 
-def find_slowing(requests: RequestPairs, arm: str, grid: Grid, *, given: bool) -> Fault | None:
+def find_slowing(requests: RequestPairs, arm: str, grid: FaultGrid, *, given: bool) -> Fault | None:
     """Find where and since when the requests of a candidate take longer; `None` if nothing is shown.
 
     `given`: does the verdict say that they take longer?
@@ -169,7 +169,7 @@ def find_slowing(requests: RequestPairs, arm: str, grid: Grid, *, given: bool) -
     place = locate(model, given=given)
     if place is None:
         return None
-    clock = Clock(requests, arm)
+    clock = FaultClock(requests, arm)
     onset = find_time_onset(model, place.scope, grid.slot_s)
     # The onset is known better now, and with it the place.
     named = name_place(model, place.since(onset, grid.slot_s, grid.slots))

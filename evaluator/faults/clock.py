@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from evaluator.assess.requests import RequestPairs
-from evaluator.faults.grid import Grid
+from evaluator.faults.grid import FaultGrid
 from evaluator.faults.onset import Onset
 from evaluator.faults.scanning import Scope
 from evaluator.records import BLOCK_BUCKETS, FaultOnset
@@ -16,7 +16,7 @@ from evaluator.stats.shaping.blocks import ALIGNED
 from evaluator.stats.shaping.index import rows_of_each
 
 
-class Clock:
+class FaultClock:
     """The buckets of a candidate's panel, counted from the first judged block of each run."""
 
     def __init__(self, requests: RequestPairs, arm: str) -> None:
@@ -40,7 +40,7 @@ class Clock:
             self.first_judged[run] = first - offset % BLOCK_BUCKETS
             self.first_recorded[run] = recorded
 
-    def count(self, scope: Scope, grid: Grid) -> tuple[FloatArray, FloatArray]:
+    def count(self, scope: Scope, grid: FaultGrid) -> tuple[FloatArray, FloatArray]:
         """Count requests and failures of a scope in each bucket since the begin of the grid; both (buckets,)."""
         moments = self.cells.moments
         # Endpoints that the panel lacks are those that were pooled: they belong to its pool, which is not named.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluator.faults.grid import Grid
+from evaluator.faults.grid import FaultGrid
 from evaluator.faults.scanning import Scope, choose_scope, sum_from_end
 from evaluator.records.arrays import BoolArray, FloatArray
 
@@ -161,7 +161,7 @@ class FailureProfile:
         return math.sqrt(2 * float(gains.sum(axis=0).min()) / self.dispersion)
 
 
-def model_failures(grid: Grid) -> FailureModel:
+def model_failures(grid: FaultGrid) -> FailureModel:
     """Expect the candidate's failures from those of the baseline, by endpoint, and by slot where both are disturbed."""
     n, failures = grid.baseline_n.sum(axis=1), grid.baseline_failures.sum(axis=1)  # (endpoints, slots)
     overall = (failures.sum() + 0.5) / (n.sum() + 1.0)

@@ -22,7 +22,7 @@ FEWEST_SLOTS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class FaultGrid:
     """Sums of each endpoint, instance and slot. The arrays of an arm have the shape (endpoints, instances, slots)."""
 
     endpoints: tuple[str, ...]
@@ -47,7 +47,7 @@ class Grid:
         return int(self.n.shape[2])
 
 
-def build_grid(panel: Panel) -> Grid | None:
+def build_grid(panel: Panel) -> FaultGrid | None:
     """Sum up the rows of a panel by endpoint, instance and slot; `None` if there are too many for one grid."""
     rows = panel.rows
     first_block = find_first_blocks(panel)
@@ -80,7 +80,7 @@ def build_grid(panel: Panel) -> Grid | None:
     n, baseline_n = add_up(rows.n)
     failures, baseline_failures = add_up(rows.failures)
     log_sums, baseline_log_sums = add_up(rows.totals["log_time_ms"])
-    return Grid(
+    return FaultGrid(
         endpoints=panel.endpoints,
         instances=tuple(name for name, is_candidates in zip(rows.names, of_candidate, strict=True) if is_candidates),
         slot_s=panel.bucket_s * BLOCK_BUCKETS * blocks_per_slot,

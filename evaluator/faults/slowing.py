@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evaluator.faults.grid import Grid
+from evaluator.faults.grid import FaultGrid
 from evaluator.faults.scanning import Scope, choose_scope, sum_from_end
 from evaluator.records.arrays import BoolArray, FloatArray
 
@@ -39,7 +39,7 @@ Smaller ones have many causes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class TimeSpread:
     """How much times vary where nothing is wrong; variances of logarithms."""
 
     of_request: float
@@ -86,7 +86,7 @@ class TimeModel:
     baseline_ok: FloatArray
     """Its successes, shape (endpoints, slots)."""
     baseline_instances: int
-    spread: Spread
+    spread: TimeSpread
     slot_s: int
 
     def find_scope(self, *, given: bool) -> Scope | None:
@@ -224,7 +224,7 @@ def _pool(difference: FloatArray, noise: FloatArray) -> tuple[FloatArray, FloatA
         return np.where(total > 0, (difference * weight).sum(axis=0, keepdims=True) / total, 0.0), 1 / total
 
 
-def model_times(grid: Grid, assumed_sd: float) -> TimeModel:
+def model_times(grid: FaultGrid, assumed_sd: float) -> TimeModel:
     """Compare the candidate's times with those of the baseline.
 
     `assumed_sd`: standard deviation of the levels of instances that the policy assumes.
@@ -249,7 +249,7 @@ def model_times(grid: Grid, assumed_sd: float) -> TimeModel:
     return model if grid.baseline_n.shape[1] > 1 else replace(model, spread=_measure_alone(model))
 
 
-def _measure_alone(model: TimeModel) -> Spread:
+def _measure_alone(model: TimeModel) -> TimeSpread:
     """Measure the drift where the baseline has one instance: by how much the difference changes over `APART` slots.
 
     The median of these changes: a step of a fault is in few of them.
@@ -265,7 +265,7 @@ def _measure_alone(model: TimeModel) -> Spread:
 
 def _measure_spread(
     ok: FloatArray, log_sums: FloatArray, means: FloatArray, total_ok: FloatArray, assumed_sd: float, slot_s: float
-) -> Spread:
+) -> TimeSpread:
     """Measure the spread of times between the baseline's instances.
 
     Args:
@@ -278,7 +278,7 @@ def _measure_spread(
     """
     instances = ok.shape[1]
     if instances < 2:
-        return Spread(0.4, 4 * DRIFT_SD**2, assumed_sd**2, PRIOR_DF, max(LEAST_LONG_RUN, 2 * DRIFT_S / slot_s))
+        return TimeSpread(0.4, 4 * DRIFT_SD**2, assumed_sd**2, PRIOR_DF, max(LEAST_LONG_RUN, 2 * DRIFT_S / slot_s))
     with np.errstate(divide="ignore", invalid="ignore"):
         residual = np.where(ok > 0, log_sums / ok - means[:, None], 0.0)
         gap = np.where(ok > 0, 1 / ok - 1 / total_ok[:, None], 0.0)  # variance of the residual, per `of_request`
@@ -304,7 +304,7 @@ def _measure_spread(
             means_of_windows = centred[:, : windows * window].reshape(instances, windows, window).mean(axis=2)
             drifted = float(means_of_windows.var()) - float(sampled) / window
             long_run = max(long_run, BEYOND_WINDOW * window * drifted / of_drift)
-    return Spread(
+    return TimeSpread(
         of_request=of_request,
         of_drift=of_drift,
         of_level=float(of_level),

@@ -76,6 +76,8 @@ def trace_units(requests: RequestPairs, comparison: Comparison) -> dict[str, Any
                 "name": units.names[unit],
                 "n": int(n[unit]),
                 "value": round_value(values[unit]),
+                # The quantile of a unit of which too many requests fail: beyond all times.
+                **({"fails": True} if np.isposinf(values[unit]) else {}),
             }
             for unit in shown
         ],

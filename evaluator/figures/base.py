@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from evaluator.records import BASELINE, Comparison, Direction, EvidenceKind
+from evaluator.records import BASELINE, Comparison, Direction, Evidence, EvidenceKind
 from evaluator.wording import format_number, name_comparison
 
 if TYPE_CHECKING:
@@ -112,6 +112,15 @@ def color_arms(arms: Sequence[str]) -> dict[str, str]:
     """
     candidates = [arm for arm in dict.fromkeys(arms) if arm != BASELINE]
     return {BASELINE: BASE} | {arm: CANDIDATES[index % len(CANDIDATES)] for index, arm in enumerate(candidates)}
+
+
+TICK_LABELS = "abs(datum.value) < 1 ? format(datum.value, '~r') : format(datum.value, '~s')"
+"""Labels of an axis of numbers: thousands as `2k`, but nothing below 1 in thousandths: `0.4`, not `400m`."""
+
+
+def color_judged_arms(evidence: Evidence) -> dict[str, str]:
+    """Choose the colours of all arms of a verdict, for each of its tables and figures alike."""
+    return color_arms([*(arm.name for arm in evidence.arms), *(row.arm for row in evidence.comparisons)])
 
 
 def inline(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:

@@ -13,9 +13,9 @@ from evaluator.figures.base import (
     MUTED,
     NARROW,
     SHADE,
+    TICK_LABELS,
     Figure,
     choose_time_unit,
-    color_arms,
     finish,
     inline,
     keep_finite,
@@ -55,14 +55,18 @@ class _Strip:
 
 
 def draw_timeline(
-    timeline: Mapping[str, Any], readings: Sequence[Mapping[str, Any]] = (), *, width: int = NARROW
+    timeline: Mapping[str, Any],
+    readings: Sequence[Mapping[str, Any]] = (),
+    *,
+    colors: Mapping[str, str],
+    width: int = NARROW,
 ) -> tuple[Figure, ...]:
     """Draw what happened during the load as strips with one axis of time, a figure per strip.
 
-    `timeline` and `readings` are what `trace_timeline` and `trace_readings` return; `width` is in px.
+    `timeline` and `readings` are what `trace_timeline` and `trace_readings` return; `colors` are those of the arms
+    by name; `width` is in px.
     """
     strips = _make_strips(timeline, readings)
-    colors = color_arms([arm["name"] for arm in timeline["arms"]])
     end_s = timeline["seconds"][-1] + timeline["slot_s"] if timeline["seconds"] else 0
     divisor, time_unit = choose_time_unit(end_s)
     figures = []
@@ -243,7 +247,7 @@ def _draw_lines(strip: _Strip, x: Any, slot_s: float, divisor: float, colors: Ma
         # Without any value but 0, the chart would choose an axis from −1 to 1.
         scale=alt.Scale(zero=min(values) >= 0) if any(values) else alt.Scale(domain=[0, 1]),
         title=strip.unit or " ",  # without a title the strip would not be aligned with the others
-        axis=alt.Axis(minExtent=MARGIN_LEFT, maxExtent=MARGIN_LEFT, tickCount=4, titlePadding=2, format="~s"),
+        axis=alt.Axis(minExtent=MARGIN_LEFT, maxExtent=MARGIN_LEFT, tickCount=4, titlePadding=2, labelExpr=TICK_LABELS),
     )
     arms = list(colors)  # the baseline first: it is dashed
     return (

@@ -10,13 +10,16 @@ from evaluator.records import BASELINE, Comparison
 from evaluator.wording import choose_time_scale, format_count, format_value, name_comparison
 
 HEIGHT = 130
+FAILS = "too many requests fail"
+"""Instead of a quantile of response times that is no time: so many requests fail."""
 
 
 def draw_units(row: Comparison, curve: Mapping[str, Any], *, colors: Mapping[str, str], width: int = NARROW) -> Figure:
     """Draw the metric of a comparison for each unit, that is each instance or run, as a dot in the row of its arm.
 
-    `curve` is what `trace_units` returns: `units` with `name`, `arm`, `value` (`None`: no value) and `n` (requests);
-    `of` is the word for a unit. `colors` are the colours of the arms by name.
+    `curve` is what `trace_units` returns: `units` with `name`, `arm`, `value` (`None`: no value), `n` (requests), and
+    `fails` if the value is beyond all times, because too many requests fail: such a unit is at the right edge, with its
+    name. `of` is the word for a unit. `colors` are the colours of the arms by name.
     """
     import altair as alt
 
@@ -28,7 +31,7 @@ def draw_units(row: Comparison, curve: Mapping[str, Any], *, colors: Mapping[str
         (
             shorten(entry["name"]),
             entry["arm"],
-            format_value(entry["value"], row.unit),
+            FAILS if entry.get("fails") else format_value(entry["value"], row.unit),
             format_count(entry["n"]),
         )
         for entry in curve["units"]
@@ -58,13 +61,37 @@ def draw_units(row: Comparison, curve: Mapping[str, Any], *, colors: Mapping[str
         .mark_point(filled=True, size=70, opacity=0.75)
         .encode(x=x, y=y, color=color, shape=shape, description="tip:N")
     )
+    layers = [dots, *_draw_failing(curve, y, color, width)]
     return Figure(
-        finish(alt.layer(dots), width=width, height=HEIGHT),
+        finish(alt.layer(*layers), width=width, height=HEIGHT),
         title=title,
         alt=f"A dot for each {curve['of']} of both arms. {title}.",
         head=(curve["of"], "arm", "value", "requests"),
         rows=rows,
     )
+
+
+def _draw_failing(curve: Mapping[str, Any], y: Any, color: Any, width: int) -> list[Any]:
+    """Draw the units whose value is beyond all times, with their names, at the right edge of the row of their arm."""
+    import altair as alt
+
+    failing = [
+        {"arm": arm, "label": f"{', '.join(map(shorten, names))} →", "tip": f"{', '.join(names)}: {FAILS}"}
+        for arm, names in _list_failing(curve).items()
+    ]
+    if not failing:
+        return []
+    label = alt.Chart(inline(failing)).mark_text(align="right", dy=-14, fontWeight="bold")
+    return [label.encode(x=alt.value(width), y=y, text="label:N", color=color, description="tip:N")]
+
+
+def _list_failing(curve: Mapping[str, Any]) -> dict[str, list[str]]:
+    """List by arm the names of the units whose value is beyond all times."""
+    failing: dict[str, list[str]] = {}
+    for entry in curve["units"]:
+        if entry.get("fails"):
+            failing.setdefault(entry["arm"], []).append(entry["name"])
+    return failing
 
 
 def _write_title(row: Comparison, curve: Mapping[str, Any]) -> str:
@@ -79,7 +106,12 @@ def _write_title(row: Comparison, curve: Mapping[str, Any]) -> str:
         return f"{format_value(min(values), row.unit)} to {format_value(max(values), row.unit)}"
 
     baseline, candidate = list_values(BASELINE), list_values(row.arm)
-    name = name_comparison(row)
+    name, failing = name_comparison(row), _list_failing(curve)
+    if failing:
+        texts = [f"{', '.join(names)} of {arm}: {FAILS}" for arm, names in failing.items()]
+        others = [f"other {curve['of']}s of {row.arm} {write_range(candidate)}"] if candidate else []
+        others += [f"baseline {write_range(baseline)}"] if baseline else []
+        return f"{name}: {'; '.join([*texts, *others])}"
     if not candidate or not baseline:
         return f"{name}: only one arm has {curve['of']}s with a value"
     candidate_units = f"{len(candidate)} {curve['of']}{'s' if len(candidate) > 1 else ''} of {row.arm}"

@@ -17,7 +17,17 @@ from evaluator.hooks.by_hand import write_by_hand
 from evaluator.hooks.network import MaybeSent
 from evaluator.hooks.options import HookOptions
 from evaluator.hooks.router import Applied, Realised, Router, check_router, describe_drift, make_router
-from evaluator.hooks.running import Step, check_hook, describe_current, find_obstacle, make_step, run_hook, undo_hook
+from evaluator.hooks.running import (
+    Step,
+    check_hook,
+    describe_current,
+    find_obstacle,
+    list_secrets,
+    make_step,
+    redact_outcome,
+    run_hook,
+    undo_hook,
+)
 
 __all__ = [
     "HOOKS",
@@ -36,9 +46,11 @@ __all__ = [
     "describe_current",
     "describe_drift",
     "find_obstacle",
+    "list_secrets",
     "make_hook",
     "make_router",
     "make_step",
+    "redact_outcome",
     "run_hook",
     "undo_hook",
     "write_by_hand",

@@ -50,7 +50,7 @@ LONGEST_VALUE = 200
 _OTHER_FORM = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 """What Python raises where an answer has no such key, or a value of another type."""
 
-Action = Literal["promote", "hold", "rollback", "announce", "notify"]
+Action = Literal["promote", "hold", "rollback", "announce", "notify", "step"]
 State = Literal["acknowledged", "failed", "unknown"]
 Json = Any
 
@@ -353,9 +353,9 @@ class BaseHook(Generic[O]):
 
     def _remove_secrets(self, text: str) -> str:
         """Replace the hook's secrets in a text. Do this before a text is cut: half of a secret is not recognised."""
-        return redact(text, self._list_secrets())
+        return redact(text, self.list_secrets())
 
-    def _list_secrets(self) -> list[str]:
+    def list_secrets(self) -> list[str]:
         """List the values of all environment variables that the hook's options name as `${NAME}`."""
         variables = OF_HOOKS.pattern.findall(self.options.model_dump_json())
         return [value for name in variables if (value := self.environment.get(name))]

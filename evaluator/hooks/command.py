@@ -137,7 +137,7 @@ class ProgramHook(BaseHook[CommandOptions]):
 
     def _read_end(self, output: IO[bytes]) -> str:
         """Read the end of a program's output, where programs write errors, without secrets."""
-        longest_secret = max((len(spelling) for spelling in list_spellings(self._list_secrets())), default=0)
+        longest_secret = max((len(spelling) for spelling in list_spellings(self.list_secrets())), default=0)
         size = output.seek(0, os.SEEK_END)
         start = max(size - 4 * (LONGEST_RESPONSE + longest_secret), 0)  # a character has up to 4 bytes
         output.seek(start)
@@ -147,12 +147,12 @@ class ProgramHook(BaseHook[CommandOptions]):
             text = text[longest_secret:]
         return text[-LONGEST_RESPONSE:].strip()
 
-    def _list_secrets(self) -> list[str]:
+    def list_secrets(self) -> list[str]:
         """List the secrets of the options, and the values of all variables that are passed to the program."""
         passed_values = [self.environment.get(name, "") for name in self.options.environment]
         # A flag such as CI=1 is not a secret, and its value occurs in many lines.
         secrets = [value for value in passed_values if len(value) >= _SHORTEST_SECRET]
-        return [*super()._list_secrets(), *secrets]
+        return [*super().list_secrets(), *secrets]
 
 
 class Command(ProgramHook):

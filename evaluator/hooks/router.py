@@ -193,6 +193,14 @@ class Router(BaseHook[O]):
         """Read the share of the requests that each arm gets now, from the router. Raises HookError."""
         return dict(self._read_safely(lambda: self._measure(_get_words(context))).shares)
 
+    def read_settings(self, context: HookContext | None = None) -> dict[str, float]:
+        """Read the shares that the settings give, also where some servers cannot serve now. Raises HookError."""
+        return dict(self._read_safely(lambda: self._to_shares(self._read_state(_get_words(context)))))
+
+    def test_router(self) -> Outcome:
+        """Check what setting shares needs: secrets, names, rights; whatever the shares are. Changes nothing."""
+        return self._attempt(self._test)
+
     def set_shares(
         self, shares: Mapping[str, float], context: HookContext | None = None, *, back: bool = False
     ) -> Realised:

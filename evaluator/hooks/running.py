@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -11,9 +11,15 @@ from typing import Any, TypeVar
 from evaluator.errors import EvaluatorError
 from evaluator.hooks.base import Action, Hook, HookContext, Json, Outcome, make_hook, read_options, to_failed_outcome
 from evaluator.hooks.options import HookOptions
+from evaluator.secrecy import REDACTED, list_spellings, redact
 
 GRACE_S = 1.0
 """Time beyond its limit in which a hook may still end by itself."""
+
+_SHORTEST_PART = 6
+"""Characters of a secret at the edge of a text that was cut, from which they are taken for a part of it."""
+_CUT = "…"
+"""Where a text was cut."""
 
 T = TypeVar("T")
 
@@ -87,6 +93,33 @@ def undo_hook(step: Step, context: HookContext, earlier: Json) -> Outcome:
     limited_context = _limit_time(step, context)
     result = _call_in_time(step, limited_context.left_s(), lambda: step.hook.undo(limited_context, earlier))
     return result.outcome if isinstance(result, _FailedCall) else result
+
+
+def list_secrets(steps: Iterable[Step]) -> list[str]:
+    """List the secrets of several hooks. Hooks of other packages that tell none have none here."""
+    return [secret for step in steps for secret in getattr(step.hook, "list_secrets", list)()]
+
+
+def redact_outcome(outcome: Outcome, secrets: Sequence[str]) -> Outcome:
+    """Replace secrets in the texts of an outcome: a receiver may repeat what another hook has sent to it.
+
+    `secrets`: of all hooks of the request. Each hook has replaced its own already, before its texts were cut.
+    """
+    spellings = list_spellings(secrets)
+    did, response = (_redact_edges(redact(text, secrets), spellings) for text in (outcome.did, outcome.response))
+    return replace(outcome, did=did, response=response)
+
+
+def _redact_edges(text: str, spellings: Sequence[str]) -> str:
+    """Replace parts of secrets where a text may have been cut: at its begin, and at its end or before a `…`."""
+    kept, mark, rest = text.rpartition(_CUT) if _CUT in text else (text, "", "")
+    for spelling in spellings:
+        for size in range(len(spelling) - 1, _SHORTEST_PART - 1, -1):
+            if kept.startswith(spelling[-size:]):
+                kept = REDACTED + kept[size:]
+            if kept.endswith(spelling[:size]):
+                kept = kept[:-size] + REDACTED
+    return kept + mark + rest
 
 
 def _limit_time(step: Step, context: HookContext) -> HookContext:

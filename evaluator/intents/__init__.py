@@ -8,10 +8,13 @@ from evaluator.intents.asking import (
     approve,
     ask,
     cancel,
+    explain_other_hooks,
     explain_refusal,
     list_left_by_hand,
     plan_action,
+    plan_request,
     read_release_to_preview,
+    read_request_release,
     resolve,
     retry,
     write_note,
@@ -21,6 +24,8 @@ from evaluator.intents.executing import execute, execute_waiting, name_worker
 from evaluator.intents.notifying import notify_people
 from evaluator.intents.observing import find_latest
 from evaluator.intents.people import SYSTEM, may, may_ask, role_of, system_person, why_not
+from evaluator.intents.rollout_plans import describe_rollout_stop
+from evaluator.intents.rollout_steps import describe_request
 from evaluator.intents.steps import Preview, preview_action, preview_intent
 from evaluator.intents.versions import read_hook_release
 from evaluator.intents.worker import WITHOUT_STORE, run_worker
@@ -35,8 +40,11 @@ __all__ = [
     "approve",
     "ask",
     "cancel",
+    "describe_request",
+    "describe_rollout_stop",
     "execute",
     "execute_waiting",
+    "explain_other_hooks",
     "explain_refusal",
     "find_latest",
     "find_waiting",
@@ -47,10 +55,12 @@ __all__ = [
     "name_worker",
     "notify_people",
     "plan_action",
+    "plan_request",
     "preview_action",
     "preview_intent",
     "read_hook_release",
     "read_release_to_preview",
+    "read_request_release",
     "resolve",
     "retry",
     "role_of",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from unicodedata import category
 
-from evaluator.errors import Refused, UnknownName, UsageError
+from evaluator.errors import PlanNotReadable, Refused, UnknownName, UsageError
 from evaluator.intents.checking import BEFORE_RESTART, hash_verdict, is_before_restart
 from evaluator.intents.conditions import NO_HOOKS, explain_change_by_hand, list_conditions
 from evaluator.intents.journal_trail import record_actions
@@ -20,12 +20,13 @@ from evaluator.intents.observing import (
     find_latest,
     hash_data_now,
     hash_policy_now,
-    read_deliveries_to_undo,
     services_of,
 )
 from evaluator.intents.people import may, may_ask, why_not
-from evaluator.intents.steps import PlannedHook, list_by_hand, make_context, plan_steps
-from evaluator.intents.versions import explain_other_versions, read_hook_release, read_promoted_releases
+from evaluator.intents.plans import Plan, plan_hooks, plan_intent
+from evaluator.intents.rollout_plans import explain_end, find_of_services, find_running, read_plan, read_rollout
+from evaluator.intents.steps import PlannedHook, list_by_hand, make_context
+from evaluator.intents.versions import explain_other_versions, read_hook_release
 from evaluator.pipeline.landing import land_release
 from evaluator.policy import Policy
 from evaluator.records import Release, StoredVerdict, VerdictWord
@@ -46,6 +47,7 @@ from evaluator.records.intents import (
 from evaluator.reports import read_stored
 from evaluator.store import Store
 from evaluator.store.journal import find_journal
+from evaluator.store.rollouts import Rollouts
 from evaluator.wording import quote_command
 
 LONGEST_REASON = 1000
@@ -164,6 +166,11 @@ def _check_promotion(store: Store, policy: Policy, request: ActionRequest, lates
     A promotion needs all conditions. A promotion against the verdict (break-glass) needs none of them, but a verdict
     other than GO on the versions that hooks get, and hooks that promote.
     """
+    if rollout := find_of_services(store, request.release, services_of(store, request.release)):
+        raise Refused(
+            f"the rollout {rollout.id} of {rollout.release} has not ended, and it moves the traffic",
+            hint=f"see `{quote_command('rollout', 'status', rollout.release)}`",
+        )
     if latest is None:
         raise Refused(f"{request.release} was not judged yet", hint=f"judge it: `{policy.command(request.release)}`")
     verdict = read_stored(latest)
@@ -218,8 +225,10 @@ def plan_action(
     """
     if undoes is None:
         undoes = _list_undone(store, release, action)
-    to_undo, promoted = read_deliveries_to_undo(store, undoes), read_promoted_releases(store, undoes)
-    return plan_steps(policy.promotion, action, to_undo, store.control.release(release), promoted)
+    rollout = find_running(store, release)
+    return plan_hooks(
+        store, policy.promotion, action, store.control.release(release), undoes, rollout=rollout.id if rollout else ""
+    )
 
 
 def read_release_to_preview(store: Store, release: str, action: Action) -> Release:
@@ -234,8 +243,8 @@ def list_left_by_hand(store: Store, policy: Policy, intent: Intent) -> list[str]
 
     Raises the errors of `plan_action`.
     """
-    planned, _ = plan_action(store, policy, intent.release, intent.action, intent.undoes)
     release = read_hook_release(store, intent.release, intent.action, intent.verdict_hash, intent.undoes)
+    planned, _ = plan_intent(store, policy.promotion, intent, release)
     verdict = find_latest(store, intent.release)
     deliveries = {delivery.position: delivery for delivery in store.control.deliveries(intent.id)}
     lines: list[str] = []
@@ -263,7 +272,8 @@ def _find_promotions_to_undo(store: Store, policy: Policy, request: ActionReques
     is_being_executed = any(promotion.state is IntentState.SENT for promotion in promotions)
     planned, irreversible = plan_action(store, policy, request.release, request.action, promotion_ids)
     # A promotion that is being executed may have no hook to undo yet; it has when the rollback is executed.
-    if not is_being_executed and all(hook.event == ANNOUNCE for hook in planned):
+    running = find_running(store, request.release)  # a rollout can be turned back before it has changed anything
+    if not running and not is_being_executed and all(hook.event == ANNOUNCE for hook in planned):
         intents = store.control.intents(request.release)
         why, hint = "; ".join(irreversible), "add hooks for rollback to the policy"
         if not why:
@@ -306,11 +316,51 @@ def approve(store: Store, policy: Policy, person: Person, intent_id: str) -> Int
     intent = store.control.intent(intent_id)
     with _audit_refusals(store, person, intent.release, f"approve {intent.action}", intent.id):
         _require_role(policy, person, PersonRole.APPROVER, "approving")
-        if intent.hooks_hash != policy.promotion.hash:
-            raise Refused(
-                f"the policy's hooks or approvals have changed since {intent.id} was requested", hint="request it again"
+        if other_hooks := explain_other_hooks(store, policy, intent):
+            hint = f"`{_show_status(intent)}`" if intent.action is Action.STEP else "request it again"
+            raise Refused(f"{intent.id}: {other_hooks}", hint=hint)
+        if intent.action is Action.STEP and datetime.now(UTC) >= intent.expires_at:
+            raise UsageError(
+                f"{intent.id} has expired: the rollout went on without an answer", hint=f"`{_show_status(intent)}`"
             )
-        return store.control.approve(intent.id, person)
+        approved = store.control.approve(intent.id, person)
+        if approved.is_question and approved.state is IntentState.APPROVED:  # it has no hooks
+            store.control.settle(intent.id, IntentState.ACKNOWLEDGED, person.name, "agreed")
+            return store.control.intent(intent.id)
+        return approved
+
+
+def explain_other_hooks(store: Store, policy: Policy, intent: Intent) -> str:
+    """Say why the hooks of an intent are not those that were shown when it was requested; empty if they are.
+
+    A step has those of the plan of its rollout, which must not have ended or gone back. Raises StoreError.
+    """
+    if intent.action is not Action.STEP:
+        is_same = intent.hooks_hash == policy.promotion.hash
+        return "" if is_same else "the policy's hooks or approvals have changed since it was requested"
+    try:
+        rollout = read_rollout(store, intent)
+        plan = read_plan(rollout)
+    except (PlanNotReadable, UnknownName) as error:
+        return error.message
+    if rollout.plan_hash != intent.hooks_hash:
+        return "the plan of the rollout is another one than when it was requested"
+    return explain_end(plan, Rollouts(store.control.file).events(rollout.id))
+
+
+def _show_status(intent: Intent) -> str:
+    """Write the command that shows how a rollout stands."""
+    return quote_command("rollout", "status", intent.release)
+
+
+def plan_request(store: Store, policy: Policy, intent: Intent) -> Plan:
+    """Plan the hooks of a request, and what a rollback cannot undo, as `plan_intent`."""
+    return plan_intent(store, policy.promotion, intent, read_request_release(store, intent))
+
+
+def read_request_release(store: Store, intent: Intent) -> Release:
+    """Read the release of a request with the versions that its hooks get."""
+    return read_hook_release(store, intent.release, intent.action, intent.verdict_hash, intent.undoes)
 
 
 def cancel(store: Store, policy: Policy, person: Person, intent_id: str, reason: str) -> Intent:
@@ -321,6 +371,8 @@ def cancel(store: Store, policy: Policy, person: Person, intent_id: str, reason:
     intent = store.control.intent(intent_id)
     one_line_reason = _clean_reason(reason, required=False)
     with _audit_refusals(store, person, intent.release, f"cancel {intent.action}", intent.id):
+        if intent.is_final:
+            raise Refused(f"{intent.id} is executed however the rollout ends, so it cannot be rejected")
         if not are_same_person((*person.names, person.name), (*intent.requester_names, intent.requester)):
             _require_role(policy, person, PersonRole.APPROVER, "rejecting the requests of others")
         return store.control.cancel(intent.id, person.name, one_line_reason or "no reason given")
@@ -368,8 +420,8 @@ def resolve(
     # Hooks that announce the result do not count: they are executed however the action ends.
     begun = [delivery for delivery in store.control.deliveries(intent.id) if delivery.event != ANNOUNCE]
     never_begun: int | None = None  # number of hooks; None: not known, because the policy's hooks have changed
-    if intent.hooks_hash == policy.promotion.hash:
-        planned, _irreversible = plan_action(store, policy, intent.release, intent.action, intent.undoes)
+    if not explain_other_hooks(store, policy, intent):
+        planned, _irreversible = plan_request(store, policy, intent)
         never_begun = sum(hook.event != ANNOUNCE for hook in planned) - len(begun)
     hook_outcome = HookOutcome(
         state=IntentState.ACKNOWLEDGED if done else IntentState.FAILED,

@@ -77,7 +77,9 @@ def _find_obstacles(intent: Intent, situation: Situation) -> Iterator[str]:
         yield situation.overtaken_by
     # Without approvals, the requester must have the role to act alone, which `may_approve` takes into account.
     permitted_people = situation.may_request if intent.approvals_needed else situation.may_approve
-    if intent.requester not in permitted_people:
+    # Who started a rollout has agreed to its way back, whatever role they have now.
+    is_agreed = intent.action is Action.ROLLBACK and intent.rollout and not intent.approvals_needed
+    if intent.requester not in permitted_people and not is_agreed:
         yield f"{intent.requester} no longer has permission"
     # Only people who may still approve count, and not the requester if others have to agree.
     valid_approvers = situation.approvers & frozenset(situation.may_approve)

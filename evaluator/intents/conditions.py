@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 
 from evaluator.errors import StoreBusy, StoreError
 from evaluator.intents.checking import BEFORE_RESTART, CLOCK_TOLERANCE, is_before_restart
-from evaluator.intents.observing import hash_data_now, hash_policy_now
+from evaluator.intents.observing import hash_data_now, hash_policy_now, services_of
+from evaluator.intents.rollout_plans import find_of_services
 from evaluator.intents.steps import LINK_VARIABLE
 from evaluator.intents.versions import explain_other_versions
 from evaluator.pipeline.runs import is_live, is_stale
@@ -98,6 +99,7 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
         _check_words(policy, current_release),
         _check_judged_versions(verdict.release, current_release, rejudge),
         _check_decisions(store, release),
+        _check_rollouts(store, release),
     )
 
 
@@ -118,6 +120,17 @@ def _check_step(verdict: Verdict, command: str) -> PromotionCondition:
         met=not verdict.only_step,
         otherwise=f"the verdict is on step {verdict.step} alone (--step)",
         remedy=f"judge the release, which takes its newest step and all else that was recorded: `{command}`",
+    )
+
+
+def _check_rollouts(store: Store, release: str) -> PromotionCondition:
+    """Check that no rollout of the release, or of one of its services, is moving traffic."""
+    running = find_of_services(store, release, services_of(store, release))
+    return PromotionCondition(
+        "no rollout of its services is running",
+        met=running is None,
+        otherwise=f"the rollout {running.id} of {running.release} has not ended" if running else "",
+        remedy=f"see `{quote_command('rollout', 'status', running.release)}`" if running else "",
     )
 
 

@@ -17,12 +17,23 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from evaluator.errors import EvaluatorError, HookError, Refused, StoreError
-from evaluator.hooks import HookContext, Outcome, Router, make_step, run_hook, undo_hook, write_by_hand
+from evaluator.hooks import (
+    HookContext,
+    Outcome,
+    Router,
+    list_secrets,
+    make_step,
+    redact_outcome,
+    run_hook,
+    undo_hook,
+    write_by_hand,
+)
 from evaluator.intents.journal_records import (
     HookId,
     JournalAction,
     JournalPromotion,
     list_actions,
+    list_kept,
     list_promotions,
     name_process,
     overall_state,
@@ -257,6 +268,8 @@ class _GoingBack:
     """Hooks of promotions that are planned to be undone, and when their state was written."""
     undone: dict[HookId, datetime] = field(default_factory=dict)
     """Those of them that were undone, or tried: they are tried again only if they have acted since."""
+    secrets: Sequence[str] = ()
+    """Those of all its hooks: what one of them has sent, the receiver of another one may repeat."""
 
     def plan(self, *, only_undo: bool = False) -> list[PlannedHook]:
         """Plan the hooks that are to be executed now, by what the journal has; with `only_undo`, only those that undo.
@@ -269,8 +282,10 @@ class _GoingBack:
             for promotion in reversed(own):
                 to_undo += [delivery for delivery in promotion.to_deliveries() if self._is_to_be_undone(delivery)]
         promoted = {promotion.key: promotion.release for promotion in own}
-        planned, irreversible = plan_steps(self.rules, self.own.action, to_undo, self.own.release, promoted)
-        self.irreversible = self.irreversible or irreversible
+        words = {hook: of_hook for promotion in own for hook, of_hook in promotion.list_words().items()}
+        planned, irreversible = plan_steps(self.rules, self.own.action, to_undo, self.own.release, promoted, words)
+        self.irreversible = self.irreversible or (*irreversible, *list_kept(self.records, own if to_undo else []))
+        self.secrets = list({*self.secrets, *list_secrets(hook.step for hook in planned)})
         return [hook for hook in planned if hook.event == UNDO or not only_undo]
 
     def _is_to_be_undone(self, delivery: Delivery) -> bool:
@@ -307,8 +322,7 @@ class _GoingBack:
             acting = self.plan(only_undo=True)
             if not acting:
                 break
-        states = [delivery.outcome.state for delivery in self.deliveries]
-        state = overall_state(states)
+        state = overall_state([delivery.outcome.state for delivery in self.deliveries])
         for hook in planned:
             if hook.event == ANNOUNCE:
                 self._execute(hook, outcome=state.value)
@@ -341,9 +355,9 @@ class _GoingBack:
         context = _make_context(self.own, hook, position, outcome)
         description = hook.describe(context)
         self.say(description)
-        if hook.undoes:
-            self.undone[hook.undoes] = self.planned[hook.undoes]
-        is_half_done = hook.undoes in self._list_half_undone() and not hook.step.hook.idempotent
+        undone = [hook.undoes, *hook.also_undoes] if hook.undoes else []
+        self.undone |= {hook_id: self.planned[hook_id] for hook_id in undone}
+        is_half_done = not hook.step.hook.idempotent and bool(self._list_half_undone() & set(undone))
         delivery = Delivery(
             "", position, hook.entry.kind, 1, HookOutcome(IntentState.SENT, ""), datetime.now(UTC), hook.event,
             json.dumps(dict(hook.entry.options), sort_keys=True),
@@ -351,11 +365,12 @@ class _GoingBack:
         if is_half_done:
             result = Outcome("unknown", "a process that undid it ended before it wrote the outcome; it may be undone")
         else:
-            self._write(lambda: record_did(self.journal, self.own.id, delivery, hook.undoes))
+            self._write(lambda: record_did(self.journal, self.own.id, delivery, undone))
             undoing = hook.event == UNDO
             result = undo_hook(hook.step, context, hook.earlier) if undoing else run_hook(hook.step, context)
+            result = redact_outcome(result, self.secrets)
         done = replace(delivery, outcome=HookOutcome(IntentState(result.state), result.did), at=datetime.now(UTC))
-        self._write(lambda: record_did(self.journal, self.own.id, done, hook.undoes))
+        self._write(lambda: record_did(self.journal, self.own.id, done, undone))
         self.deliveries.append(done)
         self.lines.append(f"{hook.event}: {hook.entry.kind}  {result.state}: {result.did}")
         if result.state != "acknowledged" and hook.event != ANNOUNCE:

@@ -19,20 +19,25 @@ from datetime import UTC, datetime
 from typing import Any
 
 from evaluator.errors import EvaluatorError, OutcomeNotStored, Refused, StoreBusy, StoreError
-from evaluator.hooks import Outcome, run_hook, undo_hook
+from evaluator.hooks import Outcome, list_secrets, redact_outcome, run_hook, undo_hook
 from evaluator.intents.checking import check_execution
+from evaluator.intents.earlier_values import combine_earlier, write_earlier
 from evaluator.intents.journal_records import JournalAction, explain_stop, list_actions, record_closed, record_hook
 from evaluator.intents.journal_trail import ActionWriter, record_actions
-from evaluator.intents.observing import explain_later_stop, find_latest, observe, read_deliveries_to_undo, services_of
-from evaluator.intents.steps import PlannedHook, list_by_hand, make_context, plan_steps
-from evaluator.intents.versions import read_hook_release, read_promoted_releases
+from evaluator.intents.observing import explain_later_stop, find_latest, observe, services_of
+from evaluator.intents.plans import explain_no_hooks, plan_intent
+from evaluator.intents.returning import return_traffic
+from evaluator.intents.steps import HookId, PlannedHook, list_by_hand, make_context
+from evaluator.intents.versions import read_hook_release
 from evaluator.policy import Policy
 from evaluator.records import Release, StoredVerdict
 from evaluator.records.intents import (
     ANNOUNCE,
+    CHANGE_NOTHING,
     FINAL_STATES,
     PROMOTING,
     UNDO,
+    VERIFY,
     Action,
     Delivery,
     HookOutcome,
@@ -69,17 +74,23 @@ def execute(
     wait_s: float = 0.0,
     stop: threading.Event | None = None,
     load_to_go_back: LoadPolicy | None = None,
+    say: Callable[[str], None] = lambda _text: None,
 ) -> Intent:
     """Execute an approved intent, or continue one whose worker was killed. Returns the intent with its new state.
 
-    An intent in another state is returned as it is. `load` reads the current policy of a release; `load_to_go_back`
-    does for what holds or goes back, also where the policy has mistakes (None: as `load`). `worker` is the name of this
-    process. A refusal is not raised: the intent ends with its reason. Raises StoreBusy if another process
-    executes an intent of the same services for longer than `wait_s` seconds, and OutcomeNotStored if an action that
-    goes back was executed, but the decisions could not be written. If `stop` was set while it waited for that process,
-    the intent is not begun.
+    An intent in another state is returned as it is, and so is a step of a rollout. `load` reads the current policy of a
+    release; `load_to_go_back` does for what holds or goes back, also where the policy has mistakes (None: as `load`).
+    `worker` is the name of this process. A refusal is not raised: the intent ends with its reason. Raises StoreBusy if
+    another process executes an intent of the same services for longer than `wait_s` seconds, and OutcomeNotStored if an
+    action that goes back was executed, but the decisions could not be written. If `stop` was set while it waited for
+    that process, the intent is not begun. A rollback of a running rollout first lets the guard return its traffic;
+    `say` gets what came of that.
     """
     intent = store.control.intent(intent_id)
+    if intent.action is Action.STEP:  # only the process that drives its rollout executes it
+        return intent
+    if intent.action is Action.ROLLBACK and intent.rollout and intent.state in _EXECUTABLE_STATES:
+        return_traffic(store.path, intent.release, [intent.rollout], intent.reason, intent.requester, say)
     with store.control.alone(services_of(store, intent.release), wait_s) as is_locked:
         if not is_locked:
             raise StoreBusy(
@@ -89,7 +100,7 @@ def execute(
         if intent.state in _EXECUTABLE_STATES and not (stop and stop.is_set()):
             release = read_hook_release(store, intent.release, intent.action, intent.verdict_hash, intent.undoes)
             goes_back = intent.action not in PROMOTING
-            _Execution(store, worker, intent, release).run(load_to_go_back or load if goes_back else load)
+            Execution(store, worker, intent, release).run(load_to_go_back or load if goes_back else load)
         return store.control.intent(intent_id)
 
 
@@ -113,6 +124,8 @@ def execute_waiting(
     for intent in store.control.waiting():
         if stop is not None and stop.is_set():
             break
+        if intent.action is Action.STEP:
+            continue
         try:
             executed.append(execute(store, load, intent.id, worker, load_to_go_back=load_to_go_back))
         except StoreBusy:
@@ -129,7 +142,7 @@ class _StoppedError(Exception):
 
 
 @dataclass(slots=True)
-class _Execution:
+class Execution:
     """The execution of one intent by this process, which holds the lock of its services.
 
     Once it has begun, what holds or goes back needs the decisions no more: where they cannot be written, the journal
@@ -149,8 +162,8 @@ class _Execution:
     """Position → the last state of each hook that was begun."""
     promotion_keys: dict[str, str] = field(default_factory=dict)
     """Id → key of the promotions that it undoes, the newest first."""
-    undone_hooks: dict[int, tuple[str, int]] = field(default_factory=dict)
-    """Position → which hook it undoes: id of the promotion, position in it."""
+    undone_hooks: dict[int, tuple[HookId, ...]] = field(default_factory=dict)
+    """Position → which hooks it undoes: of each the id of the promotion, and the position in it."""
     kept: ActionWriter | None = None
     """What writes into the journal what was done; None: the decisions can be written."""
     not_stored: list[Delivery] = field(default_factory=list)
@@ -159,6 +172,8 @@ class _Execution:
     """Lines for a shell by which a person does what hooks that go back did not do."""
     stopped_by: str = ""
     """Which later request has stopped this promotion; empty: none."""
+    secrets: Sequence[str] = ()
+    """Those of all its hooks: what one of them has sent, the receiver of another one may repeat."""
 
     def run(self, load: LoadPolicy) -> None:
         """Check that the intent may still be executed, claim it, and execute its hooks. Raises StoreBusy.
@@ -177,9 +192,7 @@ class _Execution:
             if self.intent.action in PROMOTING:  # what goes back to the baseline does so whatever was changed
                 control.verify_release(self.intent.release)
                 self.journal.make()  # without it, nothing could be undone in an emergency
-            to_undo = read_deliveries_to_undo(self.store, self.intent.undoes)
-            promoted = read_promoted_releases(self.store, self.intent.undoes)
-            planned, irreversible = plan_steps(policy.promotion, self.intent.action, to_undo, self.release, promoted)
+            planned, irreversible = plan_intent(self.store, policy.promotion, self.intent, self.release)
         except StoreBusy:  # no refusal: the intent can be executed later
             raise
         except EvaluatorError as error:
@@ -229,10 +242,14 @@ class _Execution:
         reason = explain_stop(self._list_journal_actions(), self.intent)
         if not reason:
             with suppress(StoreError):  # then the journal alone counts
-                reason = explain_later_stop(self.store, self.intent)
+                reason = self._explain_later_stop()
         if reason:
             self.stopped_by = reason
             raise _StoppedError
+
+    def _explain_later_stop(self) -> str:
+        """Say what was requested since a promotion began, and stops it; empty: nothing was. Raises StoreError."""
+        return explain_later_stop(self.store, self.intent)
 
     def _end_refused(self, error: EvaluatorError) -> None:
         """End an intent that must not be executed or continued, because of `error`.
@@ -264,6 +281,7 @@ class _Execution:
         announce. A rollback goes on: what can go back must, whatever else failed. `irreversible`: sentences about what
         a rollback cannot undo, for the summary.
         """
+        self.secrets = list_secrets(hook.step for hook in planned)
         hooks = [hook for hook in planned if hook.event != ANNOUNCE]
         failed_hooks: list[str] = []
         states: list[IntentState] = []
@@ -273,10 +291,10 @@ class _Execution:
                 failed_hooks.append(f"hook {hook.position + 1} ({hook.entry.kind}) {states[-1]}")
                 if self.stopped_by:
                     failed_hooks.append(self.stopped_by)
-                if self.stopped_by or (hook.step.required and self.intent.action is not Action.ROLLBACK):
+                if self.stopped_by or self._ends_with(hook):
                     break
         intent_state = IntentState.ACKNOWLEDGED
-        summary = [f"{count_of(len(states), 'hook')} acknowledged" if states else "the policy names no hooks for it"]
+        summary = [f"{count_of(len(states), 'hook')} acknowledged" if states else explain_no_hooks(self.intent)]
         if failed_hooks:
             intent_state = IntentState.UNKNOWN if IntentState.UNKNOWN in states else IntentState.FAILED
             summary = failed_hooks
@@ -286,6 +304,10 @@ class _Execution:
             if hook.event == ANNOUNCE:
                 self._run_hook(hook, outcome=intent_state)
         self._settle(intent_state, "; ".join([*summary, *irreversible]))
+
+    def _ends_with(self, hook: PlannedHook) -> bool:
+        """Whether no hook is executed after this one, which was not acknowledged."""
+        return hook.step.required and self.intent.action is not Action.ROLLBACK
 
     def _settle(self, state: IntentState, text: str) -> None:
         """Store how the intent ended, also outcomes of hooks that could not be stored before; else in the journal.
@@ -320,10 +342,10 @@ class _Execution:
                 self.kept.add(delivery, self._find_undone(delivery))
         return self.kept
 
-    def _find_undone(self, delivery: Delivery) -> tuple[str, int] | None:
-        """Find which hook of a promotion a hook undoes: the promotion's key, and a position; None: none."""
-        undone = self.undone_hooks.get(delivery.position)
-        return (self.promotion_keys[undone[0]], undone[1]) if undone else None
+    def _find_undone(self, delivery: Delivery) -> list[HookId]:
+        """Find which hooks of promotions a hook undoes: of each the promotion's key, and a position."""
+        undone = self.undone_hooks.get(delivery.position, ())
+        return [(self.promotion_keys[intent_id], position) for intent_id, position in undone]
 
     def _explain_kept(self, error: StoreError, state: IntentState) -> OutcomeNotStored:
         """Explain that the intent was executed, and where its outcome is."""
@@ -337,7 +359,7 @@ class _Execution:
         if kept.problem:
             hint = "keep what is above, and add it when the decisions can be used: `evaluator audit note`"
         message = (
-            f"{self.intent.id} ({self.intent.action.label} {self.intent.release}) was executed ({state}), but the "
+            f"{self.intent.id} ({self.intent.label} {self.intent.release}) was executed ({state}), but the "
             f"decisions cannot be written ({error.message}); {where}"
         )
         return OutcomeNotStored(message, state=state.value, lines=lines, by_hand=self.by_hand, hint=hint)
@@ -351,11 +373,12 @@ class _Execution:
         """
         delivery = self.deliveries.get(hook.position)  # of an earlier attempt; None: this is the first
         if hook.undoes:
-            self.undone_hooks[hook.position] = hook.undoes
+            self.undone_hooks[hook.position] = (hook.undoes, *hook.also_undoes)
         state = delivery.outcome.state if delivery else IntentState.REQUESTED
         if state in FINAL_STATES:
             return state
-        if delivery and state is IntentState.SENT and not hook.step.hook.idempotent:
+        may_be_repeated = hook.step.hook.idempotent or hook.event == VERIFY
+        if delivery and state is IntentState.SENT and not may_be_repeated:
             may_be_done = replace(delivery.outcome, state=IntentState.UNKNOWN, text=_MAY_BE_DONE_TEXT)
             return self._store_outcome(hook, may_be_done, attempts=0)
         context = make_context(self.intent, self.release, self.verdict, hook, outcome=outcome)
@@ -370,9 +393,10 @@ class _Execution:
             """Store that the hook is about to be executed, with the value that undo has to restore."""
             nonlocal is_counted
             to_restore = earlier if first_value is None else first_value
-            self._store_outcome(hook, HookOutcome(IntentState.SENT, "", _to_json(to_restore)), attempts=1)
+            self._store_outcome(hook, HookOutcome(IntentState.SENT, "", write_earlier(to_restore)), attempts=1)
             is_counted = True
-            if self.intent.action in PROMOTING and hook.event != ANNOUNCE:
+            is_stopped_by_others = self.intent.action in PROMOTING and not self.intent.is_final
+            if is_stopped_by_others and hook.event not in CHANGE_NOTHING:
                 self._check_not_stopped()
 
         try:
@@ -383,17 +407,20 @@ class _Execution:
                 hook_outcome = run_hook(hook.step, context, store_earlier_value)
         except _StoppedError:
             hook_outcome = Outcome("failed", f"it was not executed: {self.stopped_by}", earlier=first_value)
+        hook_outcome = redact_outcome(hook_outcome, self.secrets)
         if hook_outcome.state != "acknowledged" and self.intent.action not in PROMOTING and hook.event != ANNOUNCE:
             self.by_hand += [f"# {hook.describe(context)}: {hook_outcome.did}", *list_by_hand(hook, context)]
         # `store_earlier_value` was not called if the value could not be read: then this attempt is counted below.
         attempts = 0 if is_counted else 1
         state = IntentState(hook_outcome.state)
         text = hook_outcome.did
-        if may_be_done_before and state is IntentState.FAILED:
+        if hook.event == VERIFY and state is IntentState.UNKNOWN:
+            state = IntentState.FAILED  # it changes nothing, and has not said that the step succeeded
+        elif hook.event != VERIFY and may_be_done_before and state is IntentState.FAILED:
             # An earlier attempt may have been done, and a failure now does not undo it.
             state, text = IntentState.UNKNOWN, f"{text}; an earlier attempt may have been done"
-        to_restore = _combine_earlier(first_value, hook_outcome.earlier)
-        undo = "" if state is IntentState.FAILED else _to_json(to_restore)  # a failed hook changed nothing
+        to_restore = combine_earlier(first_value, hook_outcome.earlier)
+        undo = "" if state is IntentState.FAILED else write_earlier(to_restore)  # a failed hook changed nothing
         return self._store_outcome(hook, HookOutcome(state, text, undo, hook_outcome.response), attempts=attempts)
 
     def _store_outcome(self, hook: PlannedHook, outcome: HookOutcome, *, attempts: int) -> IntentState:
@@ -412,10 +439,10 @@ class _Execution:
             event=hook.event,
             options=json.dumps(dict(hook.entry.options), sort_keys=True),
         )
-        if self.intent.action in PROMOTING and hook.event != ANNOUNCE:
+        if self.intent.action in PROMOTING and not self.intent.is_final and hook.event not in CHANGE_NOTHING:
             is_about_to_act = outcome.state is IntentState.SENT
             with nullcontext() if is_about_to_act else suppress(StoreError):
-                record_hook(self.journal, self.intent, self.release, delivery)
+                record_hook(self.journal, self.intent, self.release, delivery, hook.words)
         self._store_delivery(delivery)
         return outcome.state
 
@@ -458,21 +485,3 @@ class _Execution:
     def _read_deliveries(self) -> dict[int, Delivery]:
         """Read the intent's hooks that were begun, by their position."""
         return {delivery.position: delivery for delivery in self.store.control.deliveries(self.intent.id)}
-
-
-def _combine_earlier(first_value: Any, last_value: Any) -> Any:
-    """Return what undo has to restore: the value that the first attempt read, else that of the last attempt.
-
-    None: the attempt read no value. Of mappings, keys that only the last value has are added: some hooks add keys after
-    the execution, such as the revision that they wrote.
-    """
-    if first_value is None:
-        return last_value
-    if isinstance(first_value, dict) and isinstance(last_value, dict):
-        return {**last_value, **first_value}
-    return first_value
-
-
-def _to_json(value: Any) -> str:
-    """Write a value as JSON; None, of a hook without a value, as empty text."""
-    return "" if value is None else json.dumps(value, sort_keys=True)

@@ -2,7 +2,9 @@
 
 Records, by their key `kind`:
 
-- `hook`: a hook of a promotion, before it acts and again with its outcome; the last one of a hook counts;
+- `hook`: a hook of a promotion, or of a step of a rollout, before it acts and again with its outcome; the last one of a
+  hook counts;
+- `kept`: a step of a rollout begins that has no way back, which going back names;
 - `closed`: promotions were rolled back through the database, so their hooks need not be undone any more;
 - `began`: a rollback or a hold begins; from then on, no promotion of the release that was requested before goes on;
 - `did`: a hook of such an action, before it acts and again with its outcome;
@@ -24,6 +26,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from evaluator.errors import StoreError
 from evaluator.records import Release, Service
 from evaluator.records.intents import Action, Delivery, HookOutcome, Intent, IntentState, Person
 from evaluator.store.journal import Journal, Record, write_now
@@ -37,6 +40,7 @@ _KEYS: Mapping[str, frozenset[str]] = {
     "hook": frozenset(
         ("at", "key", "release", "services", "position", "hook", "event", "options", "undo", "state", "process")
     ),
+    "kept": frozenset(("at", "key", "release", "step", "rollout")),
     "closed": frozenset(("keys",)),
     "began": frozenset(
         (
@@ -57,11 +61,16 @@ HookId = tuple[str, int]
 # ------------------------------------------------------------------ what is written
 
 
-def record_hook(journal: Journal, intent: Intent, release: Release, delivery: Delivery) -> None:
+def record_hook(
+    journal: Journal, intent: Intent, release: Release, delivery: Delivery, words: Mapping[str, str]
+) -> None:
     """Write a hook of a promotion, with what undoing it needs. Raises StoreError if no copy can be written.
 
-    `release`: with the versions that the hook gets.
+    `release`: with the versions that the hook gets. `words`: those that a hook of a step of a rollout has alone.
     """
+    if not intent.is_undoable:
+        _record_kept(journal, intent, words)
+        return
     record = {
         "kind": "hook",
         "at": write_now(),
@@ -76,7 +85,20 @@ def record_hook(journal: Journal, intent: Intent, release: Release, delivery: De
         "state": delivery.outcome.state.value,
         "process": name_process(),
     }
+    if intent.rollout:  # what older versions do not know, and do not need
+        record |= {"rollout": _name_rollout(intent), "words": dict(words)}
     journal.append(record, keep_needed)
+
+
+def _record_kept(journal: Journal, intent: Intent, words: Mapping[str, str]) -> None:
+    """Write that a step of a rollout acts that has no way back."""
+    record = {"kind": "kept", "at": write_now(), "key": intent.key, "release": intent.release}
+    journal.append({**record, "step": words.get("step", ""), "rollout": _name_rollout(intent)}, keep_needed)
+
+
+def _name_rollout(intent: Intent) -> str:
+    """Name the rollout of a step so that no other one has this name, also in a store that was made again."""
+    return f"{intent.rollout} {intent.hooks_hash}"
 
 
 def record_closed(journal: Journal, keys: Sequence[str]) -> None:
@@ -104,8 +126,8 @@ def record_began(journal: Journal, action: JournalAction) -> None:
     journal.append(record, keep_needed)
 
 
-def record_did(journal: Journal, action_id: str, delivery: Delivery, of: HookId | None) -> None:
-    """Write the state of a hook of an action. `of`: the hook that it undoes; None: it is one of the policy."""
+def record_did(journal: Journal, action_id: str, delivery: Delivery, of: Sequence[HookId]) -> None:
+    """Write the state of a hook of an action. `of`: the hooks that it undoes; empty: it is one of the policy."""
     record = {
         "kind": "did",
         "at": write_now(),
@@ -116,7 +138,8 @@ def record_did(journal: Journal, action_id: str, delivery: Delivery, of: HookId 
         "options": delivery.options,
         "state": delivery.outcome.state.value,
         "text": delivery.outcome.text,
-        "of": list(of) if of else None,
+        "of": list(of[0]) if of else None,
+        "also": [list(hook) for hook in of[1:]],  # older versions do not know it
     }
     journal.append(record, keep_needed)
 
@@ -142,30 +165,41 @@ def choose_known(records: Sequence[Record]) -> list[Record]:
     return [record for record in records if _KEYS.get(record.get("kind", ""), frozenset((None,))) <= record.keys()]
 
 
+def _list_undone_hooks(record: Record) -> list[HookId]:
+    """List the hooks that a hook of an action undoes."""
+    return [(key, position) for key, position in ([record["of"]] if record["of"] else []) + record.get("also", [])]
+
+
 def keep_needed(records: Sequence[Record]) -> list[Record]:
     """Choose the records that may still be needed, in their order.
 
     Those are all of actions that are in no audit trail; and of the newest promotions of each service that were not
-    rolled back the last of each hook: most promotions are never rolled back, and must not fill the journal.
+    rolled back the last of each hook: most promotions are never rolled back, and must not fill the journal. All steps
+    of a rollout count as one promotion: its first shift has the value that going back restores.
     """
     records = choose_known(records)
     closed = _list_closed(records)
     recorded = {record["action_id"] for record in records if record["kind"] == "recorded"}
     last_by_hook: dict[HookId, Record] = {}
-    keys_by_services: dict[object, dict[str, None]] = {}  # the oldest promotion first
+    keys_by_services: dict[object, dict[str, set[str]]] = {}  # promotion or rollout, the oldest first → its keys
     for record in records:
         if record["kind"] == "hook" and record["key"] not in closed:
             last_by_hook[record["key"], record["position"]] = record
             services = tuple(name for name, *_ in record["services"]) or record["release"]
-            keys_by_services.setdefault(services, {})[record["key"]] = None
-    newest = {key for keys in keys_by_services.values() for key in list(keys)[-_MOST_PROMOTIONS:]}
+            of_services = keys_by_services.setdefault(services, {})
+            of_services.setdefault(record.get("rollout", record["key"]), set()).add(record["key"])
+    by_name = {  # of the newest of each service
+        name: keys for groups in keys_by_services.values() for name, keys in list(groups.items())[-_MOST_PROMOTIONS:]
+    }
+    newest = {key for keys in by_name.values() for key in keys}
     hooks = {id(record) for hook, record in last_by_hook.items() if hook[0] in newest}
     return [
         record
         for record in records
         if id(record) in hooks
         or (record["kind"] in ("began", "did", "ended") and record["action_id"] not in recorded)
-        or (record["kind"] == "did" and record["of"] and record["of"][0] in newest)
+        or (record["kind"] == "did" and any(key in newest for key, _ in _list_undone_hooks(record)))
+        or (record["kind"] == "kept" and record["rollout"] in by_name)
     ]
 
 
@@ -199,6 +233,15 @@ class JournalPromotion:
             IntentState(record["state"]) in _MAY_BE_DONE and position not in self.undone
             for position, record in self.hooks.items()
         )
+
+    @property
+    def rollout(self) -> str:
+        """Name of the rollout of which it is a step; empty: of none."""
+        return str(next((record.get("rollout", "") for record in self.hooks.values()), ""))
+
+    def list_words(self) -> dict[HookId, Mapping[str, str]]:
+        """List the words that its hooks have alone, by hook; empty for those of a promotion."""
+        return {(self.key, position): record.get("words", {}) for position, record in self.hooks.items()}
 
     def list_running(self) -> list[Record]:
         """List the hooks of it that a living process is executing."""
@@ -236,8 +279,8 @@ def list_promotions(records: Sequence[Record]) -> list[JournalPromotion]:
         if record["kind"] == "hook" and record["key"] not in closed:
             hooks.setdefault(record["key"], {})[record["position"]] = record
             undoing.pop((record["key"], record["position"]), None)
-        elif record["kind"] == "did" and record["of"]:
-            undoing[record["of"][0], record["of"][1]] = IntentState(record["state"])
+        elif record["kind"] == "did":
+            undoing |= dict.fromkeys(_list_undone_hooks(record), IntentState(record["state"]))
 
     def list_undone(key: str, state: IntentState) -> frozenset[int]:
         """List the positions of the hooks of a promotion whose undoing has this state."""
@@ -253,6 +296,22 @@ def list_promotions(records: Sequence[Record]) -> list[JournalPromotion]:
         )
         for key, its_hooks in hooks.items()
     ]
+
+
+def list_kept(records: Sequence[Record], promotions: Sequence[JournalPromotion]) -> list[str]:
+    """List, as sentences, the steps without a way back of the rollouts of which these promotions are steps."""
+    rollouts = {promotion.rollout for promotion in promotions if promotion.rollout}
+    kept = (record for record in choose_known(records) if record["kind"] == "kept")
+    names = dict.fromkeys(record["step"] for record in kept if record["rollout"] in rollouts)
+    return [f"{name} has no way back" for name in names]
+
+
+def list_rollouts(journal: Journal, release: str) -> list[str]:
+    """List the rollouts (`r1`) of a release whose steps are not rolled back, as far as the journal can be read."""
+    with suppress(StoreError):
+        own = (promotion for promotion in list_promotions(journal.read()) if promotion.release.id == release)
+        return list(dict.fromkeys(promotion.rollout.split()[0] for promotion in own if promotion.rollout))
+    return []
 
 
 def list_releases(journal: Journal) -> list[str]:

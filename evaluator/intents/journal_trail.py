@@ -86,8 +86,8 @@ class ActionWriter:
             journal.make()
         self._write(lambda: record_began(journal, self.action))
 
-    def add(self, delivery: Delivery, undone: HookId | None) -> None:
-        """Write the state of a hook. `undone`: the hook that it undoes; None: none."""
+    def add(self, delivery: Delivery, undone: Sequence[HookId]) -> None:
+        """Write the state of a hook. `undone`: the hooks that it undoes; empty: none."""
         self._write(lambda: record_did(self.journal, self.action.id, delivery, undone))
 
     def end(self, state: IntentState, undone: Sequence[str]) -> None:

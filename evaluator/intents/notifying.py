@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from evaluator.errors import EvaluatorError
-from evaluator.hooks import HookContext, Outcome, Step, make_step, run_hook
+from evaluator.hooks import HookContext, Outcome, Step, list_secrets, make_step, redact_outcome, run_hook
 from evaluator.intents.observing import find_latest
 from evaluator.intents.steps import PlannedHook, make_context, make_link
 from evaluator.intents.versions import read_hook_release
@@ -69,6 +69,8 @@ def _prepare(store: Store, load: Callable[[str], Policy], say: Say) -> list[_Mes
         intent = store.control.intent(row.intent)
         if row.event == IntentState.REQUESTED and intent.state is not IntentState.REQUESTED:
             continue  # it needed no agreement, or has it
+        if intent.action is Action.STEP and not _is_news_of_step(store, intent, row):
+            continue
         try:
             rules = load(row.release).promotion
         except EvaluatorError as error:
@@ -83,13 +85,24 @@ def _prepare(store: Store, load: Callable[[str], Policy], say: Say) -> list[_Mes
     return messages
 
 
+def _is_news_of_step(store: Store, intent: Intent, row: AuditRow) -> bool:
+    """Whether people are notified of a row about a step: that it waits, was declined, or has failed for good.
+
+    The rollout itself says how it goes on, and a step may fail several times before it succeeds.
+    """
+    if row.event == IntentState.REQUESTED:
+        return True
+    ends = [other.number for other in store.control.audit(intent.release) if other.intent == intent.id]
+    return row.event == intent.state and intent.state is not IntentState.ACKNOWLEDGED and row.number == ends[-1]
+
+
 def _make_context(store: Store, rules: PromotionRules, intent: Intent, row: AuditRow, hook: PlannedHook) -> HookContext:
     """Make what a hook gets of a row of the audit trail."""
     try:
         release = read_hook_release(store, intent.release, intent.action, intent.verdict_hash, intent.undoes)
     except EvaluatorError:
         release = Release(intent.release)
-    outcome, summary = row.event, f"{intent.id}: {intent.action.label} {row.event} by {row.actor}: {row.text}"
+    outcome, summary = row.event, f"{intent.id}: {intent.label} {row.event} by {row.actor}: {row.text}"
     if row.event == IntentState.REQUESTED:
         outcome, summary = WAITING, _describe_waiting(store, intent)
     elif row.event in (IntentState.FAILED, IntentState.UNKNOWN):
@@ -114,7 +127,7 @@ def _describe_waiting(store: Store, intent: Intent) -> str:
     until = f"{intent.expires_at:%Y-%m-%d %H:%M} UTC"
     command = quote_command("approve", intent.id)
     approvals = count_of(missing, "approval")
-    return f"{intent.id}: {intent.action.label} waits until {until} for {approvals}{others}: {command}"
+    return f"{intent.id}: {intent.label} waits until {until} for {approvals}{others}: {command}"
 
 
 def make_notice(
@@ -165,14 +178,18 @@ def _send_all(store: Store, messages: Sequence[_Message], say: Say) -> None:
 
 
 def send_together(hooks: Sequence[tuple[Step, HookContext]]) -> list[Outcome]:
-    """Execute hooks that notify, at the same time and for `TIME_S` at most; returns their outcomes, in this order."""
+    """Execute hooks that notify, at the same time and for `TIME_S` at most; returns their outcomes, in this order.
+
+    A receiver may repeat what another hook has sent to it: the secrets of all of them are removed.
+    """
+    secrets = list_secrets(step for step, _ in hooks)
     late = Outcome("unknown", f"it did not end within {TIME_S:g} s; it may have been sent")
     outcomes = [late] * len(hooks)
 
     def send(number: int, step: Step, context: HookContext) -> None:
         """Execute one hook, and keep its outcome."""
         limited = replace(step, time_limit_s=min(step.time_limit_s, TIME_S))
-        outcomes[number] = run_hook(limited, context)
+        outcomes[number] = redact_outcome(run_hook(limited, context), secrets)
 
     threads = [
         threading.Thread(target=send, args=(number, *hook), daemon=True, name=f"notify {number}")

@@ -7,13 +7,14 @@ from datetime import datetime, timedelta
 
 from evaluator.intents.checking import Situation
 from evaluator.intents.people import may, may_act_alone, may_ask
+from evaluator.intents.rollout_plans import find_of_services
 from evaluator.intents.versions import explain_other_versions
 from evaluator.pipeline.landing import land_release
 from evaluator.pipeline.runs import choose_runs, find_judged, is_live, service_of
 from evaluator.policy import Policy, with_learnt
 from evaluator.records import EvidenceKind, Release, StoredVerdict
 from evaluator.records.intents import (
-    ANNOUNCE,
+    CHANGE_NOTHING,
     PROMOTING,
     Action,
     Approval,
@@ -90,9 +91,10 @@ def services_of(store: Store, release: str) -> tuple[str, ...]:
 
 
 def find_in_effect(store: Store, intents: Sequence[Intent]) -> Iterator[Intent]:
-    """Yield the promotions that may have changed something, or are being executed, and were not rolled back.
+    """Yield what may have changed something, or is being executed, and was not rolled back: promotions and steps.
 
-    `intents`: those to search, with their rollbacks, the oldest first. Yields the newest first.
+    Steps of rollouts that no rollback undoes are not among them. `intents`: those to search, with their rollbacks, the
+    oldest first. Yields the newest first.
     """
     rolled_back = {
         promotion_id
@@ -103,11 +105,11 @@ def find_in_effect(store: Store, intents: Sequence[Intent]) -> Iterator[Intent]:
     changed_something = {
         delivery.intent
         for delivery in store.control.deliveries()
-        if delivery.event != ANNOUNCE and delivery.outcome.state not in _UNCHANGED_STATES
+        if delivery.event not in CHANGE_NOTHING and delivery.outcome.state not in _UNCHANGED_STATES
     }
     being_executed = {intent.id for intent in intents if intent.state is IntentState.SENT}
     for intent in reversed(intents):
-        if intent.action not in PROMOTING or intent.id in rolled_back:
+        if not intent.is_undoable or intent.id in rolled_back:
             continue
         if intent.id in changed_something or intent.id in being_executed:
             yield intent
@@ -127,6 +129,8 @@ def _explain_overtaking(store: Store, intent: Intent) -> str:
     if intent.action is Action.HOLD:
         return ""
     services = set(services_of(store, intent.release))
+    if intent.action in PROMOTING and (rollout := find_of_services(store, intent.release, tuple(services))):
+        return f"the rollout {rollout.id} of {rollout.release} has not ended"
     for promotion in find_in_effect(store, intents):  # the newest first
         if promotion not in later_intents:
             return ""  # those that follow are older still

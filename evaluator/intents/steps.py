@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -17,10 +17,13 @@ from evaluator.intents.checking import hash_verdict
 from evaluator.intents.versions import write_versions
 from evaluator.policy.promotion import PromotionRules, check_link
 from evaluator.records import Release, StoredVerdict
-from evaluator.records.intents import ANNOUNCE, UNDO, Action, Delivery, HookEntry, Intent, IntentState
+from evaluator.records.intents import ANNOUNCE, CHANGE_NOTHING, UNDO, Action, Delivery, HookEntry, Intent, IntentState
 
 LINK_VARIABLE = "EVALUATOR_LINK"
 """Environment variable with the address that messages link to, such as that of a CI job."""
+
+HookId = tuple[str, int]
+"""A promotion or a step of a rollout (its id; in the journal its key), and the position of the hook in it."""
 
 _MAYBE_DONE_STATES = (IntentState.ACKNOWLEDGED, IntentState.UNKNOWN, IntentState.SENT)
 """States of a hook that changed something, or may have."""
@@ -40,10 +43,14 @@ class PlannedHook:
     """For `undo`: the value to restore, as the hook of the promotion read it; None: it read none."""
     promoted: Release | None = None
     """For `undo`: the release with the versions of the promotion that it takes back; None: those of the intent."""
-    undoes: tuple[str, int] | None = None
+    undoes: HookId | None = None
     """For `undo`: the promotion and the position of the hook that it takes back."""
     link: str = ""
     """Address where people can read the verdict, with words of the context; empty: the policy has none."""
+    words: Mapping[str, str] = field(default_factory=dict)
+    """Values of a context that the hook has alone: of a step of a rollout its action, step, service and share."""
+    also_undoes: tuple[HookId, ...] = ()
+    """For `undo`: the hooks that are taken back together with it, because they changed the same router."""
 
     def describe(self, context: HookContext) -> str:
         """Describe what the hook will do, for the person who confirms it, with the words of the context."""
@@ -74,57 +81,88 @@ def plan_steps(
     to_undo: Sequence[Delivery] = (),
     release: Release | None = None,
     promoted: Mapping[str, Release] | None = None,
+    words: Mapping[HookId, Mapping[str, str]] | None = None,
 ) -> tuple[tuple[PlannedHook, ...], tuple[str, ...]]:
     """Plan the hooks of an action, in order: those of its event, then those that announce it.
 
     `to_undo`: executed hooks of earlier promotions, in the order of undoing; they take the place of the entry `undo` in
     the policy's hooks for a rollback. Returns the hooks, and a sentence about each hook that cannot be undone, which
     has the versions of `release` (None: their names). `promoted`: the id of each promotion → its release, with the
-    versions that it promoted: its hooks are undone with these. A hook to undo that cannot be made any more is planned
-    all the same, and fails. Raises PolicyError, UnknownName or HookError for another hook that cannot be made.
+    versions that it promoted: its hooks are undone with these. `words`: the words that hooks of steps of a rollout had.
+    Of the shifts of one router, only the newest is undone, to the value before the oldest: in one call. A hook to undo
+    that cannot be made any more is planned all the same, and fails. Raises PolicyError, UnknownName or HookError for
+    another hook that cannot be made.
     """
     # A promotion against the verdict (break-glass) has the hooks of a promotion.
     event = Action.PROMOTE if action is Action.BREAK_GLASS else action
-    # Event, hook, earlier value to restore, versions, which hook it undoes.
-    entries: list[tuple[str, HookEntry, Any, Release | None, tuple[str, int] | None]] = []
+    hooks: list[PlannedHook] = []
     irreversible: list[str] = []
     for entry in rules.hooks.get(event, ()):
-        if entry.kind != UNDO:
-            entries.append((event, entry, None, None, None))
-            continue
-        for delivery in to_undo:
-            # A message stays sent, and a hook that did nothing leaves nothing to undo.
-            if delivery.event == ANNOUNCE or delivery.outcome.state not in _MAYBE_DONE_STATES:
-                continue
-            # Undone by the options with which it was executed: those in the policy may have changed.
-            executed_entry = HookEntry(delivery.hook, json.loads(delivery.options))
-            step = _make_step_to_undo(executed_entry)
-            promoted_release = (promoted or {}).get(delivery.intent)
-            if step.hook.can_undo():
-                earlier_value = json.loads(delivery.outcome.undo) if delivery.outcome.undo else None
-                undone_hook = (delivery.intent, delivery.position)
-                entries.append((UNDO, executed_entry, earlier_value, promoted_release, undone_hook))
-            else:
-                hook = PlannedHook(
-                    len(entries), delivery.event, executed_entry, step, promoted=promoted_release, link=rules.link
-                )
-                context = make_context(_draft_intent(action, release), release, None, hook) if release else None
-                irreversible.append(f"{step.hook.kind} ({step.hook.describe(context)}) cannot be undone")
-    entries += [(ANNOUNCE, entry, None, None, None) for entry in rules.hooks.get(ANNOUNCE, ())]
-    planned = (
-        PlannedHook(
-            position,
-            event_name,
-            entry,
-            _make_step_to_undo(entry) if event_name == UNDO else make_step(entry.kind, entry.options),
-            earlier_value,
-            promoted_release,
-            undone_hook_id,
-            rules.link,
-        )
-        for position, (event_name, entry, earlier_value, promoted_release, undone_hook_id) in enumerate(entries)
-    )
+        if entry.kind == UNDO:
+            undoing, irreversible = _plan_undoing(rules, action, to_undo, release, promoted or {}, words or {})
+            hooks += undoing
+        else:
+            hooks.append(PlannedHook(0, event, entry, make_step(entry.kind, entry.options)))
+    for entry in rules.hooks.get(ANNOUNCE, ()):
+        hooks.append(PlannedHook(0, ANNOUNCE, entry, make_step(entry.kind, entry.options)))
+    planned = (replace(hook, position=position, link=rules.link) for position, hook in enumerate(hooks))
     return tuple(planned), tuple(irreversible)
+
+
+def _plan_undoing(
+    rules: PromotionRules,
+    action: Action,
+    to_undo: Sequence[Delivery],
+    release: Release | None,
+    promoted: Mapping[str, Release],
+    words: Mapping[HookId, Mapping[str, str]],
+) -> tuple[list[PlannedHook], list[str]]:
+    """Plan the hooks that are undone, in order, and list what cannot be; the arguments are those of `plan_steps`."""
+    hooks: list[PlannedHook] = []
+    irreversible: list[str] = []
+    shifts: dict[str, int] = {}  # of a router that a rollout has shifted → its place in `hooks`
+    for delivery in to_undo:
+        # A message stays sent, and a hook that did nothing leaves nothing to undo.
+        if delivery.event in CHANGE_NOTHING or delivery.outcome.state not in _MAYBE_DONE_STATES:
+            continue
+        # Undone by the options with which it was executed: those in the policy may have changed.
+        entry = HookEntry(delivery.hook, json.loads(delivery.options))
+        hook_id = (delivery.intent, delivery.position)
+        own_words = words.get(hook_id, {})
+        earlier = json.loads(delivery.outcome.undo) if delivery.outcome.undo else None
+        hook = PlannedHook(
+            0, UNDO, entry, _make_step_to_undo(entry), earlier,
+            narrow_release(promoted.get(delivery.intent), own_words.get("service", "")), hook_id, rules.link, own_words,
+        )  # fmt: skip
+        router = _name_router(hook)
+        if not hook.step.hook.can_undo():
+            hook = replace(hook, event=delivery.event)
+            context = make_context(_draft_intent(action, release), release, None, hook) if release else None
+            irreversible.append(f"{hook.step.hook.kind} ({hook.step.hook.describe(context)}) cannot be undone")
+        elif router in shifts:
+            newer = hooks[shifts[router]]
+            # Where the value before the older shift is not known, that before the newer one is the oldest.
+            oldest = newer.earlier if earlier is None else earlier
+            hooks[shifts[router]] = replace(newer, earlier=oldest, also_undoes=(*newer.also_undoes, hook_id))
+        else:
+            if router:
+                shifts[router] = len(hooks)
+            hooks.append(hook)
+    return hooks, irreversible
+
+
+def _name_router(hook: PlannedHook) -> str:
+    """Name the router that a hook of a rollout shifted, by its kind, options and service; empty for other hooks."""
+    if not hook.words.get("share"):
+        return ""
+    options = {name: value for name, value in hook.entry.options.items() if name != "shares"}
+    return json.dumps([hook.entry.kind, options, hook.words.get("service", "")], sort_keys=True)
+
+
+def narrow_release(release: Release | None, service: str) -> Release | None:
+    """Return a release with one of its services alone; as it is if `service` is empty or not among them."""
+    services = tuple(known for known in release.services if known.name == service) if release else ()
+    return replace(release, services=services) if release and services else release
 
 
 def _make_step_to_undo(entry: HookEntry) -> Step:
@@ -170,6 +208,8 @@ def make_context(
         service=",".join(service.name for service in release.services if service.name),
         share="1" if is_promoting else "",  # a promotion gives the candidate all; a share by itself goes nowhere back
     )
+    words: dict[str, Any] = dict(hook.words)
+    context = replace(context, **words)
     return replace(context, link=make_link(hook.link, context.words()))
 
 

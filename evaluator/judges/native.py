@@ -1,7 +1,8 @@
 """The judge: evidence and policy become GO, NO-GO or INCONCLUSIVE (method B.5).
 
-NO-GO needs proof that a metric is worse than its margin, at a false-alarm rate of alpha over all questions. GO needs
-proof that every metric is within its margin. Neither follows from the absence of the other.
+NO-GO needs proof that a metric is worse than its margin, at a false-alarm rate of `alpha_no_go` (by default alpha) over
+all questions. GO needs proof that every metric is within its margin, at alpha. Neither follows from the absence of the
+other.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def judge_evidence(evidence: Evidence, rulebook: Rulebook, release: str) -> Judg
         arm: _judge_candidate(own, judged, evidence, rulebook, void, release, early_p_by_arm.get(arm, 1.0))
         for arm, own in by_arm.items()
     }
-    return _choose(judgements, release, rulebook.alpha)
+    return _choose(judgements, release, rulebook.no_go_level)
 
 
 def _group_by_arm(comparisons: Sequence[Comparison]) -> dict[str, list[Comparison]]:
@@ -108,11 +109,11 @@ def _judge_candidate(
         # The smallest p-value comes first. This order is kept among equals when the policy's metrics are put before the
         # scan's, and limits that the baseline breaks as well last.
         broken.sort(key=lambda c: 1.0 if c.p_value_adjusted is None else c.p_value_adjusted)
-        broken.sort(key=lambda c: (wording.broke_limit_as_baseline(c, rulebook.alpha), c.scan))
-        reasons = tuple(wording.explain_failure(c, rulebook.alpha) for c in broken)
+        broken.sort(key=lambda c: (wording.broke_limit_as_baseline(c, rulebook.no_go_level), c.scan))
+        reasons = tuple(wording.explain_failure(c, rulebook.alpha, no_go_level=rulebook.no_go_level) for c in broken)
         # A gate that no earlier look showed to be worse was decided by all of the data.
         decided_at_s = min(_seconds_of(c, evidence) if c.decided_at_s is None else c.decided_at_s for c in broken)
-        next_action = wording.next_after_no_go(reasons, release, judged, rulebook.alpha)
+        next_action = wording.next_after_no_go(reasons, release, judged, rulebook.no_go_level)
         return Judgement(VerdictWord.NO_GO, reasons, next_action, judged, decided_at_s)
     doubts = _list_doubts(own, evidence, rulebook, void, early_p)
     if doubts:
@@ -155,15 +156,15 @@ def _choose(by_arm: Mapping[str, Judgement], release: str, alpha: float) -> Judg
 
 
 def _set_status(comparisons: Sequence[Comparison], rulebook: Rulebook) -> tuple[Comparison, ...]:
-    """Set the status, p-values and reason of each comparison; gates and scan share the error rate alpha of "worse".
+    """Set the status, p-values and reason of each comparison; gates and scan share the false-alarm rate.
 
-    The scan gets `alpha_share` of alpha and the gates the rest. Instead of comparing p-values with a part of alpha,
+    The scan gets `alpha_share` of it and the gates the rest. Instead of comparing p-values with a part of the rate,
     they are divided by that part's share. All dicts and lists of numbers `i` refer to positions in `comparisons`.
     """
     gates = [i for i, c in enumerate(comparisons) if c.rule.role is Role.GATE and not c.scan and c.questions]
     scanned = [i for i, c in enumerate(comparisons) if c.scan and c.questions]
     scan_share = rulebook.scan.alpha_share if rulebook.scan.enabled and scanned else 0.0
-    decided_at_s = _find_decision_times(comparisons, gates, scanned, rulebook.alpha, scan_share)
+    decided_at_s = _find_decision_times(comparisons, gates, scanned, rulebook.no_go_level, scan_share)
     p_worse = {i: min(1.0, p / (1 - scan_share)) for i, p in _adjust_gates(comparisons, gates).items()}
     if scan_share:
         # The scan has many endpoints: those whose estimate is within the margin cost the others no correction.
@@ -177,7 +178,7 @@ def _set_status(comparisons: Sequence[Comparison], rulebook: Rulebook) -> tuple[
     asked_once = [i for i in gates if comparisons[i].kind is not EvidenceKind.LIVE] or gates
     trend_alpha = rulebook.alpha * candidates / max(len(asked_once), 1)
     judged = [
-        _judge_comparison(c, p_worse.get(i), p_within[i], decided_at_s.get(i), rulebook.alpha, trend_alpha)
+        _judge_comparison(c, p_worse.get(i), p_within[i], decided_at_s.get(i), rulebook, trend_alpha)
         for i, c in enumerate(comparisons)
     ]
     return tuple(_tie_mean_to_failures(c, judged) for c in judged)
@@ -343,7 +344,7 @@ def _judge_comparison(
     p_worse: float | None,
     p_within: float,
     decided_at_s: float | None,
-    alpha: float,
+    rulebook: Rulebook,
     trend_alpha: float,
 ) -> Comparison:
     """Set status, p-values and reason of a comparison. What an earlier look showed to be worse stays so.
@@ -354,7 +355,7 @@ def _judge_comparison(
             a gate nor of the scan, so its own p-value counts.
         p_within: Its p-value of "within", adjusted for the candidates.
         decided_at_s: Seconds of data at the earlier look that showed it to be worse; `None`: there was none.
-        alpha: Error rate of all answers "worse", and of "within" over all candidates.
+        rulebook: Has the error rates of all answers "worse" of gates and scan, and of "within" over all candidates.
         trend_alpha: Error rate of a trend towards harm.
     """
     if comparison.no_data or not comparison.questions:
@@ -363,9 +364,11 @@ def _judge_comparison(
     # The smallest p-value of the questions that decide (the margin and limits): one broken bound is enough.
     plain_p_worse = min(question.p_worse for question in comparison.deciding)
     decisive_p = plain_p_worse if p_worse is None else p_worse
-    shown_within = p_within < alpha
+    shown_within = p_within < rulebook.alpha
+    # A hold only prevents a GO, so it is decided at the level of a GO.
+    worse_level = rulebook.alpha if p_worse is None else rulebook.no_go_level
     status = MetricStatus.INCONCLUSIVE
-    if decisive_p < alpha or decided_at_s is not None:
+    if decisive_p < worse_level or decided_at_s is not None:
         status = MetricStatus.FAIL
     elif shown_within and not _ends_beyond_margin(comparison, trend_alpha):
         status = MetricStatus.PASS
@@ -375,7 +378,9 @@ def _judge_comparison(
         p_value=plain_p_worse,
         p_value_adjusted=p_worse,
         decided_at_s=decided_at_s,
-        reason=wording.explain_status(comparison, status, alpha, shown_within=shown_within),
+        reason=wording.explain_status(
+            comparison, status, rulebook.alpha, shown_within=shown_within, no_go_level=worse_level
+        ),
     )
 
 

@@ -124,14 +124,18 @@ def _describe_baseline_beyond(comparison: Comparison) -> str:
     return f"baseline breaks the limit of {_describe_limit(comparison)} too ({value})"
 
 
-def explain_failure(comparison: Comparison, alpha: float) -> Reason:
-    """Give the reason of a gate, or of an endpoint of the scan, that is shown to be beyond its margin or limit."""
-    if _broke_limit(comparison, alpha):
+def explain_failure(comparison: Comparison, alpha: float, *, no_go_level: float | None = None) -> Reason:
+    """Give the reason of a gate, or of an endpoint of the scan, that is shown to be beyond its margin or limit.
+
+    `alpha`: of the interval that is shown; `no_go_level`: at which NO-GO is decided, `None`: alpha.
+    """
+    level = alpha if no_go_level is None else no_go_level
+    if _broke_limit(comparison, level):
         value = format_value(comparison.candidate.value, comparison.unit)
         name = name_comparison(comparison)
         verb = "are" if name.startswith("failures") else "is"
         text = f"{name} of {comparison.arm} {verb} {value}, {_describe_limit(comparison)} is allowed"
-        if broke_limit_as_baseline(comparison, alpha):
+        if broke_limit_as_baseline(comparison, level):
             cause = "so the release is not shown to be the cause"
             text = f"{_describe_baseline_beyond(comparison)}, {cause}: {name} of {comparison.arm} {verb} {value}"
         return give_reason("limit", text, comparison)
@@ -178,13 +182,21 @@ def explain_health(finding: Finding) -> Reason:
     return Reason("health", f"{finding.check}{name_evidence(finding.evidence)}: {finding.text}")
 
 
-def explain_status(comparison: Comparison, status: MetricStatus, alpha: float, *, shown_within: bool) -> str:
+def explain_status(
+    comparison: Comparison,
+    status: MetricStatus,
+    alpha: float,
+    *,
+    shown_within: bool,
+    no_go_level: float | None = None,
+) -> str:
     """Explain in a sentence why a metric passed, failed or is open (`status`).
 
     `shown_within`: it is within its margin over the whole run. If it is open nevertheless, the end of the run is not.
+    `no_go_level`: as for `explain_failure`.
     """
     if status is MetricStatus.FAIL:
-        return explain_failure(comparison, alpha).text
+        return explain_failure(comparison, alpha, no_go_level=no_go_level).text
     rule = comparison.rule
     margin, limit = format_margin(rule.margin, comparison.unit), _describe_limit(comparison)
     # A limit that the candidate is not shown to keep or to break: the text says first if the baseline breaks it.

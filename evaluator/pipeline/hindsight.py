@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from evaluator.calibration import CalibrationReport, Stored, calibrate
 from evaluator.errors import UsageError
@@ -11,7 +12,7 @@ from evaluator.pipeline.landing import land_release
 from evaluator.pipeline.runs import service_of
 from evaluator.planning import History, assume_history, learn_precisions
 from evaluator.policy import Policy
-from evaluator.records import EvidenceKind, Run
+from evaluator.records import Cells, EvidenceKind, Run
 from evaluator.store import Store
 
 TIME_OF_ID = 16
@@ -69,6 +70,56 @@ def find_history(
             hint="load or import both arms first, or plan from a rate: `evaluator plan --rate 30`",
         )
     return history
+
+
+@dataclass(frozen=True, slots=True)
+class ProductionHistory:
+    """What earlier releases of a service show for the next one."""
+
+    rate_per_s: float | None
+    """Requests of its users per second, of all arms together; None: not known."""
+    history: History | None
+    """How precise comparisons are; None: there are none."""
+
+
+def find_service_history(store: Store | None, policy: Policy, release_id: str, service: str) -> ProductionHistory:
+    """Find how much traffic a service has and how precise comparisons of it are, by its newest stored runs.
+
+    Requests of production count where there are some with at least a quarter of the traffic on each arm, else those of
+    loads. `release_id`: it need not be stored.
+    """
+    if store is None:
+        return ProductionHistory(None, None)
+    ids = [
+        summary.release.id
+        for summary in store.releases()
+        if summary.release.id == release_id or service in {known.name for known in summary.release.services}
+    ]
+    live = [
+        run
+        for other in ids
+        for run in store.data.runs(other)
+        if run.kind is EvidenceKind.LIVE and run.landed and run.service in ("", service)
+    ][-NEWEST_GROUPS:]
+    requests, seconds = 0, 0.0
+    even: list[tuple[Cells, tuple[Run, ...]]] = []
+    for run in live:
+        cells = store.data.read_cells([run.id])
+        moments = cells.moments
+        if not moments.n.size:
+            continue
+        requests += int(moments.n.sum())
+        seconds += float((moments.bucket.max() - moments.bucket.min() + 1) * cells.bucket_s)
+        if len(cells.arms) > 1 and 0.25 <= moments.n[moments.arm == 1].sum() / moments.n.sum() <= 0.75:
+            even.append((cells, (run,)))
+    rate = requests / seconds if seconds else None
+    groups = even
+    if not groups:
+        groups = [
+            (group.cells, group.runs) for group in read_history(store, ids, land=False) if len(group.cells.arms) > 1
+        ]
+    history = learn_precisions(groups, policy.rulebook)
+    return ProductionHistory(rate, history if history.precisions else None)
 
 
 def related_releases(store: Store, release_id: str) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from evaluator.records import (
     WHOLE,
     Cells,
     Evidence,
+    Finding,
     Period,
     ReadingCells,
     Release,
@@ -69,7 +70,7 @@ def judge_release(
         stored_runs, release = store.data.runs(release_id), store.control.release(release_id)
     chosen = tuple(with_present_facts(store, run) for run in choose_runs(stored_runs, runs, step))
     verdict, judged = judge_runs(store, release, chosen, policy, judged_at=judged_at, period=period)
-    verdict = _name_step(verdict, chosen, list_steps(stored_runs), policy, asked=step)
+    verdict = name_step(verdict, chosen, list_steps(stored_runs), policy, asked=step)
     if figures:
         verdict = _with_figures(store, verdict, judged.data, judged.requests, judged.rulebook)
     if save:
@@ -77,7 +78,7 @@ def judge_release(
     return verdict
 
 
-def _name_step(verdict: Verdict, judged: Sequence[Run], steps: Sequence[str], policy: Policy, *, asked: str) -> Verdict:
+def name_step(verdict: Verdict, judged: Sequence[Run], steps: Sequence[str], policy: Policy, *, asked: str) -> Verdict:
     """Say in a verdict which step of a rollout was judged, and which ones were not.
 
     Args:
@@ -121,16 +122,19 @@ def judge_runs(
     judged_at: datetime,
     cut: Callable[[Cells], Cells] = lambda cells: cells,
     period: Period = WHOLE,
+    prepare: Callable[[ReleaseData], ReleaseData] = lambda data: data,
+    check: Callable[[ReleaseData], tuple[Finding, ...]] = lambda _: (),
 ) -> tuple[Verdict, Judged]:
     """Assess stored runs of a release and judge them; nothing is written.
 
-    `period` limits requests and readings, and `cut` the requests further; what they leave out is counted as such. The
+    `period` limits requests and readings, and `cut` the requests further; what they leave out is counted as such.
+    `prepare` changes the data before that, and `check` adds findings of its own health checks. The
     policy is completed by what calibration learnt from earlier runs of the service: how much instances differ. Returns
     the verdict, and the data and evidence that it is based on, from which figures are drawn.
     """
     with store.reading():
         learnt = store.control.learnt(service_of(release))
-        data = read_data(store, runs, policy.rulebook)
+        data = prepare(read_data(store, runs, policy.rulebook))
         data_hash = store.data.content_hash([run.id for run in runs])
         # If a person promoted against an earlier verdict on the same data, later verdicts on them state it, too.
         override = store.control.override_of(release.id, data_hash)
@@ -140,7 +144,7 @@ def judge_runs(
     is_learnt_used = completed_policy is not policy
     findings = (describe_learnt(learnt, rulebook),) if learnt is not None and is_learnt_used else ()
     narrowed = _narrow_data(data, period, cut)
-    judged = judge_data(narrowed, rulebook, release.id, findings)
+    judged = judge_data(narrowed, rulebook, release.id, (*findings, *check(narrowed)))
     verdict = replace(
         to_verdict(release, completed_policy, judged.evidence, judged.judgement, data_hash, judged_at),
         queries=_list_queries(narrowed.readings, judged.evidence.window),

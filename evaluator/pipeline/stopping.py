@@ -31,7 +31,7 @@ class StopRule:
     @property
     def level(self) -> float:
         """False-alarm rate that stopping early may spend."""
-        return spent_by_first(self.policy.rulebook.alpha, self.replicates)
+        return spent_by_first(self.policy.rulebook.no_go_level, self.replicates)
 
     def why_stop(self, verdict: Verdict) -> str:
         """Return why a load is to be stopped after this verdict on its first run; empty if it is not.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from evaluator.planning.gates import GatePlan, Goal, Grid, plan_gates, tabulate
 from evaluator.planning.precision import History, assume_history, learn_precisions
-from evaluator.planning.strategies import Exposure, compare_strategies
+from evaluator.planning.strategies import Exposure, StageChances, compare_strategies, find_chances
 
 __all__ = [
     "Exposure",
@@ -16,8 +16,10 @@ __all__ = [
     "Goal",
     "Grid",
     "History",
+    "StageChances",
     "assume_history",
     "compare_strategies",
+    "find_chances",
     "learn_precisions",
     "plan_gates",
     "tabulate",

@@ -80,9 +80,9 @@ class Grid:
 
 
 def find_level(history: History, rulebook: Rulebook) -> float:
-    """Return the error rate at which each gate is planned: the gates' share of alpha, divided by their questions.
+    """Return the error rate of NO-GO at which each gate is planned: the gates' share of it, divided by their questions.
 
-    The margin of a gate and each of its limits are a question, and all of them share alpha (Bonferroni).
+    The margin of a gate and each of its limits are a question, and all of them share it (Bonferroni).
     """
     gates = [rule for rule in rulebook.rules if rule.role is Role.GATE]
     margins = sum(1 for rule in gates if rule.margin is not None)
@@ -90,9 +90,9 @@ def find_level(history: History, rulebook: Rulebook) -> float:
     planned_gates = len(history.precisions)
     # Each planned gate counts at least once, even if neither a margin nor a limit of it is set; never divide by 0.
     questions = max(margins + limits, planned_gates, 1)
-    # The scan of all endpoints takes its share of alpha first.
+    # The scan of all endpoints takes its share first.
     scan_share = rulebook.scan.alpha_share if rulebook.scan.enabled else 0.0
-    return rulebook.alpha * (1 - scan_share) / questions
+    return rulebook.no_go_level * (1 - scan_share) / questions
 
 
 def plan_gates(history: History, rulebook: Rulebook, goal: Goal) -> tuple[GatePlan, ...]:

@@ -42,6 +42,8 @@ class Stage:
     """Does the rollout continue only after a GO?"""
     paired: bool = True
     """Do both arms run at the same time?"""
+    instances: tuple[int, int] | None = None
+    """Instances of baseline and candidate; `None`: twice the goal's in all, split as the traffic."""
 
 
 WATCH = Stage(1.0, 0.5, paired=False)
@@ -100,6 +102,44 @@ def compare_strategies(
         _StrategySimulator(history, rulebook, goal, replications).describe(name, strategy, seed)
         for name, strategy in STRATEGIES.items()
     )
+
+
+@dataclass(frozen=True, slots=True)
+class StageChances:
+    """What an unchanged release shows in one stage; shares of the replications."""
+
+    go: float
+    no_go: float
+
+
+def find_chances(
+    history: History,
+    rulebook: Rulebook,
+    *,
+    seconds: float,
+    share: float,
+    instances: tuple[int, int],
+    rate_per_s: float | None,
+    seed: int = 1,
+) -> StageChances:
+    """Find the chances of an unchanged release in one stage.
+
+    Args:
+        history: How precise earlier comparisons of the service were.
+        rulebook: The policy of the stage.
+        seconds: How long it lasts.
+        share: Share of the requests that the candidate gets.
+        instances: Of baseline and candidate.
+        rate_per_s: Requests per second of both arms together; `None`: as in the history.
+        seed: Of the simulation.
+    """
+    rate_of_arm = None if rate_per_s is None else rate_per_s / 2
+    goal = Goal(duration_s=seconds, instances=max(instances), rate_per_s=rate_of_arm)
+    simulator = _StrategySimulator(history, rulebook, goal, REPLICATIONS)
+    stage = Stage(share, share, needs_go=True, instances=instances)
+    result = simulator._judge(stage, 0.0, np.random.default_rng([seed, 0]))  # noqa: SLF001 - of this module
+    is_stopped = np.isfinite(result.stop_s)
+    return StageChances(go=float((result.go & ~is_stopped).mean()), no_go=float(is_stopped.mean()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +267,9 @@ class _StrategySimulator:
         return _StageResult(stop_s, go)
 
     def _split_instances(self, stage: Stage) -> tuple[int, int]:
-        """Return the instances of baseline and candidate: twice the goal's in all, split as the traffic; at least 1."""
+        """Return the instances of baseline and candidate: those of the stage, or split as the traffic; at least 1."""
+        if stage.instances is not None:
+            return stage.instances
         all_instances = 2 * self.goal.instances
         candidate = max(1, round(all_instances * stage.compared))
         return max(1, all_instances - candidate), candidate

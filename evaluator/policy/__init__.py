@@ -29,6 +29,7 @@ from evaluator.policy.models import (
     Instances,
     PolicyFile,
 )
+from evaluator.policy.overrides import find_wrong_keys, locate_override, override_policy
 from evaluator.policy.promotion import PromotionRules, add_hooks, to_rules
 from evaluator.policy.rollout import RolloutSection
 from evaluator.records import InstancePrior, InstanceSpread, Learnt, Monitoring, Rulebook, Scan
@@ -98,11 +99,18 @@ class Policy:
     """The sections about promotion as plain JSON, every default spelled out."""
     path: str = ""
     """Path of the file, as verdicts name it; empty where commands find it themselves, or for the built-in one."""
+    lines: Mapping[KeyPath, int] = field(default_factory=dict, compare=False, repr=False)
+    """Line of every key and list item of the file; empty if it was read from no file."""
 
     @property
     def service(self) -> str:
         """The service that the policy names; empty if it names none or several."""
         return self.services[0] if len(self.services) == 1 else ""
+
+    def refuse(self, key_path: KeyPath, sentence: str, *, hint: str | None = None) -> PolicyError:
+        """Make the error for a value that cannot be, as `file:line: key: sentence`."""
+        line = Document(self.origin, {}, self.lines).line_of(key_path)
+        return PolicyError(f"{self.origin}:{line}: {_write_key_path(key_path)}: {sentence}", hint=hint)
 
     def command(self, release: str, *options: str) -> str:
         """Write the command that judges a release by this policy."""
@@ -134,7 +142,30 @@ def _load(document: Document) -> Policy:
     except ValidationError as error:
         message = _describe_mistakes(document, error)
         raise PolicyError(message, hint="`evaluator policy show` prints a whole policy") from None
-    return _to_policy(file, document.name)
+    policy = replace(_to_policy(file, document.name), lines=document.lines)
+    _check_overrides(document, policy)
+    return policy
+
+
+def _check_overrides(document: Document, policy: Policy) -> None:
+    """Check that each stage of a rollout can be judged with its overrides. Raises PolicyError with file and line."""
+    for number, stage in enumerate(policy.rollout.stages if policy.rollout else ()):
+        section: KeyPath = ("rollout", "stages", number, "policy")
+        mistakes = find_wrong_keys(policy.effective, stage.policy)
+        if not mistakes:
+            try:
+                PolicyFile.model_validate(override_policy(policy.effective, stage.policy))
+            except ValidationError as error:
+                mistakes = [
+                    (locate_override(policy.effective, stage.policy, key_path), sentence)
+                    for key_path, sentence in _list_mistakes(error)
+                ]
+        if mistakes:
+            problems = {
+                (document.line_of((*section, *key_path)), _write_key_path((*section, *key_path)), sentence)
+                for key_path, sentence in mistakes
+            }
+            raise PolicyError(_write_mistakes(document, problems), hint="docs/rollouts.md has an example")
 
 
 def policy_schema() -> dict[str, Any]:
@@ -169,6 +200,7 @@ def with_learnt(policy: Policy, learnt: Learnt | None) -> Policy:
         rollout=policy.rollout,
         afterwards=policy.afterwards,
         path=policy.path,
+        lines=policy.lines,
     )
 
 
@@ -300,7 +332,16 @@ def _to_shares(ratio: str | Mapping[str, float]) -> Mapping[str, float]:
 
 def _describe_mistakes(document: Document, error: ValidationError) -> str:
     """Write one line per mistake, `file:line: key: what is wrong`, in the order of the file."""
-    problems: set[tuple[int, str, str]] = set()  # line, key, sentence; a set: a union reports a mistake several times
+    # A set: a union reports a mistake several times.
+    problems = {
+        (document.line_of(key_path), _write_key_path(key_path), sentence)
+        for key_path, sentence in _list_mistakes(error)
+    }
+    return _write_mistakes(document, problems)
+
+
+def _list_mistakes(error: ValidationError) -> Iterator[tuple[KeyPath, str]]:
+    """List the mistakes of a policy: the path to the value, and a sentence."""
     for mistake in _locate_option_mistakes(error.errors(include_url=False)):
         context = mistake.get("ctx", {})
         key_path: KeyPath = mistake["loc"]
@@ -313,7 +354,11 @@ def _describe_mistakes(document: Document, error: ValidationError) -> str:
         sentence = _write_sentence(key_path, mistake, context)
         if len(sentence) > _LONGEST_SENTENCE:  # it quotes a value
             sentence = sentence[:_LONGEST_SENTENCE] + "…"
-        problems.add((document.line_of(key_path), _write_key_path(key_path), sentence))
+        yield key_path, sentence
+
+
+def _write_mistakes(document: Document, problems: set[tuple[int, str, str]]) -> str:
+    """Write one line per mistake, in the order of the file. `problems`: line, key, sentence."""
     return "\n".join(
         f"{document.name}:{line}: {key}: {sentence}" if key else f"{document.name}:{line}: {sentence}"
         for line, key, sentence in sorted(problems)

@@ -188,6 +188,11 @@ class PolicyFile(Section):
     alpha: Annotated[Probability, within(0, 0.5, ends=False)] = Field(
         0.05, description="False-alarm rate over all gates together."
     )
+    alpha_no_go: Annotated[Probability, within(0, 0.5, ends=False)] | None = Field(
+        None,
+        description="False-alarm rate over all gates together, where it has to be less than alpha, such as for one of "
+        "several observations of a release. GO is decided at alpha.  Default: alpha.",
+    )
     monitoring: MonitoringSection = Field(default_factory=MonitoringSection)
     warm_up: AutoOrDuration = Field(
         None, description="Time cut from the start: auto (until the user count is constant) or a duration."
@@ -226,6 +231,17 @@ class PolicyFile(Section):
     rollout: RolloutSection | None = Field(
         None, description="How a release is taken to its users, stage by stage; `evaluator rollout plan` shows it."
     )
+
+    @field_validator("alpha_no_go")
+    @classmethod
+    def _check_alpha_no_go(cls, value: float | None, info: ValidationInfo) -> float | None:
+        """Check that it is at most alpha. The same as alpha becomes None: both mean the same, so both have one hash."""
+        alpha: float | None = info.data.get("alpha")  # None if it has a mistake of its own
+        if value is None or alpha is None:
+            return value
+        if value > alpha:
+            raise ValueError(f"must be at most alpha ({alpha:g}), not {value:g}")
+        return None if value == alpha else value
 
     @field_validator("services")
     @classmethod

@@ -51,6 +51,11 @@ class StageSection(Section):
     deadline: Duration | None = Field(None, description="Time until a person is asked.  Default: bake.")
     least: Annotated[int, within(0, 1_000_000_000)] = Field(500, description="Judged requests of each arm for no_harm.")
     agree: Agreement = Field(0, description="People who have to agree before it begins.")
+    policy: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What it is judged by, where that differs from the rest of the policy: "
+        "{alpha: 1%, metrics: [{name: latency_p95, margin: 20%}]}.",
+    )
 
     @field_validator("deadline")
     @classmethod
@@ -102,8 +107,15 @@ class UnansweredSection(Section):
 class LiveSection(Section):
     """Where the requests of users come from."""
 
-    access_log: str = Field("", description="Log of the router; `sources.access_log` says how it is read.")
+    access_log: str | dict[Name, str] = Field(
+        "",
+        description="Log of the router, or service to its log; `sources.access_log` says how they are read.",
+    )
     prometheus: bool = Field(default=False, description="Readings of `sources.prometheus`.")
+
+    def find_log(self, service: str) -> str:
+        """Find the path of the log of a service; empty if it has none."""
+        return self.access_log if isinstance(self.access_log, str) else self.access_log.get(service, "")
 
 
 def _list_groups(raw: Any) -> Any:

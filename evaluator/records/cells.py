@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from evaluator.records.arrays import FloatArray, IntArray
 
 BLOCK_BUCKETS = 4
@@ -31,6 +29,8 @@ nearly always fit into 64 bits.
 
 def find_bin_edges(first: int, last: int) -> FloatArray:
     """Return the edges of bins `first`…`last` in the unit of the cells, shape (last - first + 2,)."""
+    import numpy as np  # small processes do without it
+
     return np.power(10.0, np.arange(first, last + 2) / BINS_PER_DECADE)
 
 

@@ -22,6 +22,19 @@ NOTIFY = "notify"
 ANNOUNCE = "announce"
 """Event after each action: its hooks notify people of the action."""
 
+VERIFY = "verify"
+"""Event after a step of a rollout: its hooks look whether the step has succeeded."""
+
+CHANGE_NOTHING = (ANNOUNCE, VERIFY)
+"""Events whose hooks change nothing, so that nothing of them is undone."""
+
+QUESTION_KEY = "ask_"
+"""Begin of the key of an intent that only asks people about a step of a rollout, and has no hooks."""
+FINAL_KEY = "final_"
+"""Begin of the key of a step that is executed however a rollout ends. No rollback cancels or undoes it."""
+IRREVERSIBLE_KEY = "oneway_"
+"""Begin of the key of a step that no rollback undoes, because there is no way back after it."""
+
 
 class Action(StrEnum):
     """An action that a person can request."""
@@ -31,15 +44,17 @@ class Action(StrEnum):
     ROLLBACK = "rollback"
     BREAK_GLASS = "break_glass"
     """Promote against the verdict."""
+    STEP = "step"
+    """Execute a step of a rollout, or ask people about it."""
 
     @property
     def label(self) -> str:
         """Name of the action for people."""
-        return "override" if self is Action.BREAK_GLASS else self.value
+        return {Action.BREAK_GLASS: "override", Action.STEP: "rollout step"}.get(self, self.value)
 
 
-PROMOTING = (Action.PROMOTE, Action.BREAK_GLASS)
-"""Actions that give the candidate to all users. They act on a verdict, and a rollback undoes them."""
+PROMOTING = (Action.PROMOTE, Action.BREAK_GLASS, Action.STEP)
+"""Actions that give users the candidate, or prepare that. They act on a verdict, and a rollback undoes them."""
 
 
 class IntentState(StrEnum):
@@ -122,6 +137,33 @@ class Intent:
     """Hash of the hooks and approvals that were shown to the approvers."""
     undoes: tuple[str, ...] = ()
     """Intents of the promotions that a rollback undoes, the newest first."""
+    rollout: str = ""
+    """The rollout (`r1`) of which it is a step, or which it holds or turns back; empty: none."""
+    step: int = -1
+    """Position of its step in the plan of the rollout; -1: it is no step."""
+
+    @property
+    def label(self) -> str:
+        """Name of what is requested, for people: the action, or which step of a rollout."""
+        if self.action is not Action.STEP:
+            return self.action.label
+        step = f"step {self.step + 1} of rollout {self.rollout}"
+        return f"question about {step}" if self.is_question else step
+
+    @property
+    def is_question(self) -> bool:
+        """Does it only ask people about a step of a rollout? Then it has no hooks."""
+        return self.key.startswith(QUESTION_KEY)
+
+    @property
+    def is_final(self) -> bool:
+        """Is it a step that is executed however the rollout ends?"""
+        return self.key.startswith(FINAL_KEY)
+
+    @property
+    def is_undoable(self) -> bool:
+        """Does a rollback undo it?"""
+        return self.action in PROMOTING and not self.key.startswith((QUESTION_KEY, FINAL_KEY, IRREVERSIBLE_KEY))
 
     @property
     def stops(self) -> bool:

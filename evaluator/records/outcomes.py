@@ -7,13 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
+from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.records.rows import ArmRows, LeftOut, LeftOutKind
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 ARM_OF_FILE = "arm_of_file"
 """Column of the table `outcomes` with the arm of a row's file, if each file belongs to one arm."""

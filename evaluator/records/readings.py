@@ -13,11 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from evaluator.records.arrays import FloatArray, IntArray
 
 QUOTED = r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|`[^`]*`"
 """Pattern of the quoted value of a label in a query."""

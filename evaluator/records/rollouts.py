@@ -130,7 +130,10 @@ class RolloutPlan:
     @property
     def body(self) -> int:
         """Number of steps before the final ones."""
-        return sum(not is_final(step) for step in self.steps)
+        count = len(self.steps)
+        while count and is_final(self.steps[count - 1]):
+            count -= 1
+        return count
 
     @property
     def has_shift(self) -> bool:

@@ -165,7 +165,9 @@ class Rulebook:
 
     rules: tuple[Rule, ...]
     alpha: float = 0.05
-    """False-alarm rate over all gates together."""
+    """Error rate of a GO, and false-alarm rate over all gates together unless `alpha_no_go` is set."""
+    alpha_no_go: float | None = None
+    """False-alarm rate over all gates together, below alpha; `None`: alpha."""
     scan: Scan = field(default_factory=Scan)
     prior: InstancePrior = field(default_factory=InstancePrior)
     warm_up_s: float | None = None
@@ -180,6 +182,11 @@ class Rulebook:
     """Arm → share of users expected on it; empty: as the run was configured."""
     monitoring: Monitoring = field(default_factory=Monitoring)
     mode: Literal["block", "shadow"] = "block"
+
+    @property
+    def no_go_level(self) -> float:
+        """False-alarm rate over all gates and the scan together: the level at which they decide NO-GO."""
+        return self.alpha if self.alpha_no_go is None else self.alpha_no_go
 
     def on(self, kind: EvidenceKind) -> tuple[Rule, ...]:
         """Return the rules on one kind of evidence."""

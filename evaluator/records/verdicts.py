@@ -343,6 +343,8 @@ class Verdict:
     """The period that the user requested."""
     step: str = ""
     """Step of a rollout whose runs were judged; empty: none of them belongs to a step."""
+    environment: str = ""
+    """Where the step took place, such as production; empty: it was not judged by a rollout."""
     only_step: bool = False
     """Did the user ask for this step alone? Then it is no verdict on the release."""
     other_steps: tuple[str, ...] = ()

@@ -311,6 +311,8 @@ def _describe_step(verdict: Verdict) -> Iterable[str]:
     if not verdict.step:
         return
     text = f"only step {verdict.step} is judged" if verdict.only_step else f"judged: step {verdict.step}, the newest"
+    if verdict.environment:
+        text += f", in {verdict.environment}"
     if verdict.other_steps:
         text += f"; other steps: {', '.join(verdict.other_steps)} (--step)"
     yield text

@@ -22,7 +22,7 @@ from evaluator.extensions import explain_missing_package
 from evaluator.figures import (
     PALETTE,
     Figure,
-    color_arms,
+    color_judged_arms,
     draw_distribution,
     draw_forest,
     draw_over_time,
@@ -189,7 +189,7 @@ class _Report:
         # The ranking leaves out endpoints that cannot be drawn: they come last in the table.
         ranked = rank_by_margin([row for row in self.rows if row.scan])
         self.endpoint_rows = [*ranked, *(row for row in self.rows if row.scan and row not in ranked)]
-        self.colors = color_arms([*(arm.name for arm in verdict.evidence.arms), *(row.arm for row in self.rows)])
+        self.colors = color_judged_arms(verdict.evidence)
         self.has_several_candidates = len({row.arm for row in self.rows}) > 1
         self.figure_count = 0  # of those drawn so far: it numbers them, for names that are unique on the page
 
@@ -408,8 +408,8 @@ class _Report:
         if not timeline:
             return []
         readings = self.figure_data.get("readings", ())
-        wide_strips = draw_timeline(timeline, readings, width=WIDE)
-        narrow_strips = draw_timeline(timeline, readings, width=NARROW)
+        wide_strips = draw_timeline(timeline, readings, colors=self.colors, width=WIDE)
+        narrow_strips = draw_timeline(timeline, readings, colors=self.colors, width=NARROW)
         return [self._embed(wide, narrow) for wide, narrow in zip(wide_strips, narrow_strips, strict=True)]
 
     def _explain_panels(self) -> str:

@@ -194,6 +194,7 @@ def _to_verdict(plain: Mapping[str, Any]) -> Verdict:
         ),
         queries=tuple(plain["queries"]),
         step=plain.get("step", ""),
+        environment=plain.get("environment", ""),
         only_step=plain.get("only_step", False),
         other_steps=tuple(plain.get("other_steps", ())),
         policy_path=plain.get("policy_path", ""),

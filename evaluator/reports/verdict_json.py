@@ -98,6 +98,7 @@ def _list_optional(verdict: Verdict) -> dict[str, Any]:
         "period": {"from": period.start, "to": period.end} if period != WHOLE else None,
         "production_window": window if production.start or production.seconds else None,
         "step": verdict.step or None,
+        "environment": verdict.environment or None,
         "only_step": verdict.only_step or None,
         "other_steps": list(verdict.other_steps) or None,
         "faults": None if verdict.faults is None else [_fault_to_plain(fault) for fault in verdict.faults],

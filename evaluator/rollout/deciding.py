@@ -132,7 +132,10 @@ def _look(
     plan: RolloutPlan, progress: RolloutProgress, step: Observe, position: int, begun_at: float, now: float
 ) -> Decision:
     """Decide when an observation is judged, and what follows if it has not shown what it needs."""
-    for look, after_s in ((JudgedAt.BAKE, step.bake_s), (JudgedAt.DEADLINE, step.deadline_s)):
+    looks = [(JudgedAt.BAKE, step.bake_s)]
+    if step.deadline_s > step.bake_s:  # otherwise the same data would be judged twice
+        looks.append((JudgedAt.DEADLINE, step.deadline_s))
+    for look, after_s in looks:
         at = begun_at + after_s
         if now < at:
             return Decision(Todo.WAIT, position, until=at)

@@ -6,6 +6,7 @@ from evaluator.errors import PolicyError
 from evaluator.policy import Policy
 from evaluator.policy.rollout import RolloutSection
 from evaluator.records.rollouts import GuardLimits, Observe, RolloutPlan, StepNeeds, Unanswered
+from evaluator.rollout.contradictions import refuse_contradictions
 from evaluator.rollout.strategies import STRATEGIES
 from evaluator.version import find_version
 
@@ -21,8 +22,10 @@ def make_plan(policy: Policy, release: str) -> RolloutPlan:
     groups = _choose_groups(policy, section)
     services = tuple(service for group in groups for service in group)
     _check_routers(policy, section, services)
+    refuse_contradictions(policy, section)
     steps = STRATEGIES[section.strategy](section, groups)
-    judged = sum(isinstance(step, Observe) and step.needs is not StepNeeds.NOTHING for step in steps)
+    observations = [step for step in steps if isinstance(step, Observe) and step.needs is not StepNeeds.NOTHING]
+    judged = sum(len(step.services) for step in observations)
     guard = section.guard
     return RolloutPlan(
         release=release,
@@ -35,8 +38,8 @@ def make_plan(policy: Policy, release: str) -> RolloutPlan:
         lease_s=section.lease,
         answer_within_s=section.unanswered.after,
         unanswered=Unanswered(section.unanswered.then),
-        # Each judged observation of an unchanged release may be a false alarm: together at most alpha.
-        alpha_no_go=policy.rulebook.alpha / max(judged, 1),
+        # Each observation of a service may be a false alarm on an unchanged release: together at most alpha.
+        alpha_no_go=policy.rulebook.no_go_level / max(judged, 1),
         policy_hash=policy.hash,
         evaluator_version=find_version(),
     )

@@ -17,12 +17,11 @@ class StepState(StrEnum):
     DONE = "done"
     FAILED = "failed"
     UNKNOWN = "unknown"
-    UNDO_BEGUN = "undo_begun"
     UNDONE = "undone"
     UNDO_FAILED = "undo_failed"
 
 
-MAY_HAVE_ACTED = (StepState.BEGUN, StepState.DONE, StepState.FAILED, StepState.UNKNOWN, StepState.UNDO_BEGUN)
+MAY_HAVE_ACTED = (StepState.BEGUN, StepState.DONE, StepState.FAILED, StepState.UNKNOWN)
 """States of an act that changed something, or may have."""
 
 MOST_DRIFTS = 2
@@ -36,7 +35,6 @@ _STEP_STATES = {
 }
 
 _UNDO_STATES = {
-    EventKind.UNDO_BEGUN: StepState.UNDO_BEGUN,
     EventKind.UNDONE: StepState.UNDONE,
     EventKind.UNDO_FAILED: StepState.UNDO_FAILED,
 }
@@ -157,7 +155,9 @@ def follow(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> Rollou
             after = replace(progress, confirmed=progress.position(plan) == plan.body)
         case EventKind.ENDED:
             after = replace(progress, outcome=event.outcome)
-        case EventKind.UNDO_BEGUN | EventKind.UNDONE | EventKind.UNDO_FAILED:
+        case EventKind.UNDO_BEGUN:
+            after = progress  # until it ends, the acts are as they were
+        case EventKind.UNDONE | EventKind.UNDO_FAILED:
             after = _undo(plan, progress, _UNDO_STATES[event.kind])
         case _:
             after = _follow_step(plan, progress, event)

@@ -262,7 +262,8 @@ def _read_texts(root: Path) -> dict[str, bytes]:
 def _list_files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
     """List the files in the folder of request rows that a backup has, with their states; links are followed.
 
-    Hidden folders have only locks. A file that is deleted meanwhile is left out; so is what is no file, such as a pipe.
+    Hidden folders have only locks, and what the guard of rollouts does at this moment. A file that is deleted meanwhile
+    is left out; so is what is no file, such as a pipe.
     """
     visited: set[tuple[int, int]] = set()
     for folder, folder_names, file_names in os.walk(root, followlinks=True):

@@ -28,7 +28,7 @@ from evaluator.records.intents import (
     Person,
     are_same_person,
 )
-from evaluator.store import audit, covering, intents, restarts
+from evaluator.store import audit, covering, intents, restarts, stopping
 from evaluator.store.control_file import Connection, ControlFile, to_text, to_time
 from evaluator.store.locks import locked_services
 from evaluator.store.releases import find_release, put_release, read_release, to_release
@@ -245,21 +245,21 @@ class Control:
         with self.file.opened(write=True) as connection:
             intents.expire(connection, draft.requested_at)
             earlier = intents.select(connection, "WHERE release = ?", [draft.release])
-            in_effect = intents.find_in_effect(connection, earlier, draft)
+            goes_back = draft.action not in PROMOTING
+            draft = stopping.join_rollout(connection, draft) if goes_back else draft
+            find_repeated = stopping.find_repeated if draft.rollout else intents.find_in_effect
+            in_effect = find_repeated(connection, earlier, draft)
             if in_effect is not None:
                 audit.add(connection, draft.requester, "repeated", draft.release, in_effect.id, draft.action)
+                stopping.stop_rollout(connection, replace(in_effect, requester=draft.requester, reason=draft.reason))
                 return in_effect
-            if draft.action in (Action.HOLD, Action.ROLLBACK):
-                _cancel_promotions(connection, draft)
+            if goes_back:
+                stopping.cancel_promotions(connection, draft)
             if draft.action is Action.ROLLBACK:
-                # The newest first, as they are undone.
-                newly_begun = [
-                    intent.id
-                    for intent in reversed(earlier)
-                    if intent.state is IntentState.SENT and intent.action in PROMOTING and intent.id not in draft.undoes
-                ]
-                draft = replace(draft, undoes=(*newly_begun, *draft.undoes))
-            return intents.add(connection, draft, earlier_count=len(earlier), consents=consents)
+                draft = replace(draft, undoes=(*stopping.list_begun(earlier, draft.undoes), *draft.undoes))
+            intent = intents.add(connection, draft, earlier_count=len(earlier), consents=consents)
+            stopping.stop_rollout(connection, intent)
+            return intent
 
     def intent(self, intent_id: str) -> Intent:
         """Read an intent. Raises UnknownName."""
@@ -301,7 +301,9 @@ class Control:
             intents.add_approval(connection, intent, person.name, person.names)
             if len(intents.read_approvals(connection, intent.id)) < intent.approvals_needed:
                 return intent
-            return intents.move(connection, intent, IntentState.APPROVED, "")
+            approved = intents.move(connection, intent, IntentState.APPROVED, "")
+            stopping.stop_rollout(connection, approved)
+            return approved
 
     def approvals(self, intent_id: str | None = None) -> tuple[Approval, ...]:
         """Read the approvals of an intent; `None`: of all intents."""
@@ -392,6 +394,7 @@ class Control:
             ):
                 return False  # the request was ended by this already
             else:
+                done = stopping.join_rollout(connection, done)
                 intent = intents.add(connection, done, earlier_count=0, consents=False)
             for delivery in deliveries:
                 intents.put_delivery(connection, replace(delivery, intent=intent.id))
@@ -403,8 +406,9 @@ class Control:
                     intent.id,
                     intents.describe_delivery(delivery),
                 )
-            intents.end(connection, intent, done.state, done.requester, text)
-            _cancel_promotions(connection, done, before=done.requested_at)
+            ended = intents.end(connection, intent, done.state, done.requester, text)
+            stopping.cancel_promotions(connection, done, before=done.requested_at)
+            stopping.stop_rollout(connection, ended)
             return True
 
     def deliver(self, delivery: Delivery, release: str, actor: str) -> None:
@@ -470,13 +474,6 @@ class Control:
         with self.file.opened() as connection:
             audit.verify(audit.read(connection))
             covering.verify_records(connection, release)
-
-
-def _cancel_promotions(connection: Connection, by: Intent, before: datetime | None = None) -> None:
-    """Cancel the promotions that wait of a release that is held or rolled back; `before`: only if requested before."""
-    for intent in intents.select(connection, "WHERE release = ?", [by.release]):
-        if intent.state in intents.OPEN and intent.action in PROMOTING and (not before or intent.requested_at < before):
-            intents.end(connection, intent, IntentState.CANCELLED, by.requester, f"{by.action}: {by.reason}")
 
 
 def _select_verdicts(connection: Connection, clauses: str, parameter: str | int) -> tuple[StoredVerdict, ...]:

@@ -18,7 +18,8 @@ from evaluator.store import audit
 from evaluator.store.control_file import Connection, to_text, to_time
 
 _COLUMNS = """id, key, release, action, requester, reason, verdict_hash, data_hash, policy_hash, requested_at,
-    expires_at, approvals_needed, distinct_people, state, claimed_by, requester_names, hooks_hash, undoes"""
+    expires_at, approvals_needed, distinct_people, state, claimed_by, requester_names, hooks_hash, undoes, rollout,
+    step"""
 """In the order of the fields of `Intent`."""
 
 OPEN = (IntentState.REQUESTED, IntentState.APPROVED)
@@ -105,8 +106,10 @@ def _to_column(value: Any) -> Any:
 
 def hash_intent(intent: Intent) -> str:
     """Hash what was requested, which never changes: an intent without its state and its worker."""
-    changing = ("state", "claimed_by")
-    return audit.hash_values(*(_to_column(getattr(intent, name)) for name in Intent.__slots__ if name not in changing))
+    left_out = ["state", "claimed_by"]
+    # Intents from before these fields existed keep their hash.
+    left_out += [name for name, default in (("rollout", ""), ("step", -1)) if getattr(intent, name) == default]
+    return audit.hash_values(*(_to_column(getattr(intent, name)) for name in Intent.__slots__ if name not in left_out))
 
 
 def hash_approval(approval: Approval) -> str:
@@ -219,7 +222,7 @@ def find_in_effect(connection: Connection, earlier: Sequence[Intent], draft: Int
     Returns `None` if `draft` is a new request: if no such intent has effect, or if it has ended and another intent
     followed it, such as a rollback after a promotion.
     """
-    with_effect = [intent for intent in earlier if _has_effect(connection, intent, draft)]
+    with_effect = [intent for intent in earlier if has_effect(connection, intent, draft)]
     equal = [i for i in with_effect if (i.action, i.verdict_hash) == (draft.action, draft.verdict_hash)]
     if not equal:
         return None
@@ -229,7 +232,7 @@ def find_in_effect(connection: Connection, earlier: Sequence[Intent], draft: Int
     return latest
 
 
-def _has_effect(connection: Connection, intent: Intent, draft: Intent) -> bool:
+def has_effect(connection: Connection, intent: Intent, draft: Intent) -> bool:
     """Whether an intent has effect when `draft` is requested: neither expired nor cancelled.
 
     A failed intent has effect only if it can be tried again: it began, has not expired, and has the hooks of `draft`.

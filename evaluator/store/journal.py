@@ -22,7 +22,7 @@ import struct
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +30,7 @@ from typing import Any
 
 from evaluator.errors import StoreError
 from evaluator.permissions import is_private, private_files
+from evaluator.second_disk import find_second_path
 from evaluator.store.control_file import SUFFIX as CONTROL_SUFFIX
 
 SUFFIX = ".journal"
@@ -177,35 +178,9 @@ def own_path(store: Path) -> Path:
 
 
 def default_paths(store: Path) -> tuple[Path, ...]:
-    """Paths of the journal of a store: next to it, and one on another file system, where there is one.
-
-    The other is in the folder that XDG_STATE_HOME names; without it, in the user's state folder, or in a folder of the
-    system that is kept or in memory, whichever is on another file system.
-    """
-    own = own_path(store)
-    # Machines may share the folder of the user, and each have a store at the same path.
-    identity = _read_machine_id() + os.fsencode(store.absolute())
-    name = f"evaluator-{zlib.crc32(identity):08x}-{os.getuid()}.journal"
-    if state := os.environ.get("XDG_STATE_HOME"):
-        return own, Path(state) / name
-    folders = (Path.home() / ".local" / "state", Path("/var/tmp"), Path("/dev/shm"))  # noqa: S108 - see `_check_owner`
-    for folder in folders:
-        with suppress(OSError):
-            if os.access(folder, os.W_OK) and _device(folder) != _device(own.parent):
-                return own, folder / name
-    return (own,)
-
-
-def _read_machine_id() -> bytes:
-    """Read the identity of this machine; empty where there is none, as in containers."""
-    with suppress(OSError):
-        return Path("/etc/machine-id").read_bytes()
-    return b""
-
-
-def _device(path: Path) -> int:
-    """Number of the file system of a path."""
-    return path.stat().st_dev
+    """Paths of the journal of a store: next to it, and one on another file system, where there is one."""
+    second = find_second_path(store, SUFFIX)
+    return own_path(store), *([second] if second else [])
 
 
 # ------------------------------------------------------------------ one file

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evaluator.errors import UnknownName, UsageError
+from evaluator.records.intents import Intent
 from evaluator.records.rollouts import Event, EventKind, JudgedAt, Rollout, RolloutOutcome
-from evaluator.store import audit
+from evaluator.store import audit, intents
 from evaluator.store.control_file import Connection, ControlFile, to_text, to_time
 
 STARTED = "rollout"
@@ -82,10 +83,27 @@ class Rollouts:
     def events(self, rollout_id: str) -> tuple[Event, ...]:
         """Read the events of a rollout, the oldest first."""
         with self.file.opened() as connection:
-            rows = connection.execute(
-                "SELECT event FROM rollout_events WHERE 'r' || rollout = ? ORDER BY number", [rollout_id]
-            ).fetchall()
-        return tuple(_to_event(row[0]) for row in rows)
+            return read_events(connection, rollout_id)
+
+    def find_step(self, key: str) -> Intent | None:
+        """Read the intent of a step, or of a question about it, by its key; None: it was not requested."""
+        with self.file.opened() as connection:
+            return next(iter(intents.select(connection, "WHERE key = ?", [key])), None)
+
+    def request_step(self, draft: Intent) -> Intent:
+        """Store the intent of a step, or of a question about it, and return it; the stored one if its key is known."""
+        with self.file.opened(write=True) as connection:
+            intents.expire(connection, draft.requested_at)
+            known = intents.select(connection, "WHERE key = ?", [draft.key])
+            return known[0] if known else intents.add(connection, draft, earlier_count=0, consents=False)
+
+
+def read_events(connection: Connection, rollout_id: str) -> tuple[Event, ...]:
+    """Read the events of a rollout, the oldest first."""
+    rows = connection.execute(
+        "SELECT event FROM rollout_events WHERE rollout = ? ORDER BY number", [rollout_id.removeprefix("r")]
+    ).fetchall()
+    return tuple(_to_event(row[0]) for row in rows)
 
 
 def add_event(connection: Connection, rollout: Rollout, event: Event) -> None:

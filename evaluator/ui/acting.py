@@ -10,12 +10,14 @@ import streamlit as st
 from evaluator.errors import EvaluatorError, StoreError
 from evaluator.intents import (
     Preview,
+    explain_other_hooks,
     find_latest,
     plan_action,
+    plan_request,
     preview_action,
     preview_intent,
-    read_hook_release,
     read_release_to_preview,
+    read_request_release,
 )
 from evaluator.policy import Policy
 from evaluator.records.intents import Action, Approval, AuditRow, Delivery, Intent
@@ -100,11 +102,11 @@ def read_forecast(workspace: Workspace, policy: Policy, release: str, action: Ac
 def read_request_forecast(workspace: Workspace, policy: Policy, intent: Intent) -> Forecast:
     """Find out what a request that waits would do, as `read_forecast`."""
     store = open_store(workspace, decisions_only=True)
-    if intent.hooks_hash != policy.promotion.hash:
-        return Forecast(problem="the policy's hooks or approvals have changed since it was requested: request it again")
     try:
-        steps, irreversible = plan_action(store, policy, intent.release, intent.action, intent.undoes)
-        release = read_hook_release(store, intent.release, intent.action, intent.verdict_hash, intent.undoes)
+        if other_hooks := explain_other_hooks(store, policy, intent):
+            return Forecast(problem=f"{other_hooks}, so it will be refused")
+        steps, irreversible = plan_request(store, policy, intent)
+        release = read_request_release(store, intent)
         verdict = find_latest(store, intent.release)
         limit = datetime.now(UTC) + timedelta(seconds=PREVIEW_TTL_S)
         brief = replace(intent, expires_at=min(intent.expires_at, limit))  # values are not waited for any longer

@@ -72,12 +72,12 @@ def _choose_side(
     `key` names the choice in the address; `default_index` is the place in `summaries` of the release chosen at first.
     """
     names = [summary.release.id for summary in summaries]
-    release_id = choose(label, names, key, names[min(default_index, len(names) - 1)])
+    release_id = choose(label, names, key, names[min(default_index, len(names) - 1)], "release")
     runs = [run.id for run in read_release(workspace, release_id).runs]
     left, right = st.columns(2)
     run = left.selectbox("Runs", [NEWEST, *runs], key=f"{key}_run", bind="query-params")
     arms = read_arms(workspace, release_id)  # the baseline first: the first candidate is the default
-    arm = choose("Arm", arms, f"{key}_arm", arms[min(1, len(arms) - 1)], right) if arms else CANDIDATE
+    arm = choose("Arm", arms, f"{key}_arm", arms[min(1, len(arms) - 1)], "arm", right) if arms else CANDIDATE
     return ChosenSide(release_id, "latest" if run in (NEWEST, None) else run, arm)
 
 
@@ -122,8 +122,8 @@ def _show_comparison(
     path = f"Path({policy.origin!r})" if workspace.policy else ""
     sides = {"first": tuple(first), "second": tuple(second)}  # plain tuples, as Python writes them
     snippet = SNIPPET.format(store=str(workspace.store), policy=path, **sides)
-    show_metrics(metrics, second.release, "compared", snippet)
     curves, colors = compared.figures, color_arms([BASELINE, CANDIDATE])
+    show_metrics(metrics, second.release, colors, "compared", snippet)
     left, right = st.columns(2, gap="large")
     for key, column, draw in (("quantiles", left, draw_shift), ("distributions", right, draw_distribution)):
         for curve in curves[key]:
@@ -132,9 +132,9 @@ def _show_comparison(
     endpoints = rank_comparisons([comparison for comparison in compared.comparisons if comparison.scan])
     if endpoints:
         st.subheader("Endpoints", anchor="endpoints")
-        show(make_metrics_table(endpoints[:50], second.release, caption="endpoints"))
+        show(make_metrics_table(endpoints[:50], second.release, colors, caption="endpoints"))
     if curves["timeline"]:
         st.subheader("Both over time", anchor="timeline")
-        for index, figure in enumerate(draw_timeline(curves["timeline"])):
+        for index, figure in enumerate(draw_timeline(curves["timeline"], colors=colors)):
             show_figure(figure, f"compare-timeline-{index}", snippet)
     show_health(compared.findings)

@@ -7,21 +7,48 @@ from typing import Any
 
 import streamlit as st
 
+from evaluator.errors import UnknownName
+from evaluator.ui.pieces import clean
 
-def choose(label: str, options: Sequence[str], key: str, default: str, column: Any = st) -> str:
+
+def choose(label: str, options: Sequence[str], key: str, default: str, kind: str, column: Any = st) -> str:
     """Let the reader choose one of `options` in a select box; the address of the page always has the choice as `key`.
 
     Streamlit's own binding leaves the default out of the address, but a link must show the same after a newer release
-    has become the default. `column`: where the box is; the page itself if not given.
+    has become the default. `kind`: what is chosen, such as "release", for errors. `column`: where the box is; the page
+    itself if not given. Raises UnknownName if the address names none of them, until the reader has chosen another: what
+    a link meant is not replaced by something else.
     """
-    from_address, written_key = st.query_params.get(key), f"{key} in the address"
-    # The address wins if it has changed by itself (a link, back, forward), else what the reader chose in the box.
-    if from_address in options and from_address != st.session_state.get(written_key):
-        st.session_state[key] = from_address
-    elif st.session_state.get(key) not in options:
-        st.session_state[key] = default
-    chosen: str = column.selectbox(label, options, key=key)
-    st.session_state[written_key] = chosen
+    is_unknown = _set_from_address(options, key, default)
+    chosen: str | None = column.selectbox(
+        label, options, index=None, key=key, placeholder="choose another" if is_unknown else "choose"
+    )
+    from_address = st.query_params.get(key)
+    if chosen is None:
+        st.session_state[_name_written(key)] = from_address
+        raise UnknownName(kind, clean(from_address), options, hint="choose another one")
+    st.session_state[_name_written(key)] = chosen
     if from_address != chosen:
         st.query_params[key] = chosen
     return chosen
+
+
+def _set_from_address(options: Sequence[str], key: str, default: str) -> bool:
+    """Set a control to what the address names, if it has changed by itself: by a link, back, or forward.
+
+    Otherwise what the reader has chosen in the control stays. Returns whether the address names none of `options`, and
+    nothing was chosen instead: then the control has no value.
+    """
+    from_address = st.query_params.get(key)
+    if from_address != st.session_state.get(_name_written(key)):
+        st.session_state[key] = default if from_address is None else from_address if from_address in options else None
+    elif st.session_state.get(key, default) is None and from_address not in options:
+        pass  # the reader has not chosen another one yet
+    elif st.session_state.get(key) not in options:
+        st.session_state[key] = default
+    return st.session_state[key] is None
+
+
+def _name_written(key: str) -> str:
+    """Name the value of the session that keeps which choice was written into the address, or found there."""
+    return f"{key} in the address"

@@ -79,9 +79,9 @@ def _choose_metric(drawable: list[tuple[FigureData, Comparison]]) -> tuple[Figur
     """Let the reader choose arm and metric among those that can be drawn; the first is the default."""
     arms = list(dict.fromkeys(comparison.arm for _, comparison in drawable))
     left, right = st.columns(2)
-    arm = arms[0] if len(arms) == 1 else choose("Arm", arms, "arm", arms[0], right)
+    arm = arms[0] if len(arms) == 1 else choose("Arm", arms, "arm", arms[0], "arm", right)
     by_name = {comparison.rule.name: (data, comparison) for data, comparison in drawable if comparison.arm == arm}
-    name = choose("Metric", list(by_name), "metric", next(iter(by_name)), left)
+    name = choose("Metric", list(by_name), "metric", next(iter(by_name)), "metric", left)
     return by_name[name]
 
 
@@ -129,12 +129,12 @@ def show_distribution(workspace: Workspace, verdict: Verdict, figures: FigureDat
                 show_figure(figure, f"distribution-{index}", snippet)
 
 
-def show_timeline(workspace: Workspace, verdict: Verdict, figures: FigureData) -> None:
+def show_timeline(workspace: Workspace, verdict: Verdict, figures: FigureData, colors: Mapping[str, str]) -> None:
     """Show latency, failures, load and readings of every arm on one axis of time, if there are data of them."""
     timeline = figures.get("timeline")
     if not timeline:
         return
     st.subheader("What happened when", anchor="timeline")
     show_markup('<p class="muted">{}</p>', clean(explain_timeline(timeline)))
-    for index, figure in enumerate(draw_timeline(timeline, figures.get("readings", ()))):
+    for index, figure in enumerate(draw_timeline(timeline, figures.get("readings", ()), colors=colors)):
         show_figure(figure, f"timeline-{index}", _write_snippet(workspace, verdict, "timeline()"))

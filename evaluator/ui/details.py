@@ -72,7 +72,7 @@ def show_history(view: ReleaseView, summaries: Sequence[ReleaseSummary]) -> None
         Markup("<li>{} {} {}</li>").format(
             mark_up_verdict(verdict.word),
             mark_up_time(verdict.judged_at),
-            link("release", text=f"verdict {index + 1}", release=view.release.id, verdict=index),
+            link("release", text=f"verdict {index + 1}", release=view.release.id, verdict=index + 1),
         )
         for index, verdict in reversed(numbered_verdicts)
     )

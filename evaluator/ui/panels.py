@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ HEAD = ("metric", "arm", "role", "baseline", "candidate", "change", "allowed", "
 def show_metrics(
     comparisons: Sequence[Comparison],
     release_id: str,
+    colors: Mapping[str, str],
     name: str,
     snippet: str,
     *,
@@ -33,10 +34,10 @@ def show_metrics(
 ) -> None:
     """Show a table of the first `max_rows` comparisons (`None`: of all), and offer all of them as a download.
 
-    `name`: unique on the page, and the name of the file; `snippet`: Python that makes the numbers again; `with_arms`
-    adds the arm to the name of each metric in the table.
+    `colors`: those of the arms, by name; `name`: unique on the page, and the name of the file; `snippet`: Python that
+    makes the numbers again; `with_arms` adds the arm to the name of each metric in the table.
     """
-    show(make_metrics_table(comparisons[:max_rows], release_id, with_arms=with_arms, caption=caption))
+    show(make_metrics_table(comparisons[:max_rows], release_id, colors, with_arms=with_arms, caption=caption))
     download_rows = [
         (
             name_comparison(comparison),

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import streamlit as st
 from markupsafe import Markup
 
-from evaluator.figures.base import PALETTE, color_arms, is_worse_upwards, name_row
+from evaluator.figures.base import PALETTE, is_worse_upwards, name_row
 from evaluator.records import BASELINE, Comparison, Finding, Verdict, VerdictWord
 from evaluator.reports import VERDICT_WORDS, plain_text
 from evaluator.reports.base import (
@@ -27,7 +27,7 @@ from evaluator.reports.base import (
 )
 from evaluator.reports.overview import HeatMap
 from evaluator.ui.reads import DEFAULT_STORE, find_store_path
-from evaluator.wording import add_options, format_change, format_duration, name_metric
+from evaluator.wording import add_options, format_change, name_metric
 
 MAX_CHARACTERS = 300
 DAY_S = 86400
@@ -45,6 +45,12 @@ def show(html: Markup) -> None:
 def show_markup(template: str, *values: object) -> None:
     """Put HTML on the page; each `{}` of the template is filled with a value, escaped unless it is Markup."""
     show(Markup(template).format(*values))  # noqa: S704 the pages' own text
+
+
+def name_tab(page: str, release_id: str, word: VerdictWord | None) -> None:
+    """Name the browser's tab after a release, its latest verdict (None: not judged) and the page: several are open."""
+    mark = f"{VERDICT_WORDS[word].split()[-1]} " if word else ""
+    st.set_page_config(page_title=f"{mark}{clean(release_id)} · {page}")
 
 
 def show_list(items: Iterable[Markup]) -> None:
@@ -121,8 +127,9 @@ def write_age(moment: datetime | None, now: datetime) -> str:
     seconds = (now - moment).total_seconds()
     if seconds < 10:
         return "just now"
-    if seconds < 2 * DAY_S:
-        return f"{format_duration(float(int(seconds)))} ago"
+    for unit_s, unit, below_s in ((1, "s", 90), (60, "min", 90 * 60), (3600, "h", 2 * DAY_S)):
+        if seconds < below_s:
+            return f"{int(seconds // unit_s)} {unit} ago"
     return f"{int(seconds // DAY_S)} days ago"
 
 
@@ -241,15 +248,19 @@ def show_health(findings: Sequence[Finding]) -> None:
 
 
 def make_metrics_table(
-    comparisons: Sequence[Comparison], release_id: str, *, with_arms: bool = False, caption: str = "metrics"
+    comparisons: Sequence[Comparison],
+    release_id: str,
+    colors: Mapping[str, str],
+    *,
+    with_arms: bool = False,
+    caption: str = "metrics",
 ) -> Markup:
     """Make a table of comparisons, in the given order: status, values, change, and its interval against the margin.
 
-    Each name is a link to the figures of the metric, or of the endpoint for comparisons of the scan. `with_arms` adds
-    the arm to the names.
+    Each name is a link to the figures of the metric, or of the endpoint for comparisons of the scan. `colors`: those of
+    the arms, by name. `with_arms` adds the arm to the names.
     """
     head = ("metric", "status", "role", "baseline", "candidate", "change", "against the margin", "allowed")
-    colors = color_arms([comparison.arm for comparison in comparisons])
     table_rows = []
     for comparison in comparisons:
         if comparison.scan:

@@ -9,7 +9,7 @@ import streamlit as st
 
 from evaluator.calibration import CalibrationReport, Tally, needed_comparisons
 from evaluator.errors import UsageError
-from evaluator.figures import draw_exposure, draw_precision
+from evaluator.figures import color_judged_arms, draw_exposure, draw_precision
 from evaluator.pipeline.reviewing import judge_under_margins
 from evaluator.planning import Exposure, GatePlan, Goal, History, compare_strategies, plan_gates, tabulate
 from evaluator.policy import Policy
@@ -65,7 +65,9 @@ def show_plan() -> None:
     st.title("Plan")
     workspace = find_workspace()
     names = [summary.release.id for summary in read_summaries(workspace)] if workspace.store.exists() else []
-    release = choose("Based on the stored data of", [*names, NO_HISTORY], "release", (names or [NO_HISTORY])[0])
+    release = choose(
+        "Based on the stored data of", [*names, NO_HISTORY], "release", (names or [NO_HISTORY])[0], "release"
+    )
     release_id = None if release == NO_HISTORY else release
     policy = read_policy(workspace, *filter(None, [release_id]))
     goal = _choose_goal(assumed=release_id is None)
@@ -244,7 +246,10 @@ def _show_other_margins(workspace: Workspace, release_id: str) -> None:
         [comparison for comparison in with_other_margins.evidence.comparisons if not comparison.scan]
     )
     has_several_candidates = len({comparison.arm for comparison in metrics}) > 1
-    show(make_metrics_table(metrics, release_id, with_arms=has_several_candidates, caption="under these margins"))
+    colors = color_judged_arms(with_other_margins.evidence)
+    show(
+        make_metrics_table(metrics, release_id, colors, with_arms=has_several_candidates, caption="under these margins")
+    )
 
 
 # ------------------------------------------------------------------ false alarms

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 from markupsafe import Markup
 
-from evaluator.errors import UsageError
+from evaluator.errors import UnknownName, UsageError
 from evaluator.intents import ActionRequest, PromotionCondition, ask, list_conditions, may_ask, role_of, why_not
 from evaluator.policy import Policy
 from evaluator.policy.promotion import PromotionRules
@@ -21,6 +21,7 @@ from evaluator.ui.pieces import (
     make_banner,
     mark_up_code,
     mark_up_time,
+    name_tab,
     show,
     show_definitions,
     show_empty,
@@ -68,6 +69,7 @@ def show_promote() -> None:
         return
     view, reader = read_decided_release(workspace, release_id), find_reader()
     verdict = read_past_verdict(view, None)
+    name_tab("Promote", release_id, verdict.word if verdict else None)
     if verdict is None:
         problem = f"{clean(release_id)} was not judged yet, so nothing can be promoted."
         show_empty(problem, "Judge it:", workspace.command(release_id))
@@ -116,17 +118,22 @@ def _read_policy(workspace: Workspace, release_id: str, action: Action) -> Polic
 def _choose_action(verdict: Verdict | None) -> Action:
     """Let the reader choose an action: a promotion needs a verdict, an override a verdict other than GO.
 
-    The address has the choice, which is used only when the page is opened; then the control wins.
+    The address has the choice, which is used only when the page is opened; then the control wins. Raises UnknownName if
+    it names none of them, until the reader has chosen one.
     """
     is_against_verdict = verdict is not None and verdict.word is not VerdictWord.GO
     names = [name for name, action in ACTIONS.items() if action is not Action.BREAK_GLASS or is_against_verdict]
     names = [name for name in names if verdict is not None or ACTIONS[name] is not Action.PROMOTE]
     from_address = st.query_params.get("action")
     if "action" not in st.session_state:
-        st.session_state["action"] = from_address if from_address in names else names[0]
-    elif st.session_state["action"] not in names:
+        st.session_state["action"] = (
+            names[0] if from_address is None else from_address if from_address in names else None
+        )
+    elif st.session_state["action"] not in (*names, None):
         st.session_state["action"] = names[0]
-    chosen = st.segmented_control("What to do", names, key="action", required=True) or names[0]
+    chosen = st.segmented_control("What to do", names, key="action", required=st.session_state["action"] is not None)
+    if chosen is None:
+        raise UnknownName("action", clean(from_address), names, hint="choose one of these")
     if from_address != chosen:
         st.query_params["action"] = chosen
     return ACTIONS[chosen]

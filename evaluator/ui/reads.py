@@ -188,8 +188,8 @@ class ReleaseView:
     verdicts: tuple[StoredVerdict, ...]
 
     def refuse_number(self, verdict_number: str) -> UnknownName:
-        """Make the error for a number that no verdict has; it lists the numbers, which count from 0."""
-        return UnknownName("verdict", verdict_number, [str(known) for known in range(len(self.verdicts))])
+        """Make the error for a number that no verdict has; it lists the numbers, which count from 1."""
+        return UnknownName("verdict", verdict_number, [str(known + 1) for known in range(len(self.verdicts))])
 
 
 @st.cache_data(max_entries=MAX_ENTRIES, show_spinner="reading the release …", hash_funcs=CACHE_KEYS)

@@ -9,8 +9,7 @@ from typing import Any
 import streamlit as st
 from markupsafe import Markup
 
-from evaluator.errors import UnknownName
-from evaluator.figures import color_arms
+from evaluator.figures import color_judged_arms
 from evaluator.pipeline.runs import is_live, is_stale
 from evaluator.records import ReleaseSummary, Verdict
 from evaluator.reports.base import list_what_is_not_judged
@@ -29,6 +28,7 @@ from evaluator.ui.pieces import (
     make_legend,
     mark_up_command,
     mark_up_time,
+    name_tab,
     show,
     show_empty,
     show_health,
@@ -65,9 +65,11 @@ def show_release() -> None:
     release_id = choose_release(read_summaries(workspace))
     if release_id is None:
         return
+    view = read_release(workspace, release_id)
+    latest = read_past_verdict(view, None)
+    name_tab("Release", release_id, latest.word if latest else None)
     _show_answer(workspace, release_id)
     time.sleep(HEAD_START_S)  # the browser shows the answer before the rest of the page arrives
-    view = read_release(workspace, release_id)
     number = read_verdict_number(view)
     verdict = read_past_verdict(view, number)
     if verdict is None:
@@ -84,20 +86,19 @@ def show_release() -> None:
 
 
 def choose_release(summaries: Sequence[ReleaseSummary]) -> str | None:
-    """Let the reader choose a release; the address has the choice. `None` while there is nothing to choose."""
+    """Let the reader choose a release; the address has the choice. `None` while there is nothing to choose.
+
+    Raises UnknownName if the address names none of them.
+    """
     names = [summary.release.id for summary in summaries]
     if not names:
         show_empty("No release has landed yet.", "A load or an import makes one; try it with", "evaluator demo")
         return None
-    from_address = st.query_params.get("release")
-    if from_address is not None and from_address not in names:
-        problem = str(UnknownName("release", clean(from_address), names))
-        show_empty(problem, "Choose one of these, or list them:", "evaluator releases", alert=True)
-    return choose("Release", names, "release", names[0])
+    return choose("Release", names, "release", names[0], "release")
 
 
 def read_verdict_number(view: ReleaseView) -> int | None:
-    """Read which verdict the address names, by its place in the history, from 0; `None`: the latest.
+    """Read which verdict the address names, where they count from 1; returns its place from 0, or `None`: the latest.
 
     Raises UnknownName for a number that no verdict has.
     """
@@ -105,9 +106,9 @@ def read_verdict_number(view: ReleaseView) -> int | None:
     if from_address is None:
         return None
     # Six digits are enough: Python refuses to convert thousands of them.
-    if not from_address.isdecimal() or int(from_address[:6]) >= len(view.verdicts):
+    if not from_address.isdecimal() or not 1 <= int(from_address[:6]) <= len(view.verdicts):
         raise view.refuse_number(clean(from_address))
-    return int(from_address)
+    return int(from_address) - 1
 
 
 # ------------------------------------------------------------------ the answer
@@ -190,7 +191,8 @@ def _show_metrics(workspace: Workspace, view: ReleaseView, verdict: Verdict, num
     verdict_number = -1 if number is None else number  # an index of Python, in the snippet
     snippet = TABLE_SNIPPET.format(store=str(workspace.store), release=view.release.id, number=verdict_number)
     has_several_candidates = len({comparison.arm for comparison in metrics}) > 1
-    show_metrics(metrics, view.release.id, "metrics", snippet, with_arms=has_several_candidates)
+    colors = color_judged_arms(verdict.evidence)
+    show_metrics(metrics, view.release.id, colors, "metrics", snippet, with_arms=has_several_candidates)
 
 
 def _show_figures(workspace: Workspace, view: ReleaseView, verdict: Verdict, *, newest: bool) -> None:
@@ -207,15 +209,11 @@ def _show_figures(workspace: Workspace, view: ReleaseView, verdict: Verdict, *, 
 
     guarded(load_figures)()
     if figures:
-        # Those of the evidence; if it lists none, those that were compared.
-        arms = [arm.name for arm in verdict.evidence.arms] or [
-            comparison.arm for comparison in verdict.evidence.comparisons
-        ]
-        colors = color_arms(arms)
-        show(make_legend({arm: to_css_color(color) for arm, color in colors.items() if arm in arms}))
+        colors = color_judged_arms(verdict.evidence)
+        show(make_legend({arm: to_css_color(color) for arm, color in colors.items()}))
         guarded(lambda: show_metric(workspace, verdict, figures, colors))()
         guarded(lambda: show_distribution(workspace, verdict, figures, colors))()
-        guarded(lambda: show_timeline(workspace, verdict, figures))()
+        guarded(lambda: show_timeline(workspace, verdict, figures, colors))()
     timeline = figures.get("timeline") or {}
     if timeline.get("seconds"):
         load_s = timeline["seconds"][-1] + timeline["slot_s"]  # the end of the last slot

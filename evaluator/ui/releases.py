@@ -69,7 +69,7 @@ def _show_waiting(workspace: Workspace, summaries: Sequence[ReleaseSummary], int
     items = [
         Markup("<li><strong>{}</strong> {} by {}: {} {}</li>").format(
             link("release", text=intent.release, release=intent.release),
-            intent.action.label,
+            intent.label,
             clean(intent.requester),
             _WAITING_STATES[intent.state],  # in words, what it waits for
             link("promote", text="see the request", at=intent.id, release=intent.release),

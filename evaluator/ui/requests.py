@@ -87,7 +87,7 @@ def _make_item(record: IntentRecord) -> Markup:
         '<span class="reason">{} by {} {}: {}</span><span class="reason">{}</span>{}</li>'
     ).format(
         intent.id,
-        clean(intent.action.label),
+        clean(intent.label),
         css_class,
         mark,
         intent.id,
@@ -156,7 +156,8 @@ def _show_approval(workspace: Workspace, record: IntentRecord, reader: Reader) -
     is_requester = are_same_person(reader.names, (*intent.requester_names, intent.requester))
     forecast = read_request_forecast(workspace, read_policy(workspace, intent.release), intent)
     with st.form(f"agree-{intent.id}", border=True):
-        st.markdown(f"**{intent.id}**: do you agree to {intent.action.label}?")
+        subject = f"that rollout {intent.rollout} goes on" if intent.is_question else f"to {intent.label}"
+        st.markdown(f"**{intent.id}**: do you agree {subject}?")
         if forecast.problem:
             show_markup('<p class="warn">{}</p>', clean(forecast.problem))
         show_steps(forecast)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import streamlit as st
 
+from evaluator.figures import color_judged_arms
 from evaluator.pipeline.reviewing import look_closer
 from evaluator.records import Comparison, Verdict
 from evaluator.reports.overview import rank_comparisons
@@ -45,14 +48,16 @@ def show_slices(workspace: Workspace, view: ReleaseView, verdict: Verdict, span_
     st.subheader("Endpoints", anchor="endpoints")
     comparisons = [comparison for comparison in verdict.evidence.comparisons if comparison.scan]
     if comparisons:
-        _show_ranking(workspace, view, comparisons)
+        _show_ranking(workspace, view, comparisons, color_judged_arms(verdict.evidence))
     else:
         show_empty("The scan compared no endpoint.", "The policy turned it off, or no endpoint had enough requests.")
     if any(arm.requests for arm in verdict.evidence.arms):
         _show_closer(workspace, view, verdict, span_s)
 
 
-def _show_ranking(workspace: Workspace, view: ReleaseView, comparisons: list[Comparison]) -> None:
+def _show_ranking(
+    workspace: Workspace, view: ReleaseView, comparisons: list[Comparison], colors: Mapping[str, str]
+) -> None:
     """Show the endpoints of the scan whose name contains what the reader types, furthest beyond their margin first."""
     name_filter = st.text_input(
         "Endpoints that contain", key="find", bind="query-params", max_chars=200, placeholder="any, for example POST"
@@ -71,6 +76,7 @@ def _show_ranking(workspace: Workspace, view: ReleaseView, comparisons: list[Com
     show_metrics(
         ranked,
         view.release.id,
+        colors,
         "endpoints",
         snippet,
         caption="endpoints",
@@ -125,6 +131,7 @@ def _show_closer(workspace: Workspace, view: ReleaseView, verdict: Verdict, span
     show_metrics(
         rank_comparisons(comparisons),
         view.release.id,
+        color_judged_arms(verdict.evidence),
         "closer",
         snippet,
         caption="closer look",

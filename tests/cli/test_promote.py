@@ -290,7 +290,7 @@ def test_what_is_refused_when_it_is_executed_is_three(run):
 def test_a_request_whose_hooks_have_changed_is_not_shown_with_others(run):
     run("promote", "cart@1.9.0", "--yes", policy=f"{HOOKS}sensitive: true\n")
     (run.folder / "evaluator.yaml").write_text(f"{HOOKS}sensitive: true\n".replace("HERE", "/"))
-    assert "hooks or approvals have changed since: it will be refused" in run("approve")[1]
+    assert "it will be refused: the policy's hooks or approvals have changed since" in run("approve")[1]
     (run.folder / "evaluator.yaml").write_text("hooks: [")
     assert "its hooks cannot be shown" in run("approve")[1]
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 
 import pytest
+from steps import land
 
 from evaluator.__main__ import run
+from evaluator.simulate import SCENARIOS, simulate
+from evaluator.store import Store
 
 STAGES = """\
     - {name: test, environment: test, load: {locustfile: users.py, run_time: 5m, replicates: 5, baseline: ["http://b"],
@@ -20,7 +25,7 @@ service: cart
 rollout:
   strategy: canary
   router:
-    cart: {{haproxy: {{socket: /run/haproxy/admin.sock, backend: cart, servers: {{baseline: b1, canary: c1}}}}}}
+    cart: {{haproxy: {{socket: /run/hap, backend: cart, servers: {{baseline: [b1, b2, b3], canary: [c1, c2, c3]}}}}}}
   live: {{access_log: /var/log/haproxy/cart.log}}
   stages:
 {STAGES}
@@ -50,18 +55,21 @@ def test_each_step_is_shown_with_what_it_needs(plan):
     assert code == 0
     rows = [" ".join(line.split()) for line in text.splitlines()]
     assert rows[0] == "rollout of cart@1.5.0: canary, cart; 2.58 h at least"
-    assert rows[3:12] == [
-        "1 deploy before test – tried for 60 s –",
-        "2 observe test under load test – GO 25 min",
-        "3 cart to 5 % before 5 % 5 % – –",
-        "4 observe 5 % production 5 % no harm in 500 requests 10 min",
-        "5 cart to 50 % before 50 % 50 % 1 agreement –",
-        "6 observe 50 % production 50 % GO 60 min, a person is asked after 3 h",
-        "7 cart to 100 % before full 100 % – –",
-        "8 observe full production 100 % nothing 60 min",
-        "9 dns after all stages – no way back after it –",
+    assert rows[1] == "4.58 h if every step takes until its deadline; then people are asked"
+    assert rows[4:14] == [
+        "1 deploy before test – tried for 60 s – – –",
+        "2 observe test under load test – GO 25 min not known no users",
+        "3 cart to 5 % before 5 % 5 % – – – –",
+        "4 observe 5 % production 5 % no harm in 500 requests 10 min not known 50 of 1,000 requests",
+        "5 cart to 50 % before 50 % 50 % 1 agreement – – –",
+        "6 observe 50 % production 50 % GO 60 min, a person is asked after 3 h not known 500 of 1,000 requests",
+        "7 cart to 100 % before full 100 % – – – –",
+        "8 observe full production 100 % nothing 60 min – 1,000 of 1,000 requests",
+        "9 dns after all stages – no way back after it – – –",
+        "10 teardown always, at the end – – – – –",
     ]
-    assert rows[12] == "10 teardown always, at the end – – –"
+    assert "cart: chances are not known: no history of cart" in text
+    assert re.search(r"guard: .* within 15 s from 1.6 of (its|them)", text)
     assert "alpha 0.0167 each" in text  # 0.05 over three judged stages
 
 
@@ -109,9 +117,16 @@ def test_services_go_one_after_the_other_or_together(plan):
         ("service: cart", "services: [cart, shop]", "rollout.router has no router of shop"),
         ("run: [./dns.sh]", "ran: [./dns.sh]", "there is no key 'ran'; did you mean 'run'?"),
         ("hooks: [{command: {run: [./dns.sh]}}]", "hooks: [undo]", "undo is allowed only among the hooks of rollback"),
-        ("{haproxy: {socket: /run/haproxy/admin.sock, backend: cart, servers: {baseline: b1, canary: c1}}}",
+        ("{haproxy: {socket: /run/hap, backend: cart, servers: {baseline: [b1, b2, b3], canary: [c1, c2, c3]}}}",
          "{command: {run: [x]}}", ":4: rollout.router: cart: command with these options does not share requests"),
         ("needs: no_harm", "needs: noharm", "did you mean 'no_harm'?"),
+        ("[c1, c2, c3]", "c1", ":11: rollout.stages[2]: 50 % needs go, but cart has 3 servers of the baseline"),
+        ("share: 50%", "share: 25%", ":11: rollout.stages[2]: 50 % needs go, but at 25 % a server of the baseline"),
+        ("bake: 10m", "bake: 100s", ":10: rollout.stages[1].bake: 1.7 min are too short"),
+        ("least: 500", "policy: {alpha: 90%}", ":10: rollout.stages[1].policy.alpha: must be between 0 and 0.5"),
+        ("least: 500", "policy: {hooks: {}}", ":10: rollout.stages[1].policy.hooks: a stage cannot override it"),
+        ("least: 500", "policy: {metrics: [{name: latency_p96, margin: 9%}]}", "there is no metric 'latency_p96'; did"),
+        ("least: 500", "policy: {metrics: [{name: latency_p95, margin: -9%}]}", "policy.metrics[0].margin: must"),
     ],
 )  # fmt: skip
 def test_what_contradicts_itself_is_refused_with_its_line(plan, old, new, sentence):
@@ -126,3 +141,22 @@ def test_a_policy_without_the_section_says_where_to_read(plan):
     assert code == 2
     assert "has no section `rollout`" in text
     assert "docs/rollouts.md" in text
+
+
+def test_chances_come_from_production_requests_of_the_service(plan, tmp_path):
+    """At 5 % the loads of single servers differ, so only failures decide; three servers a side may be GO at 50 %."""
+    store = Store.open(tmp_path / "evaluator.duckdb", create=True)
+    design = replace(SCENARIOS["AA"], duration_s=300.0, rate_per_s=20.0)
+    land(store, simulate(design, 1), release="cart@1.4.0")
+    code, text = plan(POLICY.replace("least: 500", "least: 1000"))
+    assert code == 0
+    rows = [" ".join(line.split()) for line in text.splitlines()]
+    assert re.search(r"no harm in 1,000 requests 10 min \d+ % no harm 1,\d+ requests", rows[7])
+    assert re.search(r"after 3 h \d+ % GO, \d+ % by 3 h 7\d,\d+ requests", rows[9])
+    assert "step 4, cart: response times decide nothing" in text
+    assert re.search(r"an identical release gets to the end in about \d+ %", text)
+    outlook = json.loads(plan(POLICY, "--json")[1])["outlook"]
+    assert outlook["requests_per_s"]["cart"] == pytest.approx(40, rel=0.1)
+    code, text = plan(POLICY.replace("least: 500", "least: 5000"))
+    assert code == 2
+    assert ":10: rollout.stages[1].least: 5 % needs 5,000 requests of each arm, and about 1," in text

@@ -276,3 +276,14 @@ def test_data_are_paired_once_for_verdict_readings_and_figures(monkeypatch):
     assert traced["metrics"]
     assert traced["readings"]
     assert calls == {"find_warm_up": 1, "build_panel": 1, "settle_in_flight": 1}
+
+
+def test_a_unit_whose_quantile_is_a_failure_says_so():
+    cells = to_cells(simulate(SHORT, seed=5))
+    moments = cells.moments
+    of_one = (moments.arm == 1) & (moments.instance == moments.instance[moments.arm == 1].min())
+    added = np.where(of_one, moments.n, 0)  # as many failures as there were requests
+    moments = replace(moments, n=moments.n + added, failures=moments.failures + added)
+    _, traced = trace(replace(cells, moments=moments))
+    units = next(curve["units"]["units"] for curve in traced["metrics"] if curve["name"] == "latency_p95")
+    assert [unit["value"] for unit in units if unit.get("fails")] == [None]

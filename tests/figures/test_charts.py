@@ -45,7 +45,7 @@ def draw_all(verdict):
         "units": draw_units(rows["latency_p95"], metric["units"], colors=colors),
         "shift": draw_shift(traced["quantiles"][0], color=colors["canary"]),
         "distribution": draw_distribution(traced["distributions"][0], color=colors["canary"]),
-        **{f"strip{k}": figure for k, figure in enumerate(draw_timeline(traced["timeline"]))},
+        **{f"strip{k}": figure for k, figure in enumerate(draw_timeline(traced["timeline"], colors=colors))},
     }
 
 
@@ -144,7 +144,7 @@ def test_strips_of_the_timeline_stand_below_each_other():
     """Their plots begin and end at the same places, whatever their labels."""
     timeline = find_verdict("hour").figures["timeline"]
     places = []
-    for figure in draw_timeline(timeline, width=1000):
+    for figure in draw_timeline(timeline, colors=color_arms(["baseline", "canary"]), width=1000):
         root = ET.fromstring(to_svg(figure, "x"))
         shift = next(e.get("transform") for e in root.iter() if (e.get("transform") or "").startswith("translate("))
         warm_up = next(e.get("d") for e in root.iter() if e.get("fill") == SHADE)
@@ -161,7 +161,41 @@ def test_the_title_of_latency_does_not_let_one_moment_speak_for_an_arm():
     slots = {"failures": [], "per_s": [], "users": []}
     arms = [{"name": name, "p50_ms": [50.0] * 4, "p95_ms": [ms, ms, ms, 320.0], **slots} for name, ms in P95.items()]
     timeline = {"seconds": [0, 1, 2, 3], "slot_s": 1, "arms": arms, "shaded": [], "events": []}
-    titles = [figure.title for figure in draw_timeline(timeline)]
+    titles = [figure.title for figure in draw_timeline(timeline, colors=color_arms(P95))]
     assert titles == [
         "p95 (thin line: median): baseline typically 170 ms, at most 320 ms; canary typically 240 ms, at most 320 ms"
     ]
+
+
+def test_an_instance_of_which_too_many_requests_fail_is_at_the_edge_with_its_name(verdict):
+    """It is the one to look at: left out, the arm would look better than it is."""
+    row = next(row for row in verdict.evidence.comparisons if row.rule.name == "latency_p99" and not row.scan)
+    units = [
+        {"arm": "baseline", "name": "b-1", "value": 500.0, "n": 900},
+        {"arm": "canary", "name": "c-1", "value": 531.0, "n": 900},
+        {"arm": "canary", "name": "c-3", "value": None, "n": 900, "fails": True},
+        {"arm": "canary", "name": "c-4", "value": None, "n": 0},
+    ]
+    figure = draw_units(row, {"of": "instance", "units": units}, colors=color_arms(["canary"]))
+    assert figure.title == (
+        "p99: c-3 of canary: too many requests fail; other instances of canary 531 ms to 531 ms; "
+        "baseline 500 ms to 500 ms"
+    )
+    assert ("c-3", "canary", "too many requests fail", "900") in figure.rows
+    svg = to_svg(figure, "x")
+    assert "c-3 →" in svg
+    assert "c-4" not in svg
+
+
+def test_ticks_below_one_are_not_in_thousandths():
+    timeline = {
+        "seconds": [0, 1], "slot_s": 1, "shaded": [], "events": [],
+        "arms": [
+            {"name": name, "p50_ms": [50.0] * 2, "p95_ms": [60.0] * 2, "failures": [0.0, 0.004],
+             "per_s": [2000.0, 3000.0], "users": []} for name in ("baseline", "canary")
+        ],
+    }  # fmt: skip
+    drawn = "".join(to_svg(f, "x") for f in draw_timeline(timeline, colors=color_arms(["baseline", "canary"])))
+    labels = re.findall(r">([\d.]+[mk]?)</text>", drawn)
+    assert not [label for label in labels if label.endswith("m")]
+    assert [label for label in labels if label.endswith("k")]

@@ -195,7 +195,7 @@ def test_a_request_is_withdrawn_by_its_requester_and_rejected_by_an_approver(
 def test_what_was_changed_since_the_request_is_not_approved(store, policy, person, action_request, script):
     intent = ask(store, policy(hooks(script)), person("ana"), action_request())
     changed = policy(f"{ROLES}hooks:\n  promote:\n    - {script('something-else')}\n")
-    with pytest.raises(Refused, match="hooks or approvals have changed since i1"):
+    with pytest.raises(Refused, match="i1: the policy's hooks or approvals have changed"):
         approve(store, changed, person("bob"), intent.id)
 
 
@@ -279,7 +279,7 @@ def test_what_is_not_executed_in_time_expires(store, policy, person, action_requ
 
 
 def test_actions_have_words_of_their_own():
-    assert {action.label for action in Action} == {"promote", "hold", "rollback", "override"}
+    assert {action.label for action in Action} == {"promote", "hold", "rollback", "override", "rollout step"}
 
 
 # ------------------------------------------------------------------ one person, several names

@@ -48,6 +48,8 @@ def listed(monkeypatch):
         monkeypatch.setattr(conditions, "is_stale", lambda runs, judged_at: stale)
         monkeypatch.setattr(conditions, "is_live", lambda runs: live)
         monkeypatch.setattr(conditions, "hash_data_now", lambda store, release, judged: data)
+        monkeypatch.setattr(conditions, "services_of", lambda store, release: ("cart",))
+        monkeypatch.setattr(conditions, "find_of_services", lambda store, release, services: None)
         monkeypatch.setattr(conditions, "hash_policy_now", lambda store, rules, release: policy)
         at = None if age_s is None else now - timedelta(seconds=age_s)
         monkeypatch.setattr(conditions, "explain_change_by_hand", lambda store, release: by_hand)
@@ -67,7 +69,7 @@ def listed(monkeypatch):
         )
         store = SimpleNamespace(data=SimpleNamespace(runs=lambda release: ()), control=control, reading=nullcontext)
         listed = list_conditions(store, rules, Verdict(**(fields | current)))
-        assert len(listed) == 16
+        assert len(listed) == 17
         return [(condition.text, condition.description, condition.remedy) for condition in listed if not condition.met]
 
     return unmet

@@ -304,7 +304,7 @@ def test_a_killed_action_is_recorded_and_a_living_one_is_not(store, promoted):
     assert not is_alive(dead)
     record_began(journal, action_of(process=dead, at=write_now()))
     delivery = Delivery("", 0, "x", 1, HookOutcome(IntentState.SENT, ""), datetime.now(UTC), "undo", "{}")
-    record_did(journal, "a1", delivery, None)
+    record_did(journal, "a1", delivery, ())
     assert record_actions(store, journal) == 1
     [recorded] = [intent for intent in store.control.intents() if intent.action is Action.ROLLBACK]
     assert recorded.state is IntentState.UNKNOWN
@@ -332,6 +332,19 @@ def test_a_store_that_was_made_again_counts_from_one_and_can_be_rolled_back(
     assert (executed.id, executed.state) == (promoted.id if executed.id == "i1" else executed.id, "acknowledged")
     assert back()[0].state is IntentState.ACKNOWLEDGED
     assert lines()[-2:] == ["two-back", "one-back"]
+
+
+def test_what_repeats_the_secret_of_another_hook_does_not_write_it(store, policy, back, monkeypatch):
+    monkeypatch.setenv("OTHER_TOKEN", "tok-0123456789abcdef")
+    secret = '{http: {url: "http://127.0.0.1:9/", headers: {X-A: "${OTHER_TOKEN}"}, allow_hosts: [127.0.0.1]}}'
+    repeats = "{command: {set: ['true'], get: [echo, tok-0123456789abcdef]}}"
+    policy(f"hooks: {{hold: [{secret}, {repeats}]}}\n")
+    find_journal(store.path).make()
+    acted, _ = back("hold", person=system_person())
+    assert acted.state is IntentState.FAILED
+    assert "[secret]" in acted.lines[1]
+    written = [record.get("text") for record in find_journal(store.path).read()]
+    assert "tok-01234" not in f"{acted.lines} {acted.by_hand[::2]} {written}"
 
 
 def test_a_hook_that_cannot_be_made_any_more_stops_no_other(store, promoted, back, lines, monkeypatch):

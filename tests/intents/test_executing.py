@@ -554,6 +554,22 @@ def test_secrets_are_nowhere(store, folder, policy, action_request, secret, rece
     assert bare not in shown
 
 
+def test_a_receiver_that_repeats_the_secret_of_another_hook_has_it_nowhere(
+    store, folder, policy, action_request, secret, receiver, monkeypatch
+):
+    monkeypatch.setenv("OTHER_TOKEN", "tok-0123456789abcdef")
+    receiver.answers = [reply(200), reply(400, b"x" * 1990 + b"tok-0123456789abcdef"), reply(200, secret.encode())]
+    http = f"{{http: {{url: '{receiver.url}/x', headers: {{X-Token: '${{OTHER_TOKEN}}'}}, allow_hosts: [127.0.0.1]}}}}"
+    rules = policy(f"hooks: {{promote: [{http}, {webhook(receiver)}, {http}]}}\n")
+    intent = promoted(store, rules, action_request)
+    shown = json.dumps([str(delivery) for delivery in store.control.deliveries(intent.id)])
+    assert shown.count("[secret]") == 2  # a whole one, and one that was cut
+    for path in folder.rglob("*"):
+        raw = path.read_bytes() if path.is_file() else b""
+        assert secret.removeprefix("whsec_").encode() not in raw, path
+        assert b"tok-012345" not in raw, path
+
+
 def test_an_approver_who_approves_twice_counts_once(store, policy, action_request, script, person):
     rules = policy(f"hooks: {{promote: [{script('one')}]}}\napprovals: {{promote: 2}}\nroles: {{approver: '*'}}\n")
     intent = ask(store, rules, person("ana"), action_request())

@@ -161,6 +161,20 @@ def test_what_is_older_than_an_hour_is_no_news(store, notifying_policy, action_r
 # ------------------------------------------------------------------ where sending fails
 
 
+def test_a_receiver_that_repeats_the_secret_of_another_hook_has_it_nowhere(
+    store, notifying_policy, action_request, receiver
+):
+    said = []
+    receiver.answers = [reply(400, f"no {TOKEN} and {SECRET}".encode())]
+    rules = notifying_policy(extra=ROLES)
+    ask(store, rules, ANN, action_request("hold"))
+    store.control.settle("i1", IntentState.FAILED, "w", "it failed")
+    notify_people(store, lambda _: rules, said.append)
+    assert "[secret]" in str(said)
+    assert TOKEN not in f"{said} {store.control.audit()}"
+    assert SECRET.removeprefix("whsec_") not in f"{said} {store.control.audit()}"
+
+
 def test_a_long_answer_is_cut(store, notifying_policy, action_request, receiver):
     rules = notifying_policy(extra=f"approvals: {{promote: 2}}\n{ROLES}", kinds=["hook"])
     receiver.answers = [reply(400, b"x\n" * 5000)]

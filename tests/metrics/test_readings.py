@@ -245,15 +245,15 @@ def test_bounds_around_the_quantile_resolve_the_margin(slower):
 
 
 def test_exactly_at_the_margin_a_quantile_is_hardly_ever_within():
-    """Nor beyond it: 40 releases that are 20 % slower, against a margin of 20 %, with bounds 8 % apart."""
+    """Nor beyond it: 24 releases that are 20 % slower, against a margin of 20 %, with bounds 8 % apart."""
     bounds = tuple(np.geomspace(0.02, 2.0, 60).round(5))
     change = replace(SCENARIOS["mean+10%"].changes[0], latency=0.2)
     design = replace(SCENARIOS["AA"], duration_s=600.0, rate_per_s=15.0, changes=(change,))
     rule = replace(MEDIAN, margin=Margin(0.2))
-    drawn = (simulate_readings(simulate(design, seed), Scrapes(bounds_s=bounds)) for seed in range(40))
+    drawn = (simulate_readings(simulate(design, seed), Scrapes(bounds_s=bounds)) for seed in range(24))
     worse, within = np.array([p(ask(readings, rule)) for readings in drawn]).T
-    assert (worse < 0.05).mean() <= 0.05 + 2 * 0.035
-    assert (within < 0.05).mean() <= 0.05 + 2 * 0.035
+    assert (worse < 0.05).mean() <= 0.05 + 2 * 0.044
+    assert (within < 0.05).mean() <= 0.05 + 2 * 0.044
 
 
 def test_a_quantile_worse_by_more_than_its_buckets_is_detected():

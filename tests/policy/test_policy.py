@@ -410,3 +410,19 @@ metrics:
     for role in ("gate", "hold"):
         with pytest.raises(PolicyError, match=f"a {role} needs a margin, a min or a max; without role it is shown"):
             read_role(f", role: {role}")
+
+
+def test_no_go_may_have_a_smaller_level_than_alpha(tmp_path):
+    """Without the key, or with the value of alpha, the policy and its hash are as before."""
+    plain, same, smaller = (
+        parse_policy({"alpha": 0.04} | key) for key in ({}, {"alpha_no_go": "4%"}, {"alpha_no_go": 0.01})
+    )
+    assert "alpha_no_go" not in plain.effective
+    assert plain.hash == same.hash != smaller.hash
+    levels = [policy.rulebook.no_go_level for policy in (plain, same, smaller)]
+    assert levels == [0.04, 0.04, 0.01]
+    assert parse_policy(smaller.effective).hash == smaller.hash
+    file = tmp_path / "evaluator.yaml"
+    file.write_text("alpha: 1%\nalpha_no_go: 2%\n")
+    with pytest.raises(PolicyError, match=r"evaluator.yaml:2: alpha_no_go: must be at most alpha \(0.01\), not 0.02"):
+        load_policy(file)

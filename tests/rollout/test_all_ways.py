@@ -236,7 +236,7 @@ def explore(name: str) -> dict[RolloutProgress, set[RolloutProgress]]:
 
 PLANS = {
     "canary": make_plan("canary"),
-    "canary, silence stays": make_plan("canary", unanswered="stay"),
+    "big_bang, silence stays": make_plan("big_bang", unanswered="stay"),
     "canary, no way back at its end": make_plan("canary", irreversible=True),
     "blue_green": make_plan("blue_green"),
     "big_bang": make_plan("big_bang"),

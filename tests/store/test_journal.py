@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from evaluator import second_disk
 from evaluator.errors import StoreError
 from evaluator.store import journal as journal_module
 from evaluator.store.journal import AREA_BYTES, Journal, default_paths
@@ -226,6 +227,6 @@ def test_machines_that_share_a_folder_have_copies_of_their_own(tmp_path, monkeyp
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     names = set()
     for machine in (b"1", b"2"):
-        monkeypatch.setattr(journal_module, "_read_machine_id", lambda machine=machine: machine)
+        monkeypatch.setattr(second_disk, "_read_machine_id", lambda machine=machine: machine)
         names.add(default_paths(tmp_path / "x" / "evaluator.duckdb")[1].name)
     assert len(names) == 2

@@ -69,6 +69,7 @@ def test_choices_are_in_the_address_and_survive_a_reload(browser, app):
     page.get_by_role("option", name="latency_p99").click()
     page.wait_for_url("**metric=latency_p99**")
     expect(page.locator(".ev-figure").first).to_contain_text("p99")
+    expect(page).to_have_title("✗ cart@1.6.0 · Release")
     page.reload()
     watched.settle()
     expect(page.get_by_role("combobox", name="Metric")).to_have_value("latency_p99")

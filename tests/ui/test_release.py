@@ -1,5 +1,6 @@
 """One release in each state."""
 
+import re
 import shlex
 import shutil
 from dataclasses import replace
@@ -97,6 +98,25 @@ def test_an_unknown_release_names_those_that_there_are(page, store_path, text):
     assert "did you mean" in page_text
 
 
+def test_an_unknown_name_in_a_link_shows_nothing_else_until_another_is_chosen(page, store_path, text):
+    """A link to a release that is gone must not show the GO of another one."""
+    shown = page("release", store_path, release="gone@1")
+    page_text = text(shown)
+    assert "there is no release" in page_text
+    assert not any(word in page_text for word in ("GO", "Next:"))
+    assert shown.query_params["release"] == "gone@1"
+    shown.run()
+    assert "there is no release" in text(shown)
+    chosen = shown.selectbox(key="release").select("cart@1.9.0").run()
+    assert "GO ✓" in text(chosen)
+    assert chosen.query_params["release"] == "cart@1.9.0"
+    unknown = page("release", store_path, release="cart@1.8.0", metric="latency_p12")
+    assert "there is no metric" in text(unknown)
+    assert "INCONCLUSIVE ?" in text(unknown)
+    unknown.selectbox(key="release").select("cart@1.9.0").run()
+    assert "GO ✓" in text(unknown)
+
+
 def test_a_release_without_verdict_names_the_command(page, own, text):
     land(Store.open(own), "cart@2.0.0", STEADY, seed=9)
     shown = page("release", own, release="cart@2.0.0")
@@ -123,7 +143,7 @@ def test_a_run_that_still_records_is_live(page, own, text):
 
 def test_an_earlier_verdict_has_an_address_of_its_own(page, own, text):
     judge(Store.open(own), "cart@1.6.0")
-    shown = page("release", own, release="cart@1.6.0", verdict="0")
+    shown = page("release", own, release="cart@1.6.0", verdict="1")
     assert "an earlier verdict; see the latest" in text(shown)
 
 
@@ -160,3 +180,19 @@ def test_reading_a_page_leaves_the_store_as_it_was(page, own):
     page("plan", own, release="cart@1.6.0")
     assert own.read_bytes() == before
     shutil.move(own, own.with_suffix(".away"))  # nobody holds it
+
+
+def test_tables_have_the_colours_of_the_legend_whatever_their_order(page, store_path, text):
+    shown = page("release", store_path, release="cart@1.8.0")
+    page_text = text(shown)
+    keys = re.findall(r'ev-key" style="color:(light-dark\([^)]*\))"></span>([\w-]+)', page_text)
+    legend = {arm: color for color, arm in keys}
+    assert len({legend["canary"], legend["canary_b"]}) == 2
+    rows = [row for row in page_text.split("<tr>") if "--canary:" in row]
+    drawn = {
+        (arm, re.search(r"--canary:(light-dark\([^)]*\))", row)[1])
+        for row in rows
+        for arm in legend
+        if re.search(rf"arm={arm}[&#\"]", row)
+    }
+    assert drawn == {(arm, legend[arm]) for arm in ("canary", "canary_b")}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import socket
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -46,7 +47,7 @@ class ServerStats:
 
     def read(self) -> None:
         """Add what was counted since the last reading to `failed`. Raises SourceError."""
-        counted = parse_stats(self._ask("show stat\n"))
+        counted = parse_stats(ask_stats(self.address, "show stat"))
         if self._last is not None:
             for key, count in counted.items():
                 before = self._last.get(key, 0)
@@ -54,36 +55,43 @@ class ServerStats:
                 self.failed[key[1]] += count - before if count >= before else count
         self._last = counted
 
-    def _ask(self, command: str) -> str:
-        """Send a command, and return the answer. Raises SourceError."""
-        answer = bytearray()
-        try:
-            with self._connect() as connection:
-                connection.settimeout(TIMEOUT_S)
-                connection.sendall(command.encode())
-                while (part := connection.recv(1 << 16)) and len(answer) < _MOST_BYTES:
-                    answer += part
-        except OSError as error:
-            reason = error.strerror or str(error) or type(error).__name__
-            raise SourceError(
-                f"HAProxy's statistics at {self.address} cannot be read: {reason}",
-                hint="set `stats socket PATH level user` in its configuration, and let this user read it",
-            ) from error
-        return answer.decode("utf-8", "replace")
 
-    def _connect(self) -> socket.socket:
-        """Connect to the socket. Raises OSError."""
-        if "/" in self.address:
-            connection = socket.socket(socket.AF_UNIX)
-            try:
-                connection.settimeout(TIMEOUT_S)
-                connection.connect(self.address)
-            except OSError:
-                connection.close()
-                raise
-            return connection
-        host, _, port = self.address.rpartition(":")
-        return socket.create_connection((host.strip("[]"), int(port)), TIMEOUT_S)
+def ask_stats(address: str, command: str) -> str:
+    """Send a command to HAProxy, and return the answer. Raises SourceError.
+
+    `address`: path of a unix socket, or HOST:PORT.
+    """
+    answer = bytearray()
+    deadline = time.monotonic() + TIMEOUT_S
+    try:
+        with _connect(address) as connection:
+            connection.settimeout(TIMEOUT_S)
+            connection.sendall(command.encode() + b"\n")
+            while (part := connection.recv(1 << 16)) and len(answer) < _MOST_BYTES:
+                answer += part
+                connection.settimeout(max(deadline - time.monotonic(), 0.001))
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        raise SourceError(
+            f"HAProxy's statistics at {address} cannot be read: {reason}",
+            hint="set `stats socket PATH level user` in its configuration, and let this user read it",
+        ) from error
+    return answer.decode("utf-8", "replace")
+
+
+def _connect(address: str) -> socket.socket:
+    """Connect to the socket. Raises OSError."""
+    if "/" in address:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.settimeout(TIMEOUT_S)
+            connection.connect(address)
+        except OSError:
+            connection.close()
+            raise
+        return connection
+    host, _, port = address.rpartition(":")
+    return socket.create_connection((host.strip("[]"), int(port)), TIMEOUT_S)
 
 
 def parse_stats(text: str) -> dict[tuple[str, str], int]:

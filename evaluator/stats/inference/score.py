@@ -9,6 +9,7 @@ or arrays that broadcast: `x` failures and `n` requests of the candidate (`_c`) 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from evaluator.records.arrays import FloatArray
 STEPS = 100
 """Most steps of the search for an end of an interval."""
 PRECISION = 1e-12
-Number = FloatArray | float
+Number: TypeAlias = "FloatArray | float"
 """Numbers or arrays that broadcast."""
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -164,7 +164,7 @@ def choose_design(panel: Panel, prior: InstancePrior | None = None) -> Design:
     )
 
 
-VarianceWithDf = tuple[FloatArray, FloatArray | float]
+VarianceWithDf: TypeAlias = "tuple[FloatArray, FloatArray | float]"
 """A variance (groups,) and its degrees of freedom: (groups,), or one number for all groups."""
 
 

@@ -1,0 +1,90 @@
+"""Traffic returns to the baseline although no guard answers: by the files that it has left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from evaluator.errors import EvaluatorError
+from evaluator.guard.places import find_copies_folder, find_folder
+from evaluator.guard.routers import ReturnAttempt, ServiceRouter
+from evaluator.guard.setup import GuardSetup, GuardStatus, read_setup
+from evaluator.guard.state_file import StateFile, find_state_files
+from evaluator.records.words import BASELINE
+
+Say = Callable[[str], None]
+
+_TRY_S = 20.0
+_AGAIN_S = 1.0
+
+
+def go_back_without_guard(store: Path, release: str, why: str, say: Say) -> tuple[GuardStatus, ...]:
+    """Return the traffic of a release's rollouts, by the guard's files: no guard answers.
+
+    First each file says that the rollout goes back, so a guard that starts later does not go on with it. Then all
+    routers are given their shares at the same time, and read back. Returns the status of each rollout; an empty tuple
+    if there are no files of the release. Raises nothing: what could not be done is in `notes`.
+    """
+    copies = find_copies_folder(store)
+    statuses = []
+    for name, file in find_state_files([find_folder(store), *([copies] if copies else [])]).items():
+        stored = file.read()
+        if stored is None:
+            say(f"The guard's file of the rollout {name} cannot be read: return its traffic yourself.")
+            continue
+        if stored.state.get("setup", {}).get("release") == release:
+            statuses.append(_return_rollout(file, dict(stored.state), why, say))
+        file.close()
+    return tuple(statuses)
+
+
+def _return_rollout(file: StateFile, state: dict[str, object], why: str, say: Say) -> GuardStatus:
+    """Return the traffic of one rollout."""
+    notes = []
+    why = str(state.get("why_back") or why) if state.get("is_back") else why
+    by = str(state.get("by") or "") if state.get("is_back") else "driver"
+    try:
+        file.write({**state, "is_back": True, "why_back": why, "by": by}, twice=True)
+    except EvaluatorError as error:
+        notes.append(error.message)
+    try:
+        setup = read_setup(state["setup"])  # type: ignore[arg-type] # checked there
+    except EvaluatorError as error:
+        say(error.message)
+        return GuardStatus("", is_back=True, why_back=why, by=by, notes=(*notes, error.message))
+    with ThreadPoolExecutor(max(len(setup.services), 1)) as pool:
+        attempts = list(pool.map(lambda position: _return_service(setup, position), range(len(setup.services))))
+    for service, attempt in zip(setup.services, attempts, strict=True):
+        text = "is at the baseline" if attempt.is_returned else "could not be returned"
+        say(f"{setup.rollout}: the traffic of {service.service} {text}{f' ({attempt.text})' if attempt.text else ''}")
+        notes += [f"{service.service}: {attempt.text}"] if attempt.text else []
+    names = [service.service for service in setup.services]
+    return GuardStatus(
+        rollout=setup.rollout,
+        release=setup.release,
+        is_exposed=not all(attempt.is_returned for attempt in attempts),
+        wanted={name: {BASELINE: 1.0} for name in names},
+        realised={name: attempt.shares for name, attempt in zip(names, attempts, strict=True)},
+        is_back=True,
+        why_back=why,
+        by=by,
+        is_returned=all(attempt.is_returned for attempt in attempts),
+        looked_at=time.time(),
+        notes=tuple(notes),
+    )
+
+
+def _return_service(setup: GuardSetup, position: int) -> ReturnAttempt:
+    """Try to return the traffic of the service at a position, for some time."""
+    try:
+        router = ServiceRouter(setup.services[position], setup.rollout, setup.release)
+    except EvaluatorError as error:
+        return ReturnAttempt(is_returned=False, shares={}, text=error.message)
+    deadline = time.monotonic() + _TRY_S
+    while True:
+        attempt = router.return_traffic()
+        if attempt.is_returned or time.monotonic() > deadline:
+            return attempt
+        time.sleep(_AGAIN_S)

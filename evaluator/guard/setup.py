@@ -1,0 +1,136 @@
+"""What the guard is asked to guard, and what it answers; as records, and as the JSON that goes over its socket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evaluator.errors import HookError
+from evaluator.records.rollouts import GuardLimits
+
+VERSION = 1
+"""Version of the protocol, and of the files of rollouts. One that knows another refuses with a sentence."""
+
+Shares = Mapping[str, float]
+"""Arm → share of the requests, from 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuardedService:
+    """A service whose traffic a rollout shifts: its router, and where its requests are seen."""
+
+    service: str
+    kind: str
+    """Kind of the router's hook, such as `haproxy`."""
+    options: Mapping[str, Any]
+    """Options of the hook as the policy has them: secrets are names of environment variables, `${NAME}`."""
+    words: Mapping[str, str] = field(default_factory=dict)
+    """Values of the words of its templates: release, service, baseline, canary, version, link."""
+    access_log: Path | None = None
+    """Log of the router; None: there is none."""
+    log: Mapping[str, Any] = field(default_factory=dict)
+    """How the log is read: `sources.access_log` of the policy as plain JSON, with the servers of the arms."""
+    stats_socket: str = ""
+    """Socket of HAProxy's statistics, a path or HOST:PORT; empty: that of the router, if it is HAProxy."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuardSetup:
+    """A rollout that is to be guarded."""
+
+    rollout: str
+    """Its id, such as `r1`."""
+    release: str
+    services: tuple[GuardedService, ...]
+    limits: GuardLimits
+    lease_s: float = 60.0
+    """Time without the driver after which traffic returns."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuardReading:
+    """What was seen last of one arm of a service."""
+
+    service: str
+    arm: str
+    requests: int = 0
+    """Requests of the arm that the limits were applied to, of the last seconds."""
+    failures: int = 0
+    p95_ms: float | None = None
+    """95th percentile of their response times; None: there are none."""
+    sessions: int | None = None
+    """Requests that its servers work on now, by the router's counters; None: the router does not say."""
+    queued: int | None = None
+    """Requests that wait for its servers; None: the router does not say."""
+    text: str = ""
+    """The same as a sentence, and what could not be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuardStatus:
+    """What the guard knows of a rollout."""
+
+    rollout: str
+    release: str = ""
+    is_exposed: bool = False
+    """Do users meet a candidate, by the shares that were set or read?"""
+    wanted: Mapping[str, Shares] = field(default_factory=dict)
+    """Service → the shares that were set last; before the first shift those that the router had."""
+    realised: Mapping[str, Shares] = field(default_factory=dict)
+    """Service → the shares that were read from the router last."""
+    is_back: bool = False
+    """It goes or went back to the baseline. That is final: shares of this rollout are never set again."""
+    why_back: str = ""
+    by: str = ""
+    """Who returned it: the name of a person, `guard` (a limit), `driver` or `lease`; empty: it has not gone back."""
+    is_returned: bool = False
+    """Were all routers read back with all requests at the baseline?"""
+    drift: str = ""
+    """How a router differs from the shares that were set, and what the guard did; empty: it does not."""
+    looked_at: float = 0.0
+    """When it looked last, in seconds since 1970; 0: not yet."""
+    readings: tuple[GuardReading, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What the guard cannot see of these routers, and what could not be done, as sentences."""
+
+
+def to_plain(record: GuardSetup | GuardStatus) -> dict[str, Any]:
+    """Turn a setup or a status into plain JSON."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(record), default=str))
+    return plain
+
+
+def read_setup(plain: Mapping[str, Any]) -> GuardSetup:
+    """Read a setup that `to_plain` wrote. Raises HookError for what is none."""
+    try:
+        services = tuple(
+            GuardedService(**{**service, "access_log": Path(service["access_log"]) if service["access_log"] else None})
+            for service in plain["services"]
+        )
+        return GuardSetup(
+            rollout=str(plain["rollout"]),
+            release=str(plain["release"]),
+            services=services,
+            limits=GuardLimits(**plain["limits"]),
+            lease_s=float(plain["lease_s"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise HookError(
+            f"the guard cannot read what it is to guard ({type(error).__name__}: {error})",
+            hint="the guard and the program that asks it may have different versions: restart the guard",
+        ) from None
+
+
+def read_status(plain: Mapping[str, Any]) -> GuardStatus:
+    """Read a status that `to_plain` wrote. Raises HookError for what is none."""
+    try:
+        readings = tuple(GuardReading(**reading) for reading in plain["readings"])
+        return GuardStatus(**{**plain, "readings": readings, "notes": tuple(plain["notes"])})
+    except (KeyError, TypeError) as error:
+        raise HookError(
+            f"the guard's answer cannot be read ({type(error).__name__})",
+            hint="the guard has another version: restart it, it goes on with its rollouts",
+        ) from None

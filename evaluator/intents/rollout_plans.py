@@ -1,0 +1,218 @@
+"""What a rollout that was started says of its steps: the hooks of each, its grounds, and the rules of its policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import ValidationError
+
+from evaluator.errors import EvaluatorError, PlanNotReadable
+from evaluator.hooks import make_step
+from evaluator.intents.steps import PlannedHook, narrow_release
+from evaluator.policy.promotion import ApprovalsSection, HooksSection, PromotionRules, RolesSection, to_rules
+from evaluator.records import BASELINE, CANDIDATE, Release, StoredVerdict
+from evaluator.records.intents import VERIFY, Action, HookEntry, Intent
+from evaluator.records.rollouts import Act, Event, EventKind, Rollout, RolloutPlan, from_plain
+from evaluator.store import Store
+from evaluator.store.rollouts import Rollouts
+from evaluator.wording import count_of, quote_command
+
+
+def read_rollout(store: Store, intent: Intent) -> Rollout:
+    """Read the rollout of a step. Raises UnknownName."""
+    return Rollouts(store.control.file).rollout(intent.rollout)
+
+
+def find_running(store: Store, release: str) -> Rollout | None:
+    """Find the rollout of a release that has not ended; None: there is none."""
+    return next(iter(Rollouts(store.control.file).find_running(release)), None)
+
+
+def describe_rollout_stop(store: Store, action: Action, release: str) -> str:
+    """Say what a hold or a rollback does to the rollout of a release that is running; empty if none is."""
+    rollout = find_running(store, release)
+    if rollout is None or action not in (Action.HOLD, Action.ROLLBACK):
+        return ""
+    if action is Action.ROLLBACK:
+        return f"the rollout {rollout.id} goes back: first all its traffic to the baseline, then what its acts changed"
+    return write_hold(rollout.id, release)
+
+
+def write_hold(rollout: str, release: str) -> str:
+    """Say what a hold does to a rollout, and how it continues."""
+    command = quote_command("rollout", "resume", release)
+    return f"the rollout {rollout} waits, its traffic stays as it is, and no hook is executed; to go on: {command}"
+
+
+def find_of_services(store: Store, release: str, services: Sequence[str]) -> Rollout | None:
+    """Find a rollout that has not ended, of a release or of one of these services; None: there is none."""
+    for rollout in Rollouts(store.control.file).find_running():
+        if rollout.release == release or set(services) & set(rollout.plan["services"]):
+            return rollout
+    return None
+
+
+def read_plan(rollout: Rollout) -> RolloutPlan:
+    """Read the plan of a rollout as it was started. Raises PlanNotReadable, also for one that was changed since."""
+    plan = from_plain(rollout.plan)
+    if plan.hash() != rollout.plan_hash:
+        raise PlanNotReadable(
+            f"the plan of {rollout.id} is not the one that was started", hint="go back with `evaluator rollback`"
+        )
+    return plan
+
+
+def read_rules(rollout: Rollout) -> PromotionRules:
+    """Read the rules of promotion of the policy with which a rollout was started, without its hooks.
+
+    Raises PlanNotReadable.
+    """
+    policy = rollout.policy
+    try:
+        return to_rules(
+            HooksSection(),
+            ApprovalsSection.model_validate(policy.get("approvals") or {}),
+            RolesSection.model_validate(policy["roles"]) if policy.get("roles") is not None else None,
+            sensitive=bool(policy.get("sensitive")),
+            journal=policy.get("journal") or "",
+            link=policy.get("link") or "",
+        )
+    except (ValidationError, TypeError) as error:
+        raise PlanNotReadable(
+            f"the policy of {rollout.id} cannot be read by this version of the evaluator",
+            hint="go back with `evaluator rollback`, or continue it with the version that started it",
+        ) from error
+
+
+def explain_missing_agreement(rules: PromotionRules, first: str, agree: int) -> str:
+    """Say why users would meet the candidate with fewer agreements than a promotion needs; empty if they would not.
+
+    `first`: what gives it to users first, such as `stage 5 %`; `agree`: how many people have to agree to that.
+    """
+    needed = rules.needed(Action.PROMOTE)
+    # Where one approval is needed and their own counts, who starts the rollout gives it by that.
+    if not rules.distinct(Action.PROMOTE) or agree >= needed:
+        return ""
+    return (
+        f"a promotion needs {count_of(needed, 'approval')} by other people, and {first}, the first in which users meet "
+        f"the candidate, asks for {agree or 'none'}: write agree: {needed} there"
+    )
+
+
+def plan_act(rollout: Rollout, act: Act, release: Release) -> tuple[PlannedHook, ...]:
+    """Plan the hooks of an act in their order, then those that verify it; of a shift one router per service.
+
+    `release`: with the versions that the hooks get. Raises the errors of `make_step`, and PlanNotReadable for a service
+    without a router.
+    """
+    entries = [(Action.STEP.value, entry, "") for entry in act.hooks]
+    if act.share is not None:
+        entries += [(Action.STEP.value, make_shift(rollout, service, act.share), service) for service in act.services]
+    entries += [(VERIFY, entry, "") for entry in act.verify]
+    link = rollout.policy.get("link") or ""
+    return tuple(
+        PlannedHook(
+            position,
+            event,
+            entry,
+            make_step(entry.kind, entry.options),
+            promoted=narrow_release(release, service),
+            link=link,
+            words=make_words(act.name, act.share, service),
+        )
+        for position, (event, entry, service) in enumerate(entries)
+    )
+
+
+def make_shift(rollout: Rollout, service: str, share: float) -> HookEntry:
+    """Make the hook that gives the candidate a share of a service's traffic, by the router of the rollout's policy.
+
+    Raises PlanNotReadable.
+    """
+    try:
+        ((kind, options),) = rollout.policy["rollout"]["router"][service].items()
+        return HookEntry(kind, {**options, "shares": {BASELINE: round(1 - share, 9), CANDIDATE: share}})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PlanNotReadable(
+            f"the policy of {rollout.id} has no router of {service}", hint="go back with `evaluator rollback`"
+        ) from error
+
+
+def make_words(name: str, share: float | None, service: str) -> dict[str, str]:
+    """Make the words that a hook of an act has alone. `name`, `share`: of the act; `service`: whose router it shifts.
+
+    `service` is empty for other hooks.
+    """
+    words = {"action": Action.STEP.value, "step": name, "share": ""}
+    if service and share is not None:
+        words |= {"service": service, "share": f"{share:.9g}", "arm": CANDIDATE}
+    return words
+
+
+def read_words(store: Store, intents: Sequence[Intent]) -> Mapping[tuple[str, int], Mapping[str, str]]:
+    """Read the words that hooks of steps had: the id of the intent and the position of the hook → words.
+
+    Intents that are no steps have none. A plan that this version cannot continue is read as well as that is possible:
+    going back needs the words.
+    """
+    words: dict[tuple[str, int], Mapping[str, str]] = {}
+    for intent in intents:
+        if intent.action is not Action.STEP:
+            continue
+        try:
+            act = read_rollout(store, intent).plan["steps"][intent.step]
+            hooks, share = len(act["hooks"]), act.get("share")
+            services = [""] * hooks + (list(act["services"]) if share is not None else [])
+            words |= {(intent.id, n): make_words(act["name"], share, service) for n, service in enumerate(services)}
+        except (EvaluatorError, LookupError, TypeError, AttributeError):
+            continue
+    return words
+
+
+# ------------------------------------------------------------------ what holds while it goes on
+
+
+def explain_end(plan: RolloutPlan, events: Sequence[Event]) -> str:
+    """Say that a rollout has ended or goes back, so that no other step begins; empty if it does not.
+
+    As the fold of its events: what stops it turns it back, unless an act without a way back was begun before; then only
+    a person turns it back.
+    """
+    is_one_way = False
+    for event in events:
+        if event.kind is EventKind.ENDED:
+            return "the rollout has ended"
+        if event.kind is EventKind.STOPPED and (event.person or not is_one_way):
+            return f"the rollout goes back: {event.text}" if event.text else "the rollout goes back"
+        if event.kind is EventKind.BEGUN and 0 <= event.step < len(plan.steps):
+            step = plan.steps[event.step]
+            is_one_way = is_one_way or (isinstance(step, Act) and step.irreversible)
+    return ""
+
+
+def explain_hold(events: Sequence[Event]) -> str:
+    """Say what holds a rollout that does not go back (see `explain_end`); empty if it goes on."""
+    why = ""
+    for event in events:
+        if event.kind is EventKind.HELD:
+            why = f"{event.person or 'it'} holds the rollout: {event.text}" if event.person else event.text or "held"
+        elif event.kind is EventKind.CONTINUED:
+            why = ""
+        elif event.kind is EventKind.STOPPED:
+            why = event.text or "it was to go back"
+    return why
+
+
+def find_grounds(
+    verdicts: Sequence[StoredVerdict], events: Sequence[Event], position: int
+) -> tuple[StoredVerdict | None, str]:
+    """Find the grounds of a step: the newest verdict of an observation of the rollout up to it, and its hash of data.
+
+    `verdicts`: those of the release, the oldest first. None and an empty hash: nothing was judged before.
+    """
+    judged = [event for event in events if event.kind is EventKind.JUDGED and event.step <= position]
+    data_hash = next((event.data_hash for event in reversed(judged) if event.data_hash), "")
+    if not data_hash:
+        return None, ""
+    verdict = next((verdict for verdict in reversed(verdicts) if verdict.data_hash == data_hash), None)
+    return verdict, data_hash

@@ -1,0 +1,105 @@
+"""Stages that can never show what they need: refused before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from evaluator.health.per_instance_load import MOST
+from evaluator.health.replication import ENOUGH
+from evaluator.policy import Policy
+from evaluator.policy.rollout import RolloutSection, StageSection
+from evaluator.records import BASELINE, EvidenceKind, Rulebook
+from evaluator.records.rollouts import Observe
+from evaluator.rollout.checks import name_servers
+from evaluator.wording import count_of, format_duration, format_number
+
+LEAST_BAKE_S = 120.0
+"""Requests of a followed log are summed up in parts of 15 s, and eight are needed."""
+
+
+def refuse_contradictions(policy: Policy, section: RolloutSection) -> None:
+    """Raise PolicyError with file and line for the first stage that can never show what it needs."""
+    for number, stage in enumerate(section.stages):
+        if stage.share is None or stage.share == 1 or stage.load is not None or stage.needs == "nothing":
+            continue
+        key_path = ("rollout", "stages", number)
+        if (stage.bake or 0.0) < LEAST_BAKE_S:
+            raise policy.refuse(
+                (*key_path, "bake"),
+                f"{format_duration(stage.bake or 0.0)} are too short to judge the requests of users, which are summed "
+                "up in parts of 15 s: bake: 2m at least",
+            )
+        if stage.needs != "go":
+            continue
+        for service in section.router:
+            for sentence in _find_impossible_go(policy.rulebook, stage, count_servers(section, service), service):
+                raise policy.refuse(
+                    key_path, sentence, hint="change the stage or the servers; needs: no_harm is possible"
+                )
+
+
+def count_servers(section: RolloutSection, service: str) -> Mapping[str, int]:
+    """Count the servers of each arm of a service, as its router names them; empty: it does not."""
+    entry = section.router.get(service)
+    servers = entry.options.get("servers") if entry is not None else None
+    return {arm: len(names) for arm, names in name_servers(servers).items()} if isinstance(servers, Mapping) else {}
+
+
+def _find_impossible_go(
+    rulebook: Rulebook, stage: StageSection, servers: Mapping[str, int], service: str
+) -> Iterator[str]:
+    """Say why a stage of a service can never be GO, by the number of its servers."""
+    baseline, candidate = split_servers(servers)
+    if baseline is None or candidate is None or stage.share is None:
+        return
+    declared = min(rulebook.prior.baseline or 0, rulebook.prior.canary or 0)
+    if min(baseline, candidate) < 2 and declared < ENOUGH:
+        yield (
+            f"{stage.name} needs go, but {service} has {count_of(baseline, 'server')} of the baseline and "
+            f"{candidate} of the candidate: a single server cannot be distinguished from the release. Use three of each"
+        )
+    ratio = compare_loads(stage.share, baseline, candidate)
+    if not 1 / MOST <= ratio <= MOST and has_time_gate(rulebook):
+        times, more, fewer = max(ratio, 1 / ratio), "candidate", "baseline"
+        if ratio < 1:
+            more, fewer = fewer, more
+        yield (
+            f"{stage.name} needs go, but at {100 * stage.share:g} % a server of the {more} gets {format_number(times)} "
+            f"times as many requests as one of the {fewer}, so response times decide nothing: up to {MOST:g} is allowed"
+        )
+
+
+def split_servers(servers: Mapping[str, int]) -> tuple[int | None, int | None]:
+    """Split the numbers of servers into baseline and candidate; None: not known."""
+    candidates = [count for arm, count in servers.items() if arm != BASELINE]
+    return servers.get(BASELINE), candidates[0] if len(candidates) == 1 else None
+
+
+def compare_loads(share: float, baseline: int, candidate: int) -> float:
+    """Requests of one of the candidate's servers for each request of one of the baseline's."""
+    return share / candidate * baseline / (1 - share)
+
+
+def has_time_gate(rulebook: Rulebook) -> bool:
+    """Does a GO need response times?"""
+    return any(rule.metric.is_response_time and rule.role != "watch" for rule in rulebook.on(EvidenceKind.REQUESTS))
+
+
+def refuse_unreachable_least(policy: Policy, steps: Sequence[Observe], rate_per_s: float) -> None:
+    """Raise PolicyError for a stage whose `least` requests do not come until its deadline, at the service's rate."""
+    section = policy.rollout
+    if section is None:
+        return
+    for step in steps:
+        if not 0 < step.share < 1 or step.load is not None or step.needs != "no_harm":
+            continue
+        expected = rate_per_s * min(step.share, 1 - step.share) * step.deadline_s
+        if expected < step.least:
+            number = next(n for n, stage in enumerate(section.stages) if stage.name == step.stage)
+            raise policy.refuse(
+                ("rollout", "stages", number, "least"),
+                f"{step.name} needs {step.least:,} requests of each arm, and about {expected:,.0f} come in "
+                f"{format_duration(step.deadline_s)} at {format_number(rate_per_s)} requests a second, as in the "
+                "service's history",
+                hint="a longer bake or deadline, a larger share, or a smaller least",
+            )

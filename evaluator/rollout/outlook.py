@@ -1,0 +1,170 @@
+"""What a plan will probably show: chances of an unchanged release, and how many requests the candidate gets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from evaluator.errors import EvaluatorError
+from evaluator.guard.limits import estimate_reaction_s
+from evaluator.health.per_instance_load import MOST
+from evaluator.pipeline.hindsight import ProductionHistory, find_service_history
+from evaluator.planning import find_chances
+from evaluator.policy import Policy
+from evaluator.policy.rollout import RolloutSection
+from evaluator.records import Rulebook
+from evaluator.records.rollouts import Observe, RolloutPlan, StepNeeds
+from evaluator.rollout.contradictions import (
+    compare_loads,
+    count_servers,
+    has_time_gate,
+    refuse_unreachable_least,
+    split_servers,
+)
+from evaluator.rollout.evidence import make_step_policy
+from evaluator.stats.inference.score import wilson_interval
+from evaluator.stats.inference.student import t_quantile
+from evaluator.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutlook:
+    """What an unchanged release will probably show in one step of one service."""
+
+    service: str
+    go: tuple[float, ...] | None
+    """Chance of GO by bake and, if there is one, by the deadline; None: not known."""
+    no_harm: float | None
+    """Chance that no harm is shown by bake; None: not known."""
+    exposed: float | None
+    """Requests that the candidate gets until bake; None: the rate is not known."""
+    note: str = ""
+    """What its servers mean for it; empty: nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a plan will probably show."""
+
+    by_step: Mapping[int, tuple[StepOutlook, ...]] = field(default_factory=dict)
+    """Position of an observation → its services."""
+    unknown: Mapping[str, str] = field(default_factory=dict)
+    """Service → why its chances are not known, and what to do."""
+    rates_per_s: Mapping[str, float] = field(default_factory=dict)
+    """Service → requests of its users per second, where they are known."""
+
+
+def look_ahead(store: Store | None, policy: Policy, plan: RolloutPlan) -> Outlook:
+    """Find the chances and the exposure of each observation, by the stored runs of each service.
+
+    Raises PolicyError for a stage that its history contradicts. Nothing is written.
+    """
+    section = policy.rollout
+    if section is None:
+        return Outlook()
+    histories, unknown = {}, {}
+    for service in plan.services:
+        try:
+            histories[service] = find_service_history(store, policy, plan.release, service)
+        except EvaluatorError:
+            histories[service] = ProductionHistory(None, None)
+        if histories[service].history is None:
+            unknown[service] = (
+                f"no history of {service}: `evaluator load` or `evaluator tail` a release of it first, or see what a "
+                "rate would give: `evaluator plan --rate 30`"
+            )
+    steps = [step for step in plan.steps if isinstance(step, Observe)]
+    rates = {service: known.rate_per_s for service, known in histories.items() if known.rate_per_s is not None}
+    for service, rate in rates.items():
+        refuse_unreachable_least(policy, [step for step in steps if service in step.services], rate)
+    by_step = {
+        position: tuple(_look_at(policy, section, plan, step, histories[service], service) for service in step.services)
+        for position, step in enumerate(plan.steps)
+        if isinstance(step, Observe)
+    }
+    return Outlook(by_step, unknown, rates)
+
+
+def _look_at(
+    policy: Policy,
+    section: RolloutSection,
+    plan: RolloutPlan,
+    step: Observe,
+    known: ProductionHistory,
+    service: str,
+) -> StepOutlook:
+    """Find what one service will probably show in one step."""
+    exposed = None if known.rate_per_s is None else known.rate_per_s * step.share * step.bake_s
+    if step.needs is StepNeeds.NOTHING or step.share == 1:
+        return StepOutlook(service, None, None, exposed)
+    rulebook = make_step_policy(policy, plan, step).rulebook
+    instances, note = _find_instances(section, step, known, service, rulebook)
+    if known.history is None:
+        return StepOutlook(service, None, None, exposed, note)
+    history = known.history
+    if note:  # times decide nothing
+        gates = tuple(gate for gate in history.precisions if not gate.rule.metric.is_response_time)
+        history = replace(history, precisions=gates)
+    ends_s = [step.bake_s] if step.deadline_s == step.bake_s else [step.bake_s, step.deadline_s]
+    share = step.share or 0.5
+    chances = [
+        find_chances(history, rulebook, seconds=seconds, share=share, instances=instances, rate_per_s=known.rate_per_s)
+        for seconds in ends_s
+        if history.precisions
+    ]
+    no_go = chances[0].no_go if chances else 0.0
+    go = tuple(0.0 if note and has_time_gate(rulebook) else chance.go for chance in chances) or None
+    return StepOutlook(service, go, _find_no_harm(plan, step, known, rulebook, no_go), exposed, note)
+
+
+def _find_instances(
+    section: RolloutSection, step: Observe, known: ProductionHistory, service: str, rulebook: Rulebook
+) -> tuple[tuple[int, int], str]:
+    """Find the instances of both arms in a step, and say if their loads differ too much for response times."""
+    if step.load is not None:
+        replicates = int(step.load.get("replicates", 1))
+        if replicates > 1:
+            return (replicates, replicates), ""
+        return (len(step.load["baseline"]), len(step.load["canary"])), ""
+    baseline, candidate = split_servers(count_servers(section, service))
+    if baseline is None or candidate is None:
+        several = max(known.history.instances if known.history else 1, 1)
+        return (several, several), ""
+    ratio = compare_loads(step.share, baseline, candidate)
+    if 1 / MOST <= ratio <= MOST or not has_time_gate(rulebook):
+        return (baseline, candidate), ""
+    return (baseline, candidate), "response times decide nothing: loads of single servers differ"
+
+
+def _find_no_harm(
+    plan: RolloutPlan, step: Observe, known: ProductionHistory, rulebook: Rulebook, no_go: float
+) -> float | None:
+    """Find the chance that no harm is shown by bake; None if too little is known."""
+    history = known.history
+    if history is None:
+        return None
+    rate = known.rate_per_s if known.rate_per_s is not None else 2 * history.rate_per_s
+    share = step.share or 0.5
+    of_candidate, of_baseline = (rate * part * step.bake_s for part in (share, 1 - share))
+    fewest = min(of_candidate, of_baseline)
+    enough = _find_normal_tail((step.least - fewest) / math.sqrt(max(fewest, 1.0)))
+    failing = [gate.baseline for gate in history.precisions if gate.rule.metric.is_failure_rate]
+    rate_of_failures = max(failing, default=0.0)
+    critical = float(t_quantile(1 - rulebook.alpha, math.inf))
+    _, bound = wilson_interval(rate_of_failures, max(of_candidate, 1.0), critical)
+    return 0.0 if bound >= plan.guard.failures else enough * (1 - no_go)
+
+
+def find_guarded_rate(plan: RolloutPlan, within_s: float) -> float:
+    """Find the candidate's requests per second from which the guard reacts in time if half of them fail.
+
+    `within_s`: until the candidate is off the traffic. Infinite: no rate is enough, by the limits of the plan.
+    """
+    rates = [tenths / 10 for tenths in range(1, 10_000)]
+    return next((rate for rate in rates if (estimate_reaction_s(plan.guard, rate) or math.inf) <= within_s), math.inf)
+
+
+def _find_normal_tail(z: float) -> float:
+    """Probability that a standard normal number is above z."""
+    return 0.5 * math.erfc(z / math.sqrt(2))

@@ -1,0 +1,301 @@
+"""Starting a rollout, and driving one that was started: all parts of its driver are put together here."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from evaluator.errors import EvaluatorError, HookError, PlanNotReadable, PolicyError, Refused, StoreBusy, StoreError
+from evaluator.guard.recognise import find_settings
+from evaluator.guard.routers import ServiceRouter
+from evaluator.guard.setup import GuardSetup
+from evaluator.guard.watch import ServiceWatch
+from evaluator.intents import find_latest, may, why_not
+from evaluator.intents.executing import LoadPolicy
+from evaluator.intents.rollout_plans import read_plan
+from evaluator.pipeline.tailing import LATENESS_S, TailPlan
+from evaluator.policy import Policy, parse_policy
+from evaluator.records import CANDIDATE, Release
+from evaluator.records.intents import Person, PersonRole
+from evaluator.records.rollouts import (
+    Act,
+    Event,
+    EventKind,
+    GuardLimits,
+    JudgedAt,
+    Observe,
+    Rollout,
+    RolloutPlan,
+    to_plain,
+)
+from evaluator.rollout.acting import IntentEffects
+from evaluator.rollout.collaborators import Collaborators, ProgressReport, SystemClock, ThreadCall
+from evaluator.rollout.driving import Driver
+from evaluator.rollout.evidence import StepEvidence, freeze_policy, judge_step
+from evaluator.rollout.guarding import GuardedTraffic, make_setup
+from evaluator.rollout.locking import driving_alone
+from evaluator.rollout.recording import StepRecorder
+from evaluator.rollout.returning import return_without_plan
+from evaluator.rollout.telling import find_exit_code
+from evaluator.sources.access_logs.options import LogSettings
+from evaluator.sources.access_logs.tail_state import list_followed
+from evaluator.store import Store
+from evaluator.store.rollouts import Rollouts
+
+STORE_WAIT_S = 5.0
+"""How long one use of the decisions waits for another process: the lease is renewed in between."""
+
+
+# ------------------------------------------------------------------ starting
+
+
+def draft_rollout(policy: Policy, plan: RolloutPlan, person: Person, reason: str, *, is_queued: bool) -> Rollout:
+    """Make the rollout that is to be started: the plan and the policy as they are now, and who starts it.
+
+    Raises Refused if the person may not start rollouts.
+    """
+    if not may(policy.promotion, person.names, PersonRole.APPROVER):
+        raise Refused(
+            why_not(policy.promotion, person, PersonRole.APPROVER, "starting a rollout"),
+            hint="ask a person with that role",
+        )
+    return Rollout(
+        id="",
+        release=plan.release,
+        plan=to_plain(plan),
+        plan_hash=plan.hash(),
+        policy=freeze_all(policy),
+        person=person.name,
+        names=person.names,
+        reason=reason,
+        started_at=datetime.now(UTC),
+        is_queued=is_queued,
+    )
+
+
+def freeze_all(policy: Policy) -> dict[str, Any]:
+    """Write all of a policy that a rollout needs as plain JSON: what judges, routers, logs, roles and approvals."""
+    sources: dict[str, Any] = {}
+    if policy.access_log is not None:
+        sources["access_log"] = policy.access_log.model_dump(mode="json")
+    return {**freeze_policy(policy), **policy.afterwards, **({"sources": sources} if sources else {})}
+
+
+def thaw_policy(rollout: Rollout) -> Policy:
+    """Read the policy that a rollout was started with. Raises PlanNotReadable."""
+    try:
+        return parse_policy(rollout.policy, origin=f"policy of rollout {rollout.id}")
+    except PolicyError as error:
+        raise PlanNotReadable(
+            f"the policy of {rollout.id} cannot be read by this version of the evaluator: {error.message}",
+            hint="go back with `evaluator rollback`, or continue it with the version that started it",
+        ) from error
+
+
+def check_start(store: Store, plan: RolloutPlan, draft: Rollout, release: Release) -> None:
+    """Look whether a rollout can be driven here: routers, logs, loads. Changes nothing. Raises EvaluatorError."""
+    policy = thaw_policy(draft)
+    setup = make_setup(draft, plan, policy, release)
+    needs_log = {
+        service
+        for step in plan.steps
+        if isinstance(step, Act) and step.is_shift
+        for service in step.services
+    }  # fmt: skip
+    for service in setup.services:
+        if service.service in needs_log and service.access_log is None:
+            raise PolicyError(
+                f"rollout.live names no access log of {service.service}, so nothing would show what its users get",
+                hint="live: {access_log: {SERVICE: FILE}}; readings of Prometheus alone do not drive a rollout",
+            )
+        watch = ServiceWatch(service, "", release.id, plan.guard, time.monotonic)
+        try:
+            watch.try_all()
+        finally:
+            watch.close()
+        if CANDIDATE not in watch.router.router.arms():
+            raise HookError(f"the router of {service.service} has no arm {CANDIDATE}", hint="name its servers")
+    make_tail_plans(store, draft, plan, policy, release)
+    for step in plan.steps:
+        if isinstance(step, Observe) and step.load is not None and not Path(step.load["locustfile"]).is_file():
+            raise PolicyError(
+                f"{policy.origin}: the load of {step.name} has no locustfile {step.load['locustfile']} in this folder",
+                hint="`evaluator init` writes one; paths are those from the folder in which the rollout is driven",
+            )
+
+
+def make_tail_plans(
+    store: Store, rollout: Rollout, plan: RolloutPlan, policy: Policy, release: Release
+) -> dict[str, TailPlan]:
+    """Plan how the log of each shifted service is followed. Raises UsageError, InputError."""
+    tails = {}
+    for service in make_setup(rollout, plan, policy, release).services:
+        if service.access_log is None:
+            continue
+        settings = _find_settings(service.log, _list_servers(service, rollout.release), policy, service.service)
+        tails[service.service] = TailPlan(
+            store_path=store.path,
+            release=Release(release.id),
+            paths=(service.access_log.absolute(),),
+            settings=settings,
+            lateness_s=LATENESS_S,
+        )
+    return tails
+
+
+def _list_servers(service: Any, release: str) -> Mapping[str, Any]:
+    """List arm → servers, where the router of a service knows them."""
+    return ServiceRouter(service, "", release).list_servers()
+
+
+def _find_settings(log: Mapping[str, Any], servers: Mapping[str, Any], policy: Policy, service: str) -> LogSettings:
+    """Find how a log is read: as the policy says, with the servers of the router where it names none."""
+    settings = find_settings(log, servers)
+    sensitive = policy.promotion.sensitive
+    return replace(settings, options=replace(settings.options, service=service, sensitive=sensitive))
+
+
+def check_not_followed(store: Store, release: str, services: tuple[str, ...]) -> None:
+    """Raise Refused if another process follows a log of the release: requests would be read only once."""
+    from evaluator.rollout.recording import find_log_folder
+
+    folder = find_log_folder(store.path, release)
+    followed = [log.service for log in list_followed(folder) if log.service in services] if folder.exists() else []
+    if followed:
+        raise Refused(
+            f"another `evaluator tail` follows the log of {', '.join(followed)}, and a rollout follows it itself",
+            hint="end that command first",
+        )
+
+
+# ------------------------------------------------------------------ driving
+
+
+@dataclass(frozen=True, slots=True)
+class DriverSettings:
+    """What the process of a driver has: where policies are, how to stop it, and what shows its progress."""
+
+    load_policy: LoadPolicy
+    load_to_go_back: LoadPolicy
+    policy_path: str
+    stop: threading.Event
+    report: ProgressReport
+
+
+def drive_rollout(store: Store, rollout: Rollout, settings: DriverSettings) -> int:
+    """Drive a rollout to its end, as the only driver of its services; returns the exit code.
+
+    A plan that this version cannot read, or that was edited, goes back. Raises Refused if another process drives it,
+    DriverStopped if it was asked to end, and StoreError.
+    """
+    services = tuple(rollout.plan.get("services", ()))
+    store = Store.open(store.path, decisions_only=True, wait_s=STORE_WAIT_S)
+    with driving_alone(store, rollout.id, rollout.release, services):
+        events = StoredEvents(store, rollout)
+        traffic: GuardedTraffic
+        try:
+            plan, policy = read_plan(rollout), thaw_policy(rollout)
+            release = store.control.release(rollout.release)
+            setup = make_setup(rollout, plan, policy, release)
+            tails = make_tail_plans(store, rollout, plan, policy, release)
+            if changed := events.find_change():
+                raise PlanNotReadable(changed)
+        except StoreBusy:
+            raise
+        except EvaluatorError as error:
+            setup = GuardSetup(rollout.id, rollout.release, (), limits=GuardLimits(), lease_s=60.0)
+            traffic = GuardedTraffic(store.path, setup, settings.report.say)
+            effects = _make_effects(store, rollout, None, traffic, settings)
+            return return_without_plan(rollout, error.message, events, traffic, effects, settings.report)
+        traffic = GuardedTraffic(store.path, setup, settings.report.say)
+        parts = Collaborators(
+            events=events,
+            traffic=traffic,
+            effects=_make_effects(store, rollout, plan, traffic, settings),
+            judge=StoreJudge(store.path, rollout, plan),
+            observing=StepRecorder(store, rollout, tails, settings.policy_path, settings.report.say),
+            clock=SystemClock(settings.stop),
+            report=settings.report,
+            start_call=ThreadCall,
+        )
+        Driver(plan, parts, settings.stop).drive()
+        return find_exit_code(plan, events.read())
+
+
+def _make_effects(
+    store: Store, rollout: Rollout, plan: RolloutPlan | None, traffic: GuardedTraffic, settings: DriverSettings
+) -> IntentEffects:
+    """Make the intents of a rollout. `plan` None: only its rollback is asked for."""
+    return IntentEffects(
+        store,
+        rollout,
+        plan if plan is not None else RolloutPlan(rollout.release, "", (), ()),
+        load_policy=settings.load_policy,
+        load_to_go_back=settings.load_to_go_back,
+        wrap=traffic.wrap,
+        say=settings.report.say,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvents:
+    """The events of a rollout in the store."""
+
+    store: Store
+    rollout: Rollout
+
+    def read(self) -> tuple[Event, ...]:
+        """Read all events."""
+        return Rollouts(self.store.control.file).events(self.rollout.id)
+
+    def add(self, event: Event) -> None:
+        """Add an event."""
+        Rollouts(self.store.control.file).add_event(self.rollout, event)
+
+    def find_change(self) -> str:
+        """Say what of the plan and the decisions is not what was written; empty if all is. Raises StoreBusy."""
+        try:
+            if Rollouts(self.store.control.file).rollout(self.rollout.id) != self.rollout:
+                return f"the rollout {self.rollout.id} in the store is not what was started"
+            self.store.control.verify_release(self.rollout.release)
+        except StoreBusy:
+            raise
+        except StoreError as error:
+            return error.message
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreJudge:
+    """Judges the steps of a rollout on what is stored."""
+
+    path: Path
+    rollout: Rollout
+    plan: RolloutPlan
+
+    def judge(self, position: int, look: JudgedAt) -> StepEvidence:
+        """Judge a step on the data until now."""
+        return judge_step(Store.open(self.path), self.rollout, self.plan, position, look, datetime.now(UTC))
+
+    def find_no_go(self, since: float) -> str:
+        """Say that the newest verdict of the release is NO-GO, if it was judged since a time (epoch s)."""
+        store = Store.open(self.path, decisions_only=True, wait_s=STORE_WAIT_S)
+        latest = find_latest(store, self.rollout.release)
+        if latest is None or latest.word != "no_go" or latest.judged_at.timestamp() < since:
+            return ""
+        return f"the verdict of {latest.judged_at:%Y-%m-%d %H:%M} UTC is NO-GO"
+
+
+def find_running_rollout(store: Store, release: str) -> Rollout | None:
+    """Find the rollout of a release that has not ended; None: there is none."""
+    return next(iter(Rollouts(store.control.file).find_running(release)), None)
+
+
+def add_event_now(store: Store, rollout: Rollout, kind: EventKind, *, person: str, text: str) -> None:
+    """Add an event of a person."""
+    Rollouts(store.control.file).add_event(rollout, Event(kind, time.time(), person=person, text=text))

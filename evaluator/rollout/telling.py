@@ -1,0 +1,166 @@
+"""Sentences about a rollout: what has happened, how it stands, and with which exit code it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from evaluator.records.rollouts import (
+    Act,
+    Event,
+    EventKind,
+    JudgedAt,
+    Observe,
+    RolloutOutcome,
+    RolloutPlan,
+    Step,
+    StepNeeds,
+)
+from evaluator.rollout.deciding import NO_GO, Decision, Todo
+from evaluator.rollout.progress import RolloutProgress, StepState, begin_progress, follow
+from evaluator.wording import count_of, format_duration, format_number
+
+NEEDS = {StepNeeds.GO: "GO", StepNeeds.NO_HARM: "no harm", StepNeeds.NOTHING: "nothing"}
+OUTCOMES = {
+    RolloutOutcome.PROMOTED: "promoted: all users have the candidate",
+    RolloutOutcome.ROLLED_BACK: "rolled back: all users have the baseline, and all acts are undone",
+    RolloutOutcome.ROLLED_BACK_PARTLY: "rolled back in part: all users have the baseline, but not all acts are undone",
+}
+
+PROMOTED, TURNED_BACK, NOT_ALLOWED, FAILED = 0, 1, 3, 4
+"""Exit codes: promoted; NO-GO or the guard; people declined, did not answer, or stopped it; a hook failed."""
+
+_OF_GUARD = "guard: "
+"""How the reason of an event begins that the guard gave."""
+
+_TEXTS = {
+    EventKind.BEGUN: "begun",
+    EventKind.DONE: "done",
+    EventKind.FAILED: "failed",
+    EventKind.UNKNOWN: "it is not known whether it was executed",
+    EventKind.ASKED: "people are asked",
+    EventKind.AGREED: "agreed",
+    EventKind.DECLINED: "declined",
+    EventKind.HELD: "held",
+    EventKind.CONTINUED: "continues",
+    EventKind.STOPPED: "goes back to the baseline",
+    EventKind.RETURNED: "all traffic is at the baseline again",
+    EventKind.RETURN_FAILED: "the traffic could not be returned, and it is tried again",
+    EventKind.UNDO_BEGUN: "the acts are being undone",
+    EventKind.UNDONE: "the acts are undone",
+    EventKind.UNDO_FAILED: "not all acts are undone",
+    EventKind.READ_BACK: "read back",
+    EventKind.DRIFTED: "the router has other shares than it was given",
+}
+
+
+def describe_event(plan: RolloutPlan, event: Event) -> str:
+    """Describe an event in one line."""
+    if event.kind is EventKind.ENDED and event.outcome is not None:
+        return f"{plan.release} is {OUTCOMES[event.outcome]}"
+    what = _describe_judgement(event) if event.kind is EventKind.JUDGED else _TEXTS.get(event.kind, str(event.kind))
+    if event.person:
+        what = f"{what} by {event.person}"
+    if event.text:
+        what = f"{what}: {event.text}"
+    return f"{_name_step(plan, event.step)}{what}"
+
+
+def _describe_judgement(event: Event) -> str:
+    """Describe what a judgement has found, without its reasons."""
+    if not event.verdict:
+        return "has ended"
+    word = event.verdict.replace("_", "-").upper()
+    when = {JudgedAt.MEANWHILE: "meanwhile", JudgedAt.BAKE: "after its time", JudgedAt.DEADLINE: "at its deadline"}
+    harm = ", no harm shown" if event.no_harm else ""
+    return f"is {word}{harm} ({when[event.look]})"
+
+
+def _name_step(plan: RolloutPlan, position: int) -> str:
+    """Name a step with its number; empty for none."""
+    if not 0 <= position < len(plan.steps):
+        return ""
+    return f"step {position + 1} of {len(plan.steps)}, {name_step(plan.steps[position])}: "
+
+
+def name_step(step: Step) -> str:
+    """Name a step for people."""
+    return f"observe {step.name}" if isinstance(step, Observe) else step.name
+
+
+def describe_now(
+    plan: RolloutPlan, progress: RolloutProgress, decision: Decision, now: float, missing: Sequence[str] = ()
+) -> str:
+    """Describe in one line where a rollout is: step, place, share of users, need, time that is left, what is missing.
+
+    `now`: seconds since 1970. `missing`: what the newest judgement found missing.
+    """
+    if progress.outcome is not None:
+        return f"{plan.release} is {OUTCOMES[progress.outcome]}"
+    if progress.going_back:
+        return f"{plan.release} goes back to the baseline: {progress.why_back}"
+    parts = list(_list_parts(plan, progress, decision, now, missing))
+    if progress.held:
+        parts.insert(1, f"held: {progress.why_held or 'by a person'}")
+    return " · ".join(parts)
+
+
+def _list_parts(
+    plan: RolloutPlan, progress: RolloutProgress, decision: Decision, now: float, missing: Sequence[str]
+) -> Iterator[str]:
+    """List the parts of the line that describes a rollout that goes forward."""
+    position = progress.position(plan)
+    if position >= plan.body:
+        yield "all steps are done"
+        return
+    step = plan.steps[position]
+    yield _name_step(plan, position).removesuffix(": ")
+    if isinstance(step, Observe):
+        yield step.environment
+        if step.needs is not StepNeeds.NOTHING:
+            yield f"needs {NEEDS[step.needs]}"
+    if exposed := progress.exposed(plan):
+        yield f"{format_number(100 * exposed)} % of the users"
+    if decision.until is not None and decision.todo is Todo.WAIT:
+        yield f"{format_duration(max(round(decision.until - now), 0))} left"
+    if text := explain_missing(plan, progress, missing):
+        yield text
+
+
+def explain_missing(plan: RolloutPlan, progress: RolloutProgress, missing: Sequence[str] = ()) -> str:
+    """Say in one sentence what the current step still needs; empty if nothing is missing, or nothing is known."""
+    position = progress.position(plan)
+    if progress.outcome is not None or position >= plan.body:
+        return ""
+    step = plan.steps[position]
+    if progress.asked_at is not None and not progress.declined_by:
+        needed = step.agree if isinstance(step, Act) else 1
+        left = max(needed - len(progress.agreed), 0)
+        if progress.states[position] is StepState.UNKNOWN:
+            return "a person has to say whether it was executed: `evaluator hooks log`"
+        if left:
+            return f"waits for {count_of(left, 'agreement')}: `evaluator approve`"
+    return f"missing: {missing[0]}" if missing else ""
+
+
+# ------------------------------------------------------------------ exit codes
+
+
+def find_exit_code(plan: RolloutPlan, events: Sequence[Event]) -> int:
+    """Find the exit code of a rollout that has ended; 3 for one that has not."""
+    progress = before = begin_progress(plan)
+    turned: Event | None = None
+    for event in events:
+        after = follow(plan, progress, event)
+        if after.going_back and not progress.going_back:
+            turned, before = event, progress
+        progress = after
+    if progress.outcome is RolloutOutcome.PROMOTED:
+        return PROMOTED
+    if progress.outcome is None:
+        return NOT_ALLOWED
+    if progress.outcome is RolloutOutcome.ROLLED_BACK_PARTLY or turned is None:
+        return FAILED
+    if before.verdict == NO_GO or turned.text.startswith(_OF_GUARD) or "NO-GO" in turned.text:
+        return TURNED_BACK
+    is_asked = before.asked_at is not None and StepState.FAILED not in before.states
+    return NOT_ALLOWED if turned.person or is_asked else FAILED

@@ -1,0 +1,258 @@
+"""Driving a rollout with scripted evidence, a clock that does not wait, and a guard that is scripted, too."""
+
+from __future__ import annotations
+
+import pytest
+from rollout_world import (
+    AT_5,
+    AT_50,
+    CANARY,
+    DEPLOY,
+    DNS,
+    TEARDOWN,
+    TO_5,
+    TO_50,
+    Found,
+    World,
+    make_plan,
+)
+
+from evaluator.errors import StoreError
+from evaluator.records.rollouts import Event, EventKind, JudgedAt, RolloutOutcome, Unanswered
+from evaluator.rollout.collaborators import ActResult, StepAnswers
+from evaluator.rollout.driving import DriverStopped
+from evaluator.rollout.telling import find_exit_code
+
+PROMOTED, BACK = RolloutOutcome.PROMOTED, RolloutOutcome.ROLLED_BACK
+NO_GO = Found("no_go", no_harm=False)
+OPEN = Found("inconclusive", no_harm=False, missing=("412 of 500 judged requests of canary",))
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_a_good_release_is_promoted(world):
+    assert world.drive() is PROMOTED
+    assert world.executed == [DEPLOY, TO_5, TO_50, 5, DNS, TEARDOWN]
+    assert world.looks == [(AT_5, JudgedAt.BAKE), (AT_50, JudgedAt.BAKE)]
+    assert [call for call in world.traffic.calls if call != "renew"] == [
+        "open", "set 0.05", "set 0.5", "set 1", "close", "close"
+    ]  # fmt: skip
+    assert world.kinds()[-3:] == ["begun", "done", "ended"]
+    assert find_exit_code(world.plan, world.events) == 0
+    assert world.ended == 1
+
+
+def test_no_go_goes_back_traffic_first_and_undoes_the_acts(world):
+    world.found[AT_50] = [NO_GO]
+    assert world.drive() is BACK
+    assert world.undone == ["50 % is NO-GO"]
+    assert world.executed[-1] == TEARDOWN, "what is always done is done"
+    assert DNS not in world.executed
+    kinds = world.kinds()
+    assert kinds.index("returned") < kinds.index("undo_begun") < kinds.index("undone")
+    assert kinds.count("begun") == 1 + kinds.count("done") + kinds.count("failed")  # 50 % has not ended
+    assert find_exit_code(world.plan, world.events) == 1
+
+
+def test_no_go_before_the_end_of_a_step_counts():
+    world = World(make_plan(CANARY | {"stages": [s | {"bake": "300s", "deadline": "300s"} for s in CANARY["stages"]]}))
+    world.found[AT_5] = [OPEN, NO_GO]
+    assert world.drive() is BACK
+    assert world.looks == [(AT_5, JudgedAt.MEANWHILE)] * 2
+    assert world.clock.elapsed < 200
+    assert any("missing: 412 of 500" in text for text in world.shown)
+
+
+def test_a_go_before_the_end_of_a_step_is_not_written():
+    world = World(make_plan(CANARY | {"stages": [s | {"bake": "200s", "deadline": "200s"} for s in CANARY["stages"]]}))
+    assert world.drive() is PROMOTED
+    assert {event.look for event in world.events if event.kind is EventKind.JUDGED} == {JudgedAt.BAKE}
+
+
+def test_what_is_open_at_bake_may_be_shown_until_the_deadline(world):
+    world.found[AT_50] = [OPEN, Found()]
+    assert world.drive() is PROMOTED
+    assert world.looks[-2:] == [(AT_50, JudgedAt.BAKE), (AT_50, JudgedAt.DEADLINE)]
+    assert world.ensured == [AT_5, AT_50, 6]
+
+
+def test_a_person_may_agree_to_what_was_not_shown(world):
+    world.found[AT_50] = [OPEN]
+    world.at(90, lambda: setattr(world, "answers", StepAnswers(("ann",))))
+    assert world.drive() is PROMOTED
+    assert world.asked == [(AT_50, "50 % has not shown what it needs (go)")]
+    assert any("waits for one agreement" in text or "waits for 1 agreement" in text for text in world.shown)
+
+
+@pytest.mark.parametrize("text", ["declined", "unanswered", "late"])
+def test_a_question_that_is_declined_or_not_answered_in_time_goes_back(world, text):
+    world.found[AT_50] = [OPEN]
+    if text == "declined":
+        world.at(90, lambda: setattr(world, "answers", StepAnswers(declined_by="ben")))
+    if text == "late":
+        world.at(500, lambda: setattr(world, "answers", StepAnswers(("ann",))))
+    assert world.drive() is BACK
+    assert find_exit_code(world.plan, world.events) == 3
+    assert EventKind.AGREED not in [event.kind for event in world.events]
+
+
+def test_unanswered_may_mean_to_stay():
+    world = World(make_plan(unanswered=Unanswered.STAY))
+    world.found[AT_50] = [OPEN]
+    world.at(5000, lambda: setattr(world, "answers", StepAnswers(("ann",))))
+    assert world.drive() is PROMOTED
+
+
+def test_an_act_that_fails_is_tried_again_for_its_time():
+    acts = CANARY["acts"] | {"5 %": [CANARY["acts"]["5 %"][0] | {"retry_for": "30s"}]}
+    world = World(make_plan(CANARY | {"acts": acts}))
+    world.results[DEPLOY] = [ActResult("failed", "503"), ActResult("failed", "503"), ActResult("done")]
+    assert world.drive() is PROMOTED
+    world = World(make_plan(CANARY | {"acts": acts}))
+    world.results[DEPLOY] = [ActResult("failed", "503")]
+    assert world.drive() is BACK
+    assert 30 <= world.clock.elapsed < 40
+    assert find_exit_code(world.plan, world.events) == 4
+
+
+def test_a_hook_target_that_disappears_half_way_goes_back(world):
+    world.results[TO_50] = [ActResult("failed", "/run/haproxy.sock: no such file")]
+    assert world.drive() is BACK
+    assert "returned" in world.kinds()
+    assert find_exit_code(world.plan, world.events) == 4
+
+
+def test_what_may_have_been_executed_is_settled_by_a_person(world):
+    world.results[DEPLOY] = [ActResult("unknown", "timed out")]
+    world.at(10, lambda: world.known.update({DEPLOY: ActResult("done", person="ann")}))
+    assert world.drive() is PROMOTED
+
+
+def test_the_guard_turns_it_back(world):
+    world.at(30, lambda: world.traffic.trip("half of 60 requests of canary failed"))
+    assert world.drive() is BACK
+    stopped = next(event for event in world.events if event.kind is EventKind.STOPPED)
+    assert stopped.text == "guard: half of 60 requests of canary failed"
+    assert find_exit_code(world.plan, world.events) == 1
+    assert world.clock.elapsed < 40
+
+
+def test_a_router_that_drifts_twice_goes_back(world):
+    def drift(text="canary gets 50 % instead of 5 %; they were set again"):
+        world.traffic.status.drift = text
+
+    world.at(8, drift)
+    world.at(12, lambda: drift(""))
+    assert world.drive() is PROMOTED
+    assert world.kinds().count("drifted") == 1
+    world = World()
+    for second, text in ((8, "canary gets 50 %"), (12, ""), (16, "canary gets 50 %")):
+        world.at(second, lambda text=text: drift(text))
+    assert world.drive() is BACK
+    assert world.kinds().count("drifted") == 2
+
+
+def test_a_router_that_acknowledges_all_traffic_and_does_not_act_goes_back(world):
+    world.at(40, lambda: setattr(world.traffic, "keeps_shares", False))
+    assert world.drive() is BACK
+    assert DNS in world.executed
+    assert any(event.kind is EventKind.DRIFTED and "canary of cart has 50 %" in event.text for event in world.events)
+
+
+def test_a_log_that_falls_silent_goes_back_while_users_are_exposed():
+    world = World(make_plan(CANARY | {"stages": [s | {"bake": "300s", "deadline": "300s"} for s in CANARY["stages"]]}))
+    world.at(20, lambda: setattr(world, "is_log_silent", True))
+    assert world.drive() is BACK
+    assert any("the log of cart has had no request for 75 s" in event.text for event in world.events)
+    assert world.clock.elapsed < 110
+
+
+def test_a_no_go_of_others_turns_it_back(world):
+    world.at(8, lambda: setattr(world, "others_no_go", "ann judged it: NO-GO"))
+    assert world.drive() is BACK
+    assert find_exit_code(world.plan, world.events) == 1
+
+
+def test_a_step_without_data_fails(world):
+    world.failures[AT_5] = "the load has failed three times"
+    assert world.drive() is BACK
+    assert find_exit_code(world.plan, world.events) == 4
+
+
+def test_a_judgement_that_fails_is_never_a_go(world):
+    def fail(position, look):
+        raise StoreError("the data are damaged")
+
+    world.judge = fail
+    assert world.drive() is BACK
+    assert any("it cannot be judged: the data are damaged" in event.text for event in world.events)
+
+
+def test_a_plan_that_was_edited_goes_back(world):
+    world.at(8, lambda: setattr(world, "change", "the rollout r1 is not what was written"))
+    assert world.drive() is BACK
+    assert TO_50 not in world.executed
+
+
+@pytest.mark.parametrize("seconds", [-3600, 3600])
+def test_a_clock_that_jumps_holds_the_rollout(world, seconds):
+    def jump():
+        world.clock.offset += seconds
+
+    world.at(8, jump)
+    world.at(300, lambda: world.events.append(Event(EventKind.CONTINUED, world.clock.now(), person="ann")))
+    assert world.drive() is PROMOTED
+    held = next(event for event in world.events if event.kind is EventKind.HELD)
+    assert "the clock of this machine was set" in held.text
+    assert "1 h" in held.text or "60 min" in held.text
+
+
+def test_a_store_that_cannot_be_written_for_the_lease_goes_back(world):
+    world.at(8, lambda: setattr(world, "store_problem", "the disk is full"))
+    with pytest.raises(StoreError):
+        world.drive()
+    assert world.traffic.status.is_returned
+    assert 30 <= world.clock.elapsed < 60
+    assert any("the disk is full" in text for text in world.said)
+    assert world.traffic.calls.count("renew") > 30
+
+
+def test_a_store_that_is_busy_for_a_moment_stops_nothing(world):
+    world.at(8, lambda: setattr(world, "store_problem", "busy"))
+    world.at(20, lambda: setattr(world, "store_problem", ""))
+    assert world.drive() is PROMOTED
+
+
+def test_no_guard_at_the_start_means_no_shift(world):
+    world.traffic.problem = "HAPROXY_TOKEN is not set"
+    assert world.drive() is BACK
+    assert world.executed == [TEARDOWN]
+    assert find_exit_code(world.plan, world.events) == 4
+
+
+def test_a_guard_that_is_gone_for_the_lease_goes_back(world):
+    world.at(8, lambda: setattr(world.traffic, "problem", "nothing listens"))
+    world.at(60, lambda: setattr(world.traffic, "problem", ""))
+    assert world.drive() is BACK
+
+
+def test_the_driver_ends_in_order_and_another_one_goes_on(world):
+    world.at(30, world.stop.set)
+    with pytest.raises(DriverStopped):
+        world.drive()
+    assert world.ended == 1
+    assert not world.traffic.status.is_back
+    world.stop.clear()
+    assert world.drive() is PROMOTED
+    assert sorted(world.executed) == sorted(set(world.executed))
+
+
+def test_a_held_rollout_waits_and_still_goes_back_at_no_go(world):
+    world.at(8, lambda: world.events.append(Event(EventKind.HELD, world.clock.now(), text="lunch", person="ann")))
+    world.found[AT_5] = [NO_GO]
+    assert world.drive() is BACK
+    assert "held by ann: lunch" in world.said
+    assert len(world.said) == len(world.events), "each event is shown once"
