@@ -5,6 +5,7 @@ Pure: no store, no clock. What is not shown is not named.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -24,7 +25,7 @@ from evaluator.faults.locating import (
     name_place,
 )
 from evaluator.faults.naming import Named
-from evaluator.faults.onset import Onset
+from evaluator.faults.onset import NOT_KNOWN, Onset
 from evaluator.faults.slowing import model_times
 from evaluator.records import (
     Comparison,
@@ -41,6 +42,8 @@ from evaluator.stats.shaping.rare import OTHER_ENDPOINTS
 
 __all__ = ["find_fault", "find_faults"]
 
+LEAST_OF_RUN = 1 / 3
+"""A fault is in each run if its smallest size is not below this part of its largest."""
 NOWHERE = FaultPlace("not_known")
 
 
@@ -75,19 +78,20 @@ def _find_faults_of_arm(requests: RequestPairs, arm: str, own: Sequence[Comparis
         return []  # the verdict is no GO because of another candidate
     worse = [row for row in own if row.status is MetricStatus.FAIL and row.rule.role is not Role.WATCH]
     fails = any(row.rule.metric.is_failure_rate for row in worse)
-    # A quantile counts failures as endless times: where more fail, longer times have to be shown by themselves.
-    is_slower = not fails and any(row.rule.metric.is_response_time for row in worse)
     failing = slowing = None
     grid = build_grid(requests.panels[arm])
     if grid is not None:
         failing = find_failing(requests, arm, grid, given=fails)
-        if not any(row.load_differs for row in own):  # else times differ without any fault
-            slowing = find_slowing(requests, arm, grid, given=is_slower)
+    # A quantile counts failures as endless times: where more fail, longer times have to be shown by themselves.
+    is_slower = failing is None and not fails and any(row.rule.metric.is_response_time for row in worse)
+    # Where instances get different loads, times differ without any fault.
+    if grid is not None and not any(row.load_differs for row in own):
+        slowing = find_slowing(requests, arm, grid, given=is_slower)
     if is_slower and slowing is not None and not _explains(slowing, worse):
         slowing = None
     if fails and failing is None:
         failing = _know_nothing(arm, "failures")
-    if is_slower and slowing is None and failing is None:
+    if is_slower and slowing is None:
         slowing = _know_nothing(arm, "response_time")
     if worse and failing is None and slowing is None:
         return [_know_nothing(arm, "not_known")]
@@ -144,6 +148,8 @@ def find_failing(requests: RequestPairs, arm: str, grid: FaultGrid, *, given: bo
     if not place.is_same(named):
         course, onset = follow_place(named)
     place = named
+    if not _is_in_each_run(requests, arm, place, onset, "failures"):
+        onset = NOT_KNOWN
     since = course.since(onset)
     counted = float(course.n[since].sum())
     endpoints = _name_place(place.endpoints, grid.endpoints)
@@ -176,6 +182,8 @@ def find_slowing(requests: RequestPairs, arm: str, grid: FaultGrid, *, given: bo
     if not place.is_same(named):
         onset = find_time_onset(model, named.scope, grid.slot_s)
     place = named
+    if not _is_in_each_run(requests, arm, place, onset, "response_time"):
+        onset = NOT_KNOWN
     first = int((onset.elapsed_s or 0.0) // requests.cells.bucket_s)
     return Fault(
         arm,
@@ -186,6 +194,27 @@ def find_slowing(requests: RequestPairs, arm: str, grid: FaultGrid, *, given: bo
         requests=int(clock.count(place.scope, grid)[0][first:].sum()),
         candidate=measure_slowing(model, place.scope, onset, grid.slot_s),
     )
+
+
+def _is_in_each_run(
+    requests: RequestPairs, arm: str, place: Place, onset: Onset, what: Literal["failures", "response_time"]
+) -> bool:
+    """Is a fault in every run, from its onset on? Runs lie upon each other: else the onset is of some of them only."""
+    panel = requests.panels[arm]
+    if panel.runs.size < 2:
+        return True
+    sizes = []
+    for run in panel.runs.tolist():
+        grid = build_grid(panel, run)
+        if grid is None:
+            return False
+        scope = place.since(onset, grid.slot_s, grid.slots)
+        if what == "failures":
+            sizes.append(model_failures(grid).measure(scope))
+        else:
+            ratio = measure_slowing(model_times(grid, requests.rulebook.prior.sd_latency), scope, onset, grid.slot_s)
+            sizes.append(math.log(ratio) if ratio else 0.0)
+    return min(sizes) >= LEAST_OF_RUN * max(sizes)
 
 
 def _name_place(named: Named, names: Sequence[str]) -> FaultPlace:

@@ -113,6 +113,13 @@ class FailureModel:
         dispersion = float(((count - mean)[used] ** 2 / mean[used]).sum() / slots)
         return dispersion if dispersion > 1 + CHANCE_ROOT * math.sqrt(2 / slots) else 1.0
 
+    def measure(self, scope: Scope) -> float:
+        """Return the rise of the failure rate of a scope since its slot; 0 without requests."""
+        count, expected, n = (
+            float(scope.pick(values)[..., scope.slot :].sum()) for values in (self.failures, self.expected, self.n)
+        )
+        return (count - expected) / n if n else 0.0
+
     def profile(self, scope: Scope, *, over: str) -> FailureProfile:
         """Compare the units of a scope since its slot: its endpoints or its instances (`over`)."""
         axes = (1, 2) if over == "endpoints" else (0, 2)

@@ -47,8 +47,11 @@ class FaultGrid:
         return int(self.n.shape[2])
 
 
-def build_grid(panel: Panel) -> FaultGrid | None:
-    """Sum up the rows of a panel by endpoint, instance and slot; `None` if there are too many for one grid."""
+def build_grid(panel: Panel, only_run: int | None = None) -> FaultGrid | None:
+    """Sum up the rows of a panel by endpoint, instance and slot; `None` if there are too many for one grid.
+
+    `only_run`: only the rows of this run; `None`: of all runs, which lie upon each other.
+    """
     rows = panel.rows
     first_block = find_first_blocks(panel)
     run, block = np.divmod(rows.slot_block, rows.blocks)
@@ -68,8 +71,11 @@ def build_grid(panel: Panel) -> FaultGrid | None:
     position = (rows.endpoint * max(instances) + number[rows.instance]) * slots + slot
     first_of_candidate = int(np.searchsorted(rows.arm, 1))  # rows of the baseline come first
 
+    is_used = 1.0 if only_run is None else (run == only_run)[rows.slot].astype(float)
+
     def add_up(values: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Sum the values of the rows: those of the candidate, then those of the baseline."""
+        values = values * is_used
         shape = (endpoints, max(instances), slots)
         candidate, baseline = (
             np.bincount(position[of_arm], values[of_arm], math.prod(shape)).astype(float).reshape(shape)

@@ -133,6 +133,21 @@ def test_runs_are_laid_upon_each_other():
     assert found.onset.elapsed_s == pytest.approx(ONSET_S, abs=60)
 
 
+def test_a_fault_of_one_run_only_has_no_common_onset():
+    scenario = replace(SHORT, replicates=2)
+    sound = simulate(scenario, 1)
+    for what, size in (("failures", 0.3), ("response_time", 2.0)):
+        broken = add_fault(sound, SimulatedFault(what, size, ONSET_S, {ENDPOINT}), 1)
+        second = sound.run == 1
+        mixed = replace(
+            broken,
+            failed=np.where(second, broken.failed, sound.failed),
+            response_us=np.where(second, broken.response_us, sound.response_us),
+        )
+        found = find_fault(pair(mixed), "canary", what)
+        assert (found.endpoints.names, found.onset.kind) == ((ENDPOINT,), "not_known")
+
+
 def test_the_minute_is_counted_from_the_start_of_the_run_also_after_a_warm_up():
     requests = draw(SimulatedFault("failures", 0.3, ONSET_S, {ENDPOINT}, {INSTANCE}))
     runs = tuple(replace(RUN, id=name) for name in requests.runs)
