@@ -235,13 +235,13 @@ def write_row(design: Design, counts: Counter[str]) -> list[str]:
 
     go, wrong = to_percent("go"), write_share(counts["wrong name"], releases)
     if not design.what:
-        return [design.name, go, "", "", "", "", "", wrong]
+        return [design.name, str(releases), go, "", "", "", "", "", wrong]
     name = f"**{design.name}**" if design.promised else design.name
     shares = (to_percent(key) for key in ("endpoint", "instance", "onset named", "onset wrong"))
-    return [name, go, write_share(counts["all three"], releases), *shares, wrong]
+    return [name, str(releases), go, write_share(counts["all three"], releases), *shares, wrong]
 
 
-HEAD = ("Design", "GO", "All three", "Endpoint", "Instance", "Onset", "Onset wrong", "Wrong name")
+HEAD = ("Design", "n", "GO", "All three", "Endpoint", "Instance", "Onset", "Onset wrong", "Wrong name")
 
 
 def list_missed(design: Design, counts: Counter[str]) -> Iterable[str]:
