@@ -96,7 +96,7 @@ class FailureModel:
     def find_dispersion(self, scope: Scope) -> float:
         """Find how much more the failures of a scope vary over time than a steady rate does; at least 1.
 
-        A burst is as much evidence as one failure: what is due to bursts is no lasting fault.
+        A burst is as much evidence as one failure: what is due to bursts is no persistent fault.
         """
         count = scope.pick(self.failures).sum(axis=(0, 1))[scope.slot :]
         exposed = scope.pick(self.n).sum(axis=(0, 1))[scope.slot :]

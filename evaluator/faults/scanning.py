@@ -15,7 +15,7 @@ LEAST_GAIN = 5.0
 TRIED = 12
 """Best scopes of each kind that are tried with their own dispersion."""
 FEWEST_SLOTS = 4
-LEAST_LASTING_S = 30.0
+LEAST_AGE_S = 30.0
 """Slots and seconds that a fault must have lasted: shorter ones are disturbances that may pass."""
 
 
@@ -61,7 +61,7 @@ def choose_scope(
         The scope; `None` if none gains as much as `LEAST_GAIN`, unless a fault is `given`.
     """
     endpoints, instances, slots = gains[0].shape
-    last = max(slots - max(FEWEST_SLOTS, math.ceil(LEAST_LASTING_S / slot_s)), 0) + 1
+    last = max(slots - max(FEWEST_SLOTS, math.ceil(LEAST_AGE_S / slot_s)), 0) + 1
     # A change at one slot and one at the next are hardly different: about two for each doubling of the time.
     times = math.log(1 + 2 * math.log2(max(slots, 2)))
     best: Scope | None = None

@@ -159,7 +159,7 @@ def test_the_minute_is_counted_from_the_start_of_the_run_also_after_a_warm_up():
     assert found.onset.since.timestamp() == pytest.approx(start_s + found.onset.elapsed_s, abs=10)
 
 
-def test_a_burst_is_no_lasting_fault():
+def test_a_burst_is_no_persistent_fault():
     requests = draw(None)
     since_s = (requests.ts_us - requests.ts_us.min()) / 1e6
     hit = (requests.arm == 1) & (since_s > 500) & (since_s < 515)
