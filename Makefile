@@ -6,13 +6,20 @@ READY := .venv/.ready
 # Compiled modules are what makes a command start in tenths of a second.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check servers notebooks bench bench-arena lock audit clean
+.PHONY: demo demo-rollout test check servers notebooks bench bench-arena lock audit clean
 
 # Two candidates of the sample service under real load: a healthy one that is GO, and one that must not pass.
 demo: $(READY)
 	$(BIN)/evaluator demo
 	@echo
 	$(BIN)/evaluator demo --regression endpoint --seconds 30; test $$? -eq 1
+
+# A candidate goes through test, pre-production and production; a bad one is back at the first stage that can see it.
+# One of them: evaluator demo rollout --strategy blue_green --regression hang
+demo-rollout: $(READY)
+	$(BIN)/evaluator demo rollout
+	@echo
+	$(BIN)/evaluator demo rollout --regression production-errors
 
 test: check servers
 	$(BIN)/pytest --numprocesses 4 --dist loadscope --no-loadscope-reorder

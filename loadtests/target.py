@@ -18,6 +18,7 @@ import random
 import re
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -38,8 +39,14 @@ TAIL_SHARE = 0.015
 """Share of the requests that the regression `tail` slows down."""
 LEAK_GROWTH = 0.4
 """Relative growth of the latency at the end of the regression `leak`."""
+HANG_FACTOR = 1e4
+"""Factor on the latency of the regression `hang`: nobody waits that long."""
+POOL_PER_S = 30
+"""Requests per second that an instance with the regression `overload` can answer."""
+LIFE_S = 8.0
+"""Time (s) from the first request until an instance with the regression `dies` ends."""
 PARENT_CHECK_S = 1.0
-"""How often (s) it is checked that the parent process still runs."""
+"""How often (s) it is checked that the process which this one ends with still runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +66,19 @@ REGRESSIONS: dict[str, Callable[[Draw], float]] = {
     "failures": lambda _: 1.0,
     "endpoint": lambda draw: 1.5 if draw.endpoint == "POST /checkout" else 1.0,
     "leak": lambda draw: 1.0 + LEAK_GROWTH * min(draw.age, 1.0),
+    "errors": lambda _: 1.0,
+    "slower": lambda _: 1.4,
+    "overload": lambda _: 1.0,
+    "hang": lambda _: HANG_FACTOR,
+    "dies": lambda _: 1.0,
 }
-"""Regression → factor on the latency."""
+"""Regression → factor on the latency. Requests of /health are answered at once, whatever the regression."""
 
-FAILURE_SHARE = {"failures": 0.02}
+FAILURE_SHARE = {"failures": 0.02, "errors": 0.1}
+"""Share of the requests that fail."""
+OVERLOAD_SHARE = 0.5
+"""Share of the requests that fail while an instance with the regression `overload` gets too many."""
+OVERLOAD_WINDOW_S = 2.0
 
 
 BOUNDS_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.75, 1.0, 2.5)
@@ -123,6 +139,8 @@ class Shop:
         self._failure_share = FAILURE_SHARE.get(regression, 0.0)
         self._first_request_at: float | None = None
         """Monotonic time (s) of the first request; `None` before it."""
+        self._newest: deque[float] = deque()
+        """Monotonic times (s) of the requests of the last moments."""
 
     def answer(self, method: str, path: str) -> tuple[float, bytes]:
         """Draw an answer: returns the seconds to wait, and the HTTP response to send then."""
@@ -131,17 +149,32 @@ class Shop:
             return 0.0, self._build_response(200, "text/plain; version=0.0.4", self._metrics.page())
         if endpoint not in LATENCY_MS:
             return 0.0, self._build_json_response(404, {"error": "no such page"})
+        if endpoint == "GET /health":
+            if self._metrics:
+                self._metrics.count(endpoint, 200, 0.0)
+            return 0.0, self._build_json_response(200, {"endpoint": endpoint, "version": self.version})
         now = time.monotonic()
         if self._first_request_at is None:
             self._first_request_at = now
         draw = Draw(endpoint, z=self._random.gauss(), age=(now - self._first_request_at) / self.leak_over_s)
         seconds = LATENCY_MS[endpoint] / 1000 * math.exp(SPREAD * draw.z) * self._slow_down(draw)
-        failed = self._random.random() < self._failure_share
+        failed = self._random.random() < self._find_failure_share(now)
+        if self.regression == "dies" and now - self._first_request_at > LIFE_S:
+            os._exit(1)  # in the middle of all its requests, as a crash does
         if self._metrics:
             self._metrics.count(endpoint, 500 if failed else 200, seconds)
         if failed:
             return seconds, self._build_json_response(500, {"error": "out of luck"})
         return seconds, self._build_json_response(200, {"endpoint": endpoint, "version": self.version})
+
+    def _find_failure_share(self, now: float) -> float:
+        """Find the share of requests that fail at this moment (monotonic, s)."""
+        if self.regression != "overload":
+            return self._failure_share
+        self._newest.append(now)
+        while self._newest[0] < now - OVERLOAD_WINDOW_S:
+            self._newest.popleft()
+        return OVERLOAD_SHARE if len(self._newest) > POOL_PER_S * OVERLOAD_WINDOW_S else 0.0
 
     def _build_json_response(self, status: int, body: dict[str, str]) -> bytes:
         return self._build_response(status, "application/json", json.dumps(body).encode())
@@ -204,23 +237,42 @@ class Connection(asyncio.Protocol):
             self._answer_next()
 
 
-async def serve(shop: Shop, port: int, parent_id: int | None) -> None:
-    """Serve on loopback until SIGTERM or Ctrl-C, or until the process that started this one has ended.
-
-    `parent_id`: id of that process; `None`: its end does not matter.
-    """
+async def serve(shop: Shop, port: int, is_needed: Callable[[], bool]) -> None:
+    """Serve on loopback until SIGTERM or Ctrl-C, or until it is no longer needed, which is asked each second."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Connection(shop), "127.0.0.1", port, backlog=1024)
     stop = asyncio.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stop.set)
-    # If the parent ends, this process gets another parent.
-    while not stop.is_set() and (parent_id is None or os.getppid() == parent_id):
+    while not stop.is_set() and is_needed():
         try:
             await asyncio.wait_for(stop.wait(), PARENT_CHECK_S)
         except TimeoutError:
             continue
     server.close()
+
+
+def is_running(process_id: int) -> bool:
+    """Does a process run? Any process, also one of another user, or one that has ended and nobody waited for."""
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _make_check(options: argparse.Namespace) -> Callable[[], bool]:
+    """Make the function that tells whether the processes that were named still run."""
+
+    def is_needed() -> bool:
+        # If the parent ends, this process gets another parent.
+        if options.parent is not None and os.getppid() != options.parent:
+            return False
+        return options.end_with is None or is_running(options.end_with)
+
+    return is_needed
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -236,10 +288,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--metrics", action="store_true", help="count requests for Prometheus under /metrics")
     parser.add_argument("--parent", type=int, help="end when this process, the parent, has ended")
+    parser.add_argument("--end-with", type=int, help="end when this process, which is not the parent, has ended")
     options = parser.parse_args(arguments)
     metrics = Metrics() if options.metrics else None
     shop = Shop(options.instance, options.version, options.regression, options.seed, options.leak_over, metrics)
-    asyncio.run(serve(shop, options.port, options.parent))
+    asyncio.run(serve(shop, options.port, _make_check(options)))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ LONGEST = (
     "cli/test_load.py",
     "sources/test_silence.py",
     "cli/test_demo_live.py",
+    "cli/test_demo_rollout.py",
     "cli/test_watch.py",
     "cli/test_collect.py",
     "intents/test_asking.py",

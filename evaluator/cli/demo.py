@@ -12,6 +12,7 @@ import click
 
 from evaluator.cli import DEFAULT_STORE, Session
 from evaluator.cli.amounts import SHARE
+from evaluator.cli.demo_rollout import command as rollout_command
 from evaluator.errors import EvaluatorError, UsageError
 from evaluator.records import Arm, Release, Service, Verdict
 from evaluator.sources.sample import DEAD, REGRESSIONS, find_loadtests, start_arms, start_prometheus
@@ -29,7 +30,7 @@ DEFAULT_SHARE, LEAST_SHARE = 0.5, 0.01
 DEMO_STORE = Path("demo") / DEFAULT_STORE
 
 
-@click.command("demo")
+@click.group("demo", invoke_without_command=True)
 @click.option(
     "--regression",
     type=click.Choice([*REGRESSIONS, DEAD]),
@@ -41,8 +42,10 @@ DEMO_STORE = Path("demo") / DEFAULT_STORE
 @click.option("--share", type=SHARE, help="Share of HAProxy's requests that the candidate gets.  [default: 50%]")
 @click.option("--prometheus", is_flag=True, help="Start a Prometheus too, and judge its readings as well.")
 @click.option("--seconds", type=click.IntRange(10, 3600), default=60, show_default=True, help="Duration of the load.")
-@click.pass_obj
-def command(session: Session, regression: str, live: bool, share: float | None, prometheus: bool, seconds: int) -> int:
+@click.pass_context
+def command(
+    context: click.Context, regression: str, live: bool, share: float | None, prometheus: bool, seconds: int
+) -> int:
     """Load two versions of the sample service and judge them.
 
     Starts three instances of each version on loopback, sends both the same users with Locust, lands every request and
@@ -51,7 +54,35 @@ def command(session: Session, regression: str, live: bool, share: float | None, 
 
     With --live, further users send their requests to HAProxy, which shares them out to the instances of both versions.
     Its access log is followed meanwhile: these requests are judged as those of production.
+
+    `evaluator demo rollout` takes a candidate through test, pre-production and production.
     """
+    session: Session = context.obj
+    if context.invoked_subcommand:
+        _refuse_options(context)
+        return 0
+    return _judge_two_versions(session, regression, share, live=live, prometheus=prometheus, seconds=seconds)
+
+
+command.add_command(rollout_command)
+
+
+def _refuse_options(context: click.Context) -> None:
+    """Raise UsageError for options before the name of a command, which has its own."""
+    given = [
+        name for name in context.params if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise UsageError(
+            f"--{given[0]} belongs behind `{context.invoked_subcommand}`",
+            hint=f"evaluator demo {context.invoked_subcommand} --help has its options",
+        )
+
+
+def _judge_two_versions(
+    session: Session, regression: str, share: float | None, *, live: bool, prometheus: bool, seconds: int
+) -> int:
+    """Load two versions of the sample service, judge them, and return the exit code of the verdict."""
     from evaluator.cli.judging import JudgeOptions
     from evaluator.pipeline.judging import judge_release
     from evaluator.policy.selection import choose_policy

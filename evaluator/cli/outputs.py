@@ -63,7 +63,7 @@ def write_outputs(
     files = [(name, path) for name, path in outputs if path is not None]
     stdout_formats = [name for name, path in outputs if path is None]
     for name, path in files:
-        _replace_file(path, render(name, FILE_PAGE) + "\n", private=private)
+        replace_output(path, render(name, FILE_PAGE) + "\n", private=private)
     # After the files: the text on stdout may name them.
     for name in stdout_formats:
         emit(render(name, make_page(command_options)))
@@ -77,14 +77,17 @@ def _parse_format(text: str) -> Output:
     name, separator, target = text.partition("=")
     if name not in FORMATS:
         raise UnknownName("format", name, FORMATS)
-    if not separator:
-        return name, None
+    return (name, find_path(target)) if separator else (name, None)
+
+
+def find_path(target: str) -> Path:
+    """Return the path of a file that is to be written. Raises UsageError if that is not possible."""
     path = Path(target)
     if not target or "\0" in target or path.is_dir() or not path.parent.is_dir():
         raise UsageError(f"'{target}' is not a file that can be written", hint="the folder must exist")
     if not os.access(path if _is_special(path) else path.resolve().parent, os.W_OK):
         raise UsageError(f"this user may not write '{target}'", hint="choose a folder with write permission")
-    return name, path
+    return path
 
 
 def _find_report(files: Sequence[tuple[str, Path]]) -> str:
@@ -101,7 +104,7 @@ def _find_report(files: Sequence[tuple[str, Path]]) -> str:
     return ""
 
 
-def _replace_file(path: Path, text: str, *, private: bool) -> None:
+def replace_output(path: Path, text: str, *, private: bool) -> None:
     """Write a file so that readers always find all of the old text or all of the new.
 
     The text goes to a temporary file in the same folder, which replaces the file at the end. `private`: only the owner

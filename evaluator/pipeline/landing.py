@@ -136,7 +136,7 @@ def _adopt_recordings(store: Store, release_id: str, registered: Collection[str]
         )
         services = (Service(manifest.service),) if manifest.service else ()
         try:
-            store.data.register_run(Release(manifest.release, services), run)
+            store.data.register_run(Release(manifest.release, services), run, bucket_s=manifest.bucket_s)
         except StoreError:
             if manifest.run not in store.data.list_runs():
                 raise

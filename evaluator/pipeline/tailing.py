@@ -32,6 +32,7 @@ from evaluator.records import (
     RouterFacts,
     check_log_options,
     check_names,
+    choose_bucket_s,
     sum_counts,
 )
 from evaluator.segments import data_folder, run_folder, to_folder_name
@@ -86,6 +87,8 @@ class TailPlan:
     step: str = ""
     shares: Mapping[str, float] = field(default_factory=dict)
     lateness_s: float = LATENESS_S
+    shortest_step_s: float | None = None
+    """Duration (s) of the shortest step that will be judged, which needs short buckets; None: not known."""
     stats_address: str = ""
     """Socket of HAProxy's statistics, which say which server failed; empty: they are not read."""
     fresh: bool = False
@@ -447,6 +450,7 @@ class _Tail:
             replicate=run.replicate,
             step=run.step,
             shares=dict(run.shares),
+            bucket_s=choose_bucket_s(plan.shortest_step_s) if plan.shortest_step_s else None,
         )
 
     def _register(self) -> None:

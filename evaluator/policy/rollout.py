@@ -111,6 +111,9 @@ class LiveSection(Section):
         "",
         description="Log of the router, or service to its log; `sources.access_log` says how they are read.",
     )
+    lateness: PositiveDuration = Field(
+        65.0, description="How long a request may take: it is logged at its end, and a stage ends so much later."
+    )
     prometheus: bool = Field(default=False, description="Readings of `sources.prometheus`.")
 
     def find_log(self, service: str) -> str:

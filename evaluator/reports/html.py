@@ -14,7 +14,7 @@ from importlib.resources import files
 from typing import Any
 
 import yaml
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from evaluator.errors import InputError
@@ -88,19 +88,14 @@ def to_html(verdict: Verdict) -> str:
     Raises InputError if the data of the figures have an unexpected form. They may come from a file: reading a verdict
     checks all but its figures, which are not part of its schema.
     """
-    environment = Environment(
-        autoescape=True, trim_blocks=True, undefined=StrictUndefined, finalize=_clean_value, keep_trailing_newline=False
-    )
-    environment.filters |= FILTERS
-    folder = files("evaluator.reports") / "templates"
-    template = environment.from_string((folder / "report.html.j2").read_text(encoding="utf-8"))
+    template = make_environment().from_string(read_template("report.html.j2"))
     # On a dark page, each colour of a figure is replaced by its counterpart: svg [fill="#26323f"]{fill:#e6eaee}
     dark_rules = "".join(
         f'svg [{attribute}="{light}"]{{{attribute}:{dark}}}'
         for light, dark in PALETTE.items()
         for attribute in ("fill", "stroke")
     )
-    css = (folder / "report.css").read_text(encoding="utf-8")
+    css = read_template("report.css")
     css += f"@media screen and (prefers-color-scheme: dark) {{{dark_rules}}}"
     try:
         context = _Report(verdict).build_context()
@@ -112,6 +107,25 @@ def to_html(verdict: Verdict) -> str:
             hint="make the JSON again with --figures, or leave its key `figures` out",
         ) from error
     return template.render(css=Markup(css), **context)  # noqa: S704 our own file and colours
+
+
+def make_environment() -> Environment:
+    """Make what fills templates: it escapes all values, and lets templates include each other by name."""
+    environment = Environment(
+        autoescape=True,
+        trim_blocks=True,
+        undefined=StrictUndefined,
+        finalize=_clean_value,
+        keep_trailing_newline=False,
+        loader=FunctionLoader(read_template),
+    )
+    environment.filters |= FILTERS
+    return environment
+
+
+def read_template(name: str) -> str:
+    """Read a file of the folder with templates and styles."""
+    return (files("evaluator.reports") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _clean_value(value: Any) -> Any:

@@ -13,8 +13,9 @@ from evaluator.records.rollouts import Observe
 from evaluator.rollout.checks import name_servers
 from evaluator.wording import count_of, format_duration, format_number
 
-LEAST_BAKE_S = 120.0
-"""Requests of a followed log are summed up in parts of 15 s, and eight are needed."""
+LEAST_BAKE_S = 12.0
+"""Requests of users are summed up in parts of a second or more, as the shortest stage needs (`shortest_step_s` of
+`TailPlan`). Eight parts are needed; of a log that is followed further, up to three more are cut off at the end."""
 
 
 def refuse_contradictions(policy: Policy, section: RolloutSection) -> None:
@@ -26,8 +27,8 @@ def refuse_contradictions(policy: Policy, section: RolloutSection) -> None:
         if (stage.bake or 0.0) < LEAST_BAKE_S:
             raise policy.refuse(
                 (*key_path, "bake"),
-                f"{format_duration(stage.bake or 0.0)} are too short to judge the requests of users, which are summed "
-                "up in parts of 15 s: bake: 2m at least",
+                f"{format_duration(stage.bake or 0.0)} are too short to judge the requests of users: bake: "
+                f"{LEAST_BAKE_S:g}s at least, and minutes to find more than a candidate that is dead",
             )
         if stage.needs != "go":
             continue

@@ -15,13 +15,13 @@ from evaluator.guard.recognise import find_settings
 from evaluator.guard.routers import ServiceRouter
 from evaluator.guard.setup import GuardSetup
 from evaluator.guard.watch import ServiceWatch
-from evaluator.intents import find_latest, may, why_not
+from evaluator.intents import find_latest
 from evaluator.intents.executing import LoadPolicy
 from evaluator.intents.rollout_plans import read_plan
 from evaluator.pipeline.tailing import LATENESS_S, TailPlan
 from evaluator.policy import Policy, parse_policy
 from evaluator.records import CANDIDATE, Release
-from evaluator.records.intents import Person, PersonRole
+from evaluator.records.intents import Person
 from evaluator.records.rollouts import (
     Act,
     Event,
@@ -35,13 +35,13 @@ from evaluator.records.rollouts import (
 )
 from evaluator.rollout.acting import IntentEffects
 from evaluator.rollout.collaborators import Collaborators, ProgressReport, SystemClock, ThreadCall
+from evaluator.rollout.describing import find_exit_code
 from evaluator.rollout.driving import Driver
 from evaluator.rollout.evidence import StepEvidence, freeze_policy, judge_step
 from evaluator.rollout.guarding import GuardedTraffic, make_setup
 from evaluator.rollout.locking import driving_alone
 from evaluator.rollout.recording import StepRecorder
 from evaluator.rollout.returning import return_without_plan
-from evaluator.rollout.telling import find_exit_code
 from evaluator.sources.access_logs.options import LogSettings
 from evaluator.sources.access_logs.tail_state import list_followed
 from evaluator.store import Store
@@ -55,15 +55,7 @@ STORE_WAIT_S = 5.0
 
 
 def draft_rollout(policy: Policy, plan: RolloutPlan, person: Person, reason: str, *, is_queued: bool) -> Rollout:
-    """Make the rollout that is to be started: the plan and the policy as they are now, and who starts it.
-
-    Raises Refused if the person may not start rollouts.
-    """
-    if not may(policy.promotion, person.names, PersonRole.APPROVER):
-        raise Refused(
-            why_not(policy.promotion, person, PersonRole.APPROVER, "starting a rollout"),
-            hint="ask a person with that role",
-        )
+    """Make the rollout that is to be started: the plan and the policy as they are now, and who starts it."""
     return Rollout(
         id="",
         release=plan.release,
@@ -134,6 +126,8 @@ def make_tail_plans(
 ) -> dict[str, TailPlan]:
     """Plan how the log of each shifted service is followed. Raises UsageError, InputError."""
     tails = {}
+    live = policy.rollout.live if policy.rollout else None
+    bakes = [step.bake_s for step in plan.steps if isinstance(step, Observe) and step.share and step.bake_s]
     for service in make_setup(rollout, plan, policy, release).services:
         if service.access_log is None:
             continue
@@ -143,7 +137,8 @@ def make_tail_plans(
             release=Release(release.id),
             paths=(service.access_log.absolute(),),
             settings=settings,
-            lateness_s=LATENESS_S,
+            lateness_s=live.lateness if live else LATENESS_S,
+            shortest_step_s=min(bakes, default=None),
         )
     return tails
 

@@ -115,6 +115,8 @@ class RunManifest:
     replicate: int = 0
     step: str = ""
     shares: dict[str, float] = field(default_factory=dict)
+    bucket_s: int | None = None
+    """Length of the buckets of its group (s); None: chosen from `run_time_s` of the group's first run."""
 
     def write(self, folder: Path) -> None:
         """Write the manifest into the run's folder, at once for every reader. Raises OSError."""
@@ -130,6 +132,7 @@ class RunManifest:
             manifest = cls(**{part.name: values[part.name] for part in fields(cls) if part.name in values})
             texts = (manifest.run, manifest.release, manifest.service, manifest.source, manifest.group, manifest.step)
             are_texts = all(isinstance(text, str) for text in texts) and isinstance(manifest.fingerprint, dict)
+            are_texts = are_texts and (manifest.bucket_s is None or int(manifest.bucket_s) > 0)
             utc(manifest.started + (manifest.run_time_s or 0.0))  # fails for what is no time
         except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
             raise _refuse_manifest(path, f"{type(error).__name__}: {error}") from error

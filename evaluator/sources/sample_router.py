@@ -89,7 +89,7 @@ def start_router(arms: Sequence[Arm], shares: Mapping[str, float], folder: Path)
         errors.open("wb") as error_output,
         start_process([program, "-db", "-f", str(config)], log_output, error_output) as process,
     ):
-        _wait_until_listening(address, process, errors)
+        wait_until_listening(address, process, errors)
         patterns = tuple(f"{arm.name}={arm.name}-*" for arm in arms)
         yield SampleRouter(f"http://{address}", log, stats, patterns)
 
@@ -99,7 +99,7 @@ def _find_weight(share: float) -> int:
     return max(1, round(_WHOLE_WEIGHT * share))
 
 
-def _wait_until_listening(address: str, process: subprocess.Popen[bytes], errors: Path) -> None:
+def wait_until_listening(address: str, process: subprocess.Popen[bytes], errors: Path) -> None:
     """Wait until HAProxy accepts connections. Raises SourceError with its first error if it does not."""
     host, _, port = address.rpartition(":")
     deadline = time.monotonic() + READY_S

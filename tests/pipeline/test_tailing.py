@@ -457,3 +457,11 @@ def test_lines_of_another_format_are_refused(log):
     log.write("this is no access log")
     with pytest.raises(InputError, match=r"haproxy\.log:1"):
         log.read_once(from_start=True)
+
+
+@pytest.mark.parametrize(("shortest_s", "bucket_s"), [(None, 15), (30.0, 1), (600.0, 5)])
+def test_the_buckets_fit_the_shortest_step(log, quick, shortest_s, bucket_s):
+    log.write(line(time.time()))
+    log.read_once(from_start=True, shortest_step_s=shortest_s)
+    [run] = log.land()
+    assert Store.open(log.store_path).data.read_cells([run.id]).bucket_s == bucket_s

@@ -1,0 +1,325 @@
+"""`evaluator demo rollout`: a candidate of the sample service is rolled out through three environments."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from evaluator.cli import DEFAULT_STORE, Session, emit
+from evaluator.cli.terminal import make_page
+from evaluator.errors import EvaluatorError, UnknownName, UsageError
+from evaluator.records import Release, Service
+from evaluator.sources.sample_environments import (
+    ENVIRONMENTS,
+    KINDS,
+    PRODUCTION,
+    Environments,
+    count_sessions,
+    end_processes,
+    find_guard,
+    find_processes,
+    list_traces,
+    prepare_environments,
+    read_traffic,
+    start_production_router,
+)
+from evaluator.sources.sample_policy import Times, find_first_stage, write_policy
+from evaluator.sources.sample_router import require_haproxy, start_users
+from evaluator.wording import count_of, format_count, format_duration, format_number, quote_command
+
+if TYPE_CHECKING:
+    from evaluator.records.rollouts import RolloutPlan
+    from evaluator.rollout.reporting import RolloutFacts
+
+VERSIONS = {"baseline": "1.4.1", "canary": "1.5.0"}
+STRATEGIES = ("canary", "blue_green", "big_bang")
+SPAWN_RATE = 60.0
+LONGEST_S = 600.0
+"""The demo ends a rollout that takes longer (s)."""
+PATIENCE_S = 10.0
+"""How long (s) what was started may take to end."""
+NEAR = 0.01
+"""Difference that is allowed between the wanted and the realised share."""
+INCONCLUSIVE_CODE, WRONG_CODE = 3, 4
+
+
+@click.command("rollout")
+@click.option("--strategy", type=click.Choice(STRATEGIES), default="canary", show_default=True, help="How it is done.")
+@click.option(
+    "--regression",
+    type=click.Choice(list(KINDS)),
+    default="none",
+    show_default=True,
+    help="What is wrong with the candidate. errors: in all environments; latency: from pre-production on; "
+    "production-errors: only with half of the users of production; hang, dies: only in production.",
+)
+@click.option("--by-hand", is_flag=True, help="Start no rollout: you do, while the environments run until Ctrl-C.")
+@click.pass_obj
+def command(session: Session, strategy: str, regression: str, *, by_hand: bool) -> int:
+    """Roll out a candidate of the sample service: test, pre-production, production.
+
+    Starts three environments on loopback, HAProxy in front of production, and users of Locust who send their requests
+    to it. Writes a policy with stages, and calls `evaluator rollout start` by it. A good candidate reaches all
+    users; a bad one is back at the first stage that can see what is wrong.
+
+    Everything is kept in a new folder in ./demo (or next to --store), with an HTML report. Exit code 0 if the rollout
+    ended as it should, 3 if the machine was too busy to show it, 4 otherwise.
+    """
+    require_haproxy()
+    if session.policy_path is not None:
+        raise UsageError(
+            "the demo writes its own policy, since its ports are others each time",
+            hint="with --by-hand you can change it before you start the rollout",
+        )
+    parent = session.store_path.parent if session.store_path != DEFAULT_STORE else Path("demo")
+    return run_demo(session, parent, strategy, regression, Times(), by_hand=by_hand)
+
+
+def run_demo(
+    session: Session, parent: Path, strategy: str, regression: str, times: Times, *, by_hand: bool = False
+) -> int:
+    """Run a demo in a new folder of `parent`, and return the exit code. Nothing is left running."""
+    folder = _make_folder(parent)
+    release = "shop@1.5.0" + ("" if regression == "none" else f"-{regression}")
+    demo = Demo(session, folder, release, strategy, regression)
+    try:
+        return demo.run(times, by_hand=by_hand)
+    finally:
+        left = end_processes(demo.traces, PATIENCE_S)
+        session.say("nothing is left running" if not left else f"had to be ended: {'; '.join(left)}")
+
+
+def _make_folder(parent: Path) -> Path:
+    """Make a new folder for one demo: `rollout-1`, `rollout-2` and so on."""
+    for number in range(1, 10_000):
+        folder = parent / f"rollout-{number}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise EvaluatorError(f"{folder} cannot be made: {error.strerror}") from error
+        return folder
+    raise UsageError(f"{parent} has too many demos", hint=f"delete some of {parent}/rollout-*")
+
+
+@dataclass(slots=True)
+class Demo:
+    """One demo of a rollout, in a folder of its own."""
+
+    session: Session
+    folder: Path
+    release: str
+    strategy: str
+    regression: str
+    traces: tuple[str, ...] = ()
+    """Texts of the command lines of what it has started."""
+
+    @property
+    def store(self) -> Path:
+        """Its store."""
+        return self.folder / DEFAULT_STORE
+
+    @property
+    def options(self) -> list[str]:
+        """Options of all commands on it."""
+        return ["--store", str(self.store), "--policy", str(self.folder / "evaluator.yaml")]
+
+    def run(self, times: Times, *, by_hand: bool = False) -> int:
+        """Run it, print how it went, and return the exit code.
+
+        `by_hand`: a person starts the rollout; it ends with KeyboardInterrupt.
+        """
+        with contextlib.ExitStack() as stack:
+            environments = stack.enter_context(prepare_environments(self.folder, VERSIONS, self.regression))
+            self.traces = tuple(list_traces(environments, self.store))
+            stack.enter_context(self.production(environments, times))
+            # An idle guard ends by itself after a minute; one that is not returns the traffic before it ends.
+            stack.callback(self.end_guard)
+            if by_hand:
+                self.wait_for_person()
+            self.drive()
+            return self.conclude(environments)
+
+    @contextlib.contextmanager
+    def production(self, environments: Environments, times: Times) -> Iterator[None]:
+        """Let users use the baseline during the block."""
+        from evaluator.store import Store
+
+        say = self.session.say
+        policy = write_policy(environments, self.release, self.strategy, times)
+        (self.folder / "evaluator.yaml").write_text(policy, encoding="utf-8")
+        store = Store.open(self.store, create=True)
+        service = Service("shop", VERSIONS["baseline"], VERSIONS["canary"])
+        store.control.add_release(Release(self.release, (service,)))
+        environments.run("deploy", PRODUCTION, "baseline")
+        say(f"three environments in {self.folder}: {', '.join(ENVIRONMENTS)}; the candidate: {self.regression}")
+        with (
+            start_production_router(environments),
+            start_users(environments.router, environments.users, SPAWN_RATE, LONGEST_S),
+        ):
+            say(f"{environments.users} users send requests to HAProxy at {environments.router.url}, with {VERSIONS}")
+            yield
+
+    @property
+    def start_words(self) -> list[str]:
+        """The words of the command that starts the rollout."""
+        return [*self.options, "rollout", "start", self.release, "--reason", "the demo", "--yes"]
+
+    def wait_for_person(self) -> None:
+        """Say what a person can do while the environments run, and wait for Ctrl-C."""
+        say, options = self.session.say, self.options
+        say(f"change the policy, if you like: {self.folder / 'evaluator.yaml'}")
+        say(f"what it would do: `{quote_command(*options, 'rollout', 'plan', self.release)}`")
+        say(f"start it: `{quote_command(*self.start_words)}`")
+        say(f"reload HAProxy in the middle of a stage: {self.folder / 'reload.sh'}")
+        say(f"the report, at any time: `{quote_command(*options, 'rollout', 'report', self.release)} > report.html`")
+        say("Ctrl-C ends the environments")
+        while True:
+            time.sleep(3600)
+
+    def drive(self) -> None:
+        """Let `evaluator rollout start` drive the rollout, in a process of its own."""
+        words = self.start_words
+        self.session.say(f"the policy: {self.folder / 'evaluator.yaml'}")
+        self.session.say(f"`{quote_command(*words)}`")
+        process = subprocess.Popen([sys.executable, "-m", "evaluator", *words], stdin=subprocess.DEVNULL)
+        try:
+            process.wait(LONGEST_S)
+        except subprocess.TimeoutExpired:
+            self.session.say(f"the rollout has not ended within {format_duration(LONGEST_S)}; it is ended")
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(PATIENCE_S)
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+    def end_guard(self) -> None:
+        """End the guard, if there is one."""
+        for pid in find_processes([find_guard(self.store)]):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        end_processes([find_guard(self.store)], PATIENCE_S)
+
+    def conclude(self, environments: Environments) -> int:
+        """Print how the rollout went, write the report, and return the exit code."""
+        from evaluator.pipeline.landing import land_release
+        from evaluator.reports.rollout import to_html
+        from evaluator.rollout.reporting import make_report, read_facts
+        from evaluator.store import Store
+        from evaluator.store.rollouts import Rollouts
+
+        store = Store.open(self.store)
+        started = Rollouts(store.control.file).rollouts(self.release)
+        if not started:
+            raise EvaluatorError("the rollout was not started", hint="what `evaluator rollout start` says above")
+        with contextlib.suppress(UnknownName):  # without any run there is nothing to land
+            land_release(store, self.release)
+        facts = read_facts(store, started[-1])
+        report = make_report(facts, datetime.now(UTC))
+        path = self.folder / "report.html"
+        try:
+            path.write_text(to_html(report) + "\n", encoding="utf-8")
+            said = f"the report: {path}"
+        except ImportError as error:
+            said = f"no report was written: it needs the package {error.name}; pip install 'release-evaluator[plots]'"
+        ending = judge_ending(facts, self.strategy, self.regression)
+        lines = [*describe_rollout(facts), describe_exposure(facts, environments)]
+        emit("\n".join([f"{report.word}  {self.release}", f"  {report.why}", *lines, f"  {ending.text}"]))
+        self.session.say(said)
+        self.session.say(
+            f"next: `{quote_command(*self.options, 'rollout', 'status', self.release)}`, or try another one:"
+        )
+        self.session.say("`evaluator demo rollout --strategy blue_green`, `evaluator demo rollout --regression hang`")
+        return ending.code
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Whether a demo ended as it should."""
+
+    code: int
+    text: str
+
+
+def judge_ending(facts: RolloutFacts, strategy: str, regression: str) -> Ending:
+    """Compare how a rollout ended with what its regression has to lead to."""
+    from evaluator.records.rollouts import Act, RolloutOutcome, from_plain
+    from evaluator.rollout.progress import fold
+    from evaluator.rollout.reporting import find_turn, list_exposures
+
+    plan = from_plain(facts.rollout.plan)
+    progress, turn = fold(plan, facts.events), find_turn(plan, facts.events)
+    with_users = [step.stage for step in plan.steps if isinstance(step, Act) and step.is_shift]
+    expected = find_first_stage(strategy, regression, with_users)
+    wanted = f"it should have turned back at {expected}" if expected else "it should have reached all users"
+    if progress.outcome is None:
+        return Ending(WRONG_CODE, f"the rollout has not ended; {wanted}")
+    if "not shown what it needs" in progress.why_back:
+        hint = "this machine was too busy for so short a demo"
+        return Ending(INCONCLUSIVE_CODE, f"inconclusive: {progress.why_back}; {wanted}; {hint}")
+    stage = plan.steps[turn].stage if turn is not None and turn < plan.body else ""
+    if any(abs(row.share - row.wanted) > NEAR for row in list_exposures(facts, plan) if row.wanted and row.requests):
+        return Ending(WRONG_CODE, "the router gave the candidate another share than the plan wanted")
+    if progress.outcome is RolloutOutcome.PROMOTED and not expected:
+        blind = "; no stage of this strategy can see what is wrong" if regression != "none" else ""
+        return Ending(0, f"as it should be: the candidate has all traffic{blind}")
+    if progress.outcome is RolloutOutcome.ROLLED_BACK and expected and stage == expected:
+        return Ending(0, f"as it should be: {stage} is the first stage that can see it")
+    return Ending(WRONG_CODE, f"not as it should be: {wanted}")
+
+
+def describe_rollout(facts: RolloutFacts) -> Iterator[str]:
+    """Write the steps with verdicts and shares, and who met the candidate, as lines of text."""
+    from evaluator.records.rollouts import from_plain
+    from evaluator.reports.base import align_columns
+    from evaluator.rollout.reporting import find_return_s
+
+    plan = from_plain(facts.rollout.plan)
+    rows = [("stage", "needs", "shown", "wanted", "got", "requests", "failed"), *_list_rows(facts, plan)]
+    yield ""
+    yield from align_columns(rows, make_page())
+    yield ""
+    returned_s = find_return_s(facts.events)
+    if returned_s is not None:
+        yield f"  all traffic was at the baseline {format_number(round(returned_s, 1))} s after it was to go back"
+
+
+def describe_exposure(facts: RolloutFacts, environments: Environments) -> str:
+    """Write how many requests of users the candidate got since the start, by the router.
+
+    The runs have fewer: what a candidate never answered is logged after its step was closed, or not at all.
+    """
+    traffic = read_traffic(environments.router.log, start=facts.rollout.started_at.timestamp())
+    logged, total = traffic.requests["canary"], sum(traffic.requests.values())
+    sent = max(count_sessions(environments.socket)["canary"], logged)
+    failed = traffic.failures["canary"] + sent - logged
+    of_all = count_of(total + sent - logged, "request")
+    without = f"{format_count(failed)} failed or had no answer"
+    return f"  the candidate got {format_count(sent)} of {of_all} of users, by HAProxy; {without}"
+
+
+def _list_rows(facts: RolloutFacts, plan: RolloutPlan) -> Iterator[tuple[str, ...]]:
+    """List the cells of each stage."""
+    from evaluator.rollout.reporting import list_rungs
+
+    exposures = {row.step: row for row in facts.exposures}
+    for rung in list_rungs(facts, plan):
+        row = exposures.get(rung.name)
+        shares = [f"{format_number(100 * share)} %" if share else "–" for share in (rung.wanted, rung.realised)]
+        counts = [format_count(row.candidate), format_count(row.candidate_failures)] if row else ["–", "–"]
+        yield (rung.name, rung.needs, "–" if rung.state == "later" else rung.note, *shares, *counts)

@@ -1,0 +1,239 @@
+"""The policy that `evaluator demo rollout` writes: how the sample service is rolled out, by each strategy."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from evaluator.sources.sample import find_loadtests
+from evaluator.sources.sample_environments import (
+    ARMS,
+    BACKEND,
+    LOG_FORMAT,
+    PRE_PRODUCTION,
+    PRODUCTION,
+    PROGRAM,
+    TEST,
+    Environments,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """How long the stages of the demo last (s)."""
+
+    load_s: float = 20.0
+    """Of the load in test and in pre-production; 0: a canary release has no such stages."""
+    bake_s: float = 20.0
+    """Of a stage in which users meet the candidate, and which is judged."""
+    last_s: float = 10.0
+    """Of the last stage, in which the candidate has all traffic."""
+    least: int = 150
+    """Judged requests of each arm for `no_harm`."""
+    shares: tuple[str, ...] = ("5 %", "25 %", "50 %")
+    """Of the stages of a canary release that are judged."""
+
+
+# What comes before the stages; the margins are those of minutes, not of a test that a release should rest on.
+_HEAD = """\
+# The policy of `evaluator demo rollout`: what it does, you can change and try again:
+#
+#     evaluator --policy {path} rollout plan {release}
+#
+# Its times are those of a demo. A real rollout bakes for minutes and hours, and asks for GO at 50 %.
+version: 1
+service: shop
+metrics:
+  - {{name: failure_rate, type: failure_rate, role: gate, margin: 1pp}}
+  - {{name: latency_p50, type: latency_quantile, quantile: 0.50, role: gate, margin: 10%}}
+  - {{name: latency_p95, type: latency_quantile, quantile: 0.95, role: gate, margin: 15%}}
+  - {{name: throughput, type: throughput, role: watch}}
+"""
+
+_EXPLAINED = {
+    "strategy": "How traffic is given to the candidate: canary, blue_green or big_bang.",
+    "router": "The router of production. Only the guard sets its weights while users meet the candidate.",
+    "live": "Where the requests of users are seen.",
+    "stages": "One after the other; each begins when the one before has shown what it needs.",
+    "acts": "Before the stage of their name; `end` after a promotion, `always` whatever happened.",
+    "guard": "Looked at each second while users meet the candidate.",
+    "lease": "Without its driver the rollout goes back after this time.",
+    "unanswered": "Who is asked, and does not answer, sends the traffic back.",
+}
+"""Key of the section `rollout` → the comment above it."""
+
+
+def write_policy(environments: Environments, release: str, strategy: str, times: Times) -> str:
+    """Write the policy as YAML with comments."""
+    stages = _STAGES[strategy](environments, times)
+    section: dict[str, Any] = {
+        "strategy": strategy,
+        "router": {"shop": {"haproxy": _list_router(environments)}},
+        "live": {"access_log": str(environments.router.log), "lateness": "3s"},
+        "stages": stages,
+        "acts": _list_acts(environments, stages),
+        "guard": {"failures": "5%", "p95": "1s", "over": "5s", "least": 20, "health": "2s"},
+        "lease": "20s",
+        "unanswered": {"after": "5s", "then": "baseline"},
+    }
+    arms = {arm: [f"{letter}*"] for arm, letter in ARMS.items()}
+    log = {"format": "haproxy", "log_format": LOG_FORMAT, "arms": arms}
+    path = environments.folder / "evaluator.yaml"
+    parts = [_HEAD.format(path=path, release=release), _dump({"sources": {"access_log": log}}), "rollout:\n"]
+    for key, value in section.items():
+        text = _dump({key: value})
+        parts += [f"  # {_EXPLAINED[key]}\n", *(f"  {line}\n" for line in text.splitlines())]
+    return "".join(parts)
+
+
+def _dump(values: Mapping[str, Any]) -> str:
+    """Write values as YAML in their own order, with lists on lines of their own."""
+    in_blocks = not any(isinstance(value, (dict, list)) for value in values.values())
+    style = False if in_blocks else None  # None: what has no further level stands on one line
+    return str(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=118, default_flow_style=style))
+
+
+def _list_router(environments: Environments) -> dict[str, Any]:
+    """List the options of the router."""
+    servers = {
+        arm: [f"{letter}{number + 1}" for number in range(len(environments.ports[PRODUCTION][arm]))]
+        for arm, letter in ARMS.items()
+    }
+    return {"socket": str(environments.socket), "backend": BACKEND, "servers": servers}
+
+
+# ------------------------------------------------------------------ stages
+
+
+def _list_loads(environments: Environments, times: Times) -> list[dict[str, Any]]:
+    """List the stages without users: test and pre-production."""
+    return [
+        {
+            "name": environment,
+            "environment": environment,
+            "needs": "go",
+            "load": {
+                "locustfile": str(find_loadtests() / "locustfile.py"),
+                "users": environments.load_users,
+                "spawn_rate": 45,
+                "run_time": f"{times.load_s:g}s",
+                **{
+                    arm: [f"http://{address}" for address in environments.list_addresses(environment, arm)]
+                    for arm in ARMS
+                },
+            },
+        }
+        for environment in (TEST, PRE_PRODUCTION)
+    ]
+
+
+def _list_canary(environments: Environments, times: Times) -> list[dict[str, Any]]:
+    """List the stages of a canary release."""
+    needs = {"needs": "no_harm", "bake": f"{times.bake_s:g}s", "least": times.least}
+    exposed = [{"name": share, "share": share.replace(" ", ""), **needs} for share in times.shares]
+    loads = _list_loads(environments, times) if times.load_s else []
+    return [*loads, *exposed, _list_last("full", times)]
+
+
+def _list_blue_green(environments: Environments, times: Times) -> list[dict[str, Any]]:
+    """List the stages of a blue-green release: judged under load, then one switch."""
+    return [*_list_loads(environments, times), _list_last("switch", times)]
+
+
+def _list_big_bang(environments: Environments, times: Times) -> list[dict[str, Any]]:  # noqa: ARG001 - as the others
+    """List the stages of a full release: nothing is known before."""
+    return [_list_last("full", times)]
+
+
+def _list_last(name: str, times: Times) -> dict[str, Any]:
+    """Describe the stage with all traffic: only the guard looks at it."""
+    return {"name": name, "share": "100%", "needs": "nothing", "bake": f"{times.last_s:g}s"}
+
+
+_STAGES = {"canary": _list_canary, "blue_green": _list_blue_green, "big_bang": _list_big_bang}
+
+# ------------------------------------------------------------------ acts
+
+_ON_LOOPBACK = {"allow_hosts": ["127.0.0.1"]}
+"""Option of hooks that may ask this machine."""
+
+
+def _list_acts(environments: Environments, stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """List the acts: deploy and health check before an environment is used, and what follows all stages."""
+    judged = [stage["name"] for stage in stages if "load" in stage]
+    first_with_users = next(stage["name"] for stage in stages if "share" in stage)
+    before = {name: _deploy(environments, name) for name in judged}
+    production = [
+        *_deploy(environments, PRODUCTION, "canary"),
+        {"name": "configure production", "hooks": [_run(environments, "configure", PRODUCTION, undo="restore")]},
+    ]
+    announce = {"name": "announce", "hooks": [_run(environments, "announce", "shop ${version} is live")]}
+    teardown = [
+        {
+            "name": f"tear down {name}",
+            "hooks": [_run(environments, "teardown", name)],
+            "verify": [
+                {"tcp": {"address": address, "refuses": True, **_ON_LOOPBACK}}
+                for address in environments.list_addresses(name)
+            ],
+        }
+        for name in judged
+    ]
+    acts: dict[str, Any] = {**before, first_with_users: production, "end": [announce]}
+    return acts | ({"always": teardown} if teardown else {})
+
+
+def _deploy(environments: Environments, environment: str, arm: str = "") -> list[dict[str, Any]]:
+    """List the acts that start an environment (or one arm of it), and look whether it answers."""
+    words = [environment, *([arm] if arm else [])]
+    healthy = [
+        {"http": {"url": f"http://{address}/health", "method": "GET", "contains": '"GET /health"', **_ON_LOOPBACK}}
+        for address in environments.list_addresses(environment, arm)
+    ]
+    return [
+        {"name": f"deploy {environment}", "hooks": [_run(environments, "deploy", *words, undo="teardown")]},
+        {"name": f"health of {environment}", "retry_for": "30s", "hooks": healthy},
+    ]
+
+
+def _run(environments: Environments, what: str, *words: str, undo: str = "") -> dict[str, Any]:
+    """Make the hook that calls the program of the environments."""
+    program = [sys.executable, str(environments.folder / PROGRAM)]
+    options: dict[str, Any] = {"run": [*program, what, *words], "idempotent": True}
+    if undo:
+        options["undo"] = [*program, undo, *words]
+    return {"command": options}
+
+
+def find_first_stage(strategy: str, regression: str, with_users: Sequence[str]) -> str:
+    """Find the first stage of a strategy that can see a regression of KINDS; empty: none can, or there is none.
+
+    `with_users`: the stages in which users meet the candidate, in their order.
+    """
+    of_canary, of_others = _SEEN_IN[regression]
+    is_judged = strategy != "big_bang" or regression not in _BLIND  # a full release compares nothing with anything
+    stage = of_canary if strategy == "canary" else of_others
+    if strategy == "big_bang" and stage == TEST:
+        stage = _FIRST
+    if not is_judged:
+        return ""
+    return with_users[0] if stage == _FIRST else stage
+
+
+_FIRST = "first"
+"""The first stage with users."""
+_SEEN_IN: Mapping[str, tuple[str, str]] = {
+    "none": ("", ""),
+    "errors": (TEST, TEST),
+    "latency": (PRE_PRODUCTION, PRE_PRODUCTION),
+    "production-errors": ("50 %", _FIRST),
+    "hang": (_FIRST, _FIRST),
+    "dies": (_FIRST, _FIRST),
+}
+"""Regression → the first stage of a canary release that can see it, and of the other strategies."""
+_BLIND = ("latency",)
+"""Regressions that the limits of the guard do not see."""

@@ -1,0 +1,129 @@
+"""Deploys the sample service to the environments of `evaluator demo rollout`, and tears it down.
+
+    environments.py deploy production canary
+    environments.py configure production
+    environments.py teardown test
+
+The file `environments.json` next to this program has the environments. A real project has its own programs in this
+place; like those, this one may be killed and run again at any time: what runs already is not started twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parent
+STOP_S = 5.0
+"""How long (s) an instance may take to end before it is killed."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One process of the service."""
+
+    environment: str
+    arm: str
+    number: int
+    port: int
+    owner: int
+    """Id of the process with which it ends."""
+
+    def find_process(self) -> int | None:
+        """Find its process by its command line; None if it does not run.
+
+        There is no file with the process id: this program may be killed before it has written one.
+        """
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (folder / "cmdline").read_text(encoding="utf-8", errors="replace").split("\0")
+            except OSError:  # it has just ended, or belongs to another user
+                continue
+            if self._name_it().items() <= dict(itertools.pairwise(words)).items():
+                return int(folder.name)
+        return None
+
+    def _name_it(self) -> dict[str, str]:
+        """Options of its command line that no other process has together."""
+        return {"--port": str(self.port), "--end-with": str(self.owner)}
+
+    def start(self, settings: dict[str, Any]) -> None:
+        """Start it, unless it runs."""
+        if self.find_process():
+            return
+        version = settings["versions"][self.arm]
+        regression = settings["environments"][self.environment]["regressions"].get(self.arm, "none")
+        options = {"--instance": f"{self.arm}-{self.number}", "--version": version, "--regression": regression}
+        words = [word for option in (self._name_it() | options).items() for word in option]
+        subprocess.Popen(
+            [sys.executable, settings["target"], *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def stop(self) -> None:
+        """End its process, if it runs, and wait for that."""
+        pid = self.find_process()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            until = time.monotonic() + STOP_S
+            if pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            while pid and time.monotonic() < until:
+                time.sleep(0.02)
+                pid = self.find_process()
+        if pid:
+            sys.exit(f"process {pid} does not end")
+
+
+def list_instances(settings: dict[str, Any], environment: str, arm: str) -> Iterator[Instance]:
+    """List the instances of an arm of an environment; of all arms, if `arm` is empty."""
+    for name, ports in settings["environments"][environment]["ports"].items():
+        if arm in ("", name):
+            for number, port in enumerate(ports, start=1):
+                yield Instance(environment, name, number, port, settings["end_with"])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(description="Deploys the sample service.")
+    parser.add_argument("what", choices=["deploy", "teardown", "configure", "restore", "announce"])
+    parser.add_argument("environment")
+    parser.add_argument("arm", nargs="?", default="")
+    options = parser.parse_args(arguments)
+    settings = json.loads((FOLDER / "environments.json").read_text(encoding="utf-8"))
+    configuration = FOLDER / f"{options.environment}.configuration"
+    if options.what == "deploy":
+        for instance in list_instances(settings, options.environment, options.arm):
+            instance.start(settings)
+    elif options.what == "teardown":
+        for instance in list_instances(settings, options.environment, options.arm):
+            instance.stop()
+    elif options.what == "configure":
+        configuration.write_text(f"version: {settings['versions']['canary']}\n", encoding="utf-8")
+    elif options.what == "restore":
+        configuration.write_text(f"version: {settings['versions']['baseline']}\n", encoding="utf-8")
+    else:
+        with (FOLDER / "announcements.txt").open("a", encoding="utf-8") as announcements:
+            announcements.write(f"{options.environment}\n")
+    line = f"{time.time():.3f} {options.what} {options.environment} {options.arm}".strip()
+    with (FOLDER / "acts.log").open("a", encoding="utf-8") as log:
+        log.write(f"{line}\n")
+    print(line)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""`evaluator demo rollout` with very short stages: HAProxy, users, driver and guard, in processes of their own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from evaluator.__main__ import run
+from evaluator.sources.sample_environments import find_processes
+
+END_S = 150
+PROGRAM = """
+import sys
+from pathlib import Path
+from evaluator.cli import Session
+from evaluator.cli.demo_rollout import run_demo
+from evaluator.sources.sample_policy import Times
+times = Times(load_s=0, bake_s=12, last_s=2, least=20, shares=("50 %",))
+print("EXIT", run_demo(Session(), Path("demo"), "canary", sys.argv[1], times))
+"""
+
+
+@pytest.fixture
+def begin_demo(tmp_path):
+    """Begins a demo in a folder of its own, whose output is in the files `out` and `err`."""
+    begun = []
+
+    def begin(regression):
+        folder = tmp_path / regression
+        folder.mkdir()
+        command = [sys.executable, "-c", PROGRAM, regression]
+        with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
+            process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=err, env=os.environ | {"NO_COLOR": "1"})
+        begun.append(process)
+        return process, folder
+
+    yield begin
+    for process in begun:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=60)
+
+
+def read(folder):
+    return (folder / "out").read_text(), (folder / "err").read_text()
+
+
+def list_acts(folder):
+    lines = (folder / "demo" / "rollout-1" / "acts.log").read_text().splitlines()
+    return [line.split(" ", 1)[1] for line in lines]
+
+
+def test_a_good_candidate_gets_all_users_and_one_that_hangs_is_off_within_seconds(begin_demo):
+    # At once, because each of them mostly waits.
+    good, good_folder = begin_demo("none")
+    bad, bad_folder = begin_demo("hang")
+    stopped, stopped_folder = begin_demo("dies")
+
+    until = time.monotonic() + END_S
+    while "observe 50 %: begun" not in read(stopped_folder)[1]:
+        assert stopped.poll() is None, read(stopped_folder)
+        assert time.monotonic() < until, read(stopped_folder)
+        time.sleep(0.1)
+    stopped.send_signal(signal.SIGINT)
+    assert stopped.wait(timeout=END_S) != 0
+    assert "nothing is left running" in read(stopped_folder)[1]
+    assert not find_processes([str(stopped_folder)])
+
+    good.wait(timeout=END_S)
+    out, err = read(good_folder)
+    assert "EXIT 0" in out, out + err
+    assert out.startswith("PROMOTED ✓  shop@1.5.0\n")
+    assert "as it should be: the candidate has all traffic" in out
+    assert "nothing is left running" in err
+    assert list_acts(good_folder) == [
+        "deploy production baseline",
+        "deploy production canary",
+        "configure production",
+        "announce shop 1.5.0 is live",
+        "teardown test",  # here and below: what the demo ends itself
+        "teardown pre-production",
+        "teardown production",
+    ]
+    folder = good_folder / "demo" / "rollout-1"
+    assert (folder / "announcements.txt").read_text() == "shop 1.5.0 is live\n"
+    assert (folder / "report.html").read_text().startswith("<!DOCTYPE html>")
+    assert yaml.safe_load((folder / "evaluator.yaml").read_text())["rollout"]["strategy"] == "canary"
+    last = json.loads((folder / "haproxy.log").read_text().splitlines()[-1])
+    assert last["server"].startswith("c")
+
+    bad.wait(timeout=END_S)
+    out, err = read(bad_folder)
+    assert "EXIT 0" in out, out + err
+    assert out.startswith("ROLLED BACK ↩  shop@1.5.0-hang\n")
+    assert "as it should be: 50 % is the first stage that can see it" in out
+    assert "all traffic was at the baseline" in out
+    assert "nothing is left running" in err
+    assert list_acts(bad_folder)[3:5] == ["restore production", "teardown production canary"]
+    assert not find_processes([str(good_folder), str(bad_folder)])
+
+
+def test_it_says_what_is_missing_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(["--policy", "own.yaml", "demo", "rollout"]) == 2
+    assert "the demo writes its own policy" in capsys.readouterr().err
+    assert run(["demo", "--seconds", "20", "rollout"]) == 2
+    assert "--seconds belongs behind `rollout`" in capsys.readouterr().err
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert run(["demo", "rollout"]) == 4
+    assert capsys.readouterr().err == (
+        "Error: haproxy is not installed\nHint: on Debian, as root: apt-get install haproxy\n"
+    )
+    assert not list(tmp_path.iterdir())
