@@ -30,6 +30,8 @@ BEYOND_WINDOW = 1.5
 over a longer time."""
 APART = 4
 """Slots between which the drift of arms with one instance is measured."""
+FEWEST_RESPONSES = 30
+"""Responses of a place from which its times are looked at: the mean of fewer is that of the slowest of them."""
 ROBUST = 1.4826
 """Ratio of the standard deviation of a normal distribution to the median of its absolute values."""
 LEAST_EFFECT = 0.1
@@ -93,17 +95,22 @@ class TimeModel:
         """Find where and since when times are longest for their noise; see `choose_scope`."""
         instances = self.ok.shape[1]
         least = 0.0 if given else LEAST_EFFECT
-        gains = [self._gain(self._find_steps(*self._difference(), instances=1), least)]
-        for scope_endpoints, together in ((False, True), (True, False), (True, True)):
+        responses = sum_from_end(self.ok)
+        gains = [self._gain(self._find_steps(*self._difference(), instances=1), least, responses)]
+        for all_endpoints, together in ((False, True), (True, False), (True, True)):
             difference, noise = self._difference(together=together)
-            if scope_endpoints:
+            counted = responses.sum(axis=1, keepdims=True) if together else responses
+            if all_endpoints:
                 difference, noise = _pool(difference, noise)
-            gains.append(self._gain(self._find_steps(difference, noise, instances=instances if together else 1), least))
+                counted = counted.sum(axis=0, keepdims=True)
+            steps = self._find_steps(difference, noise, instances=instances if together else 1)
+            gains.append(self._gain(steps, least, counted))
         return choose_scope(gains, lambda _: 1.0, slot_s=self.slot_s, given=given)
 
-    def _gain(self, steps: Steps, least: float) -> FloatArray:
-        """Return the log likelihood ratio of each rise; 0 where it is less than `least`, or none."""
-        return np.where(steps.effects > least, steps.roots, 0.0) ** 2 / 2
+    def _gain(self, steps: Steps, least: float, responses: FloatArray) -> FloatArray:
+        """Return the log likelihood ratio of each rise; 0 where it is not above `least`, or is of few responses."""
+        is_shown = (steps.effects > least) & (responses >= FEWEST_RESPONSES)
+        return np.where(is_shown, steps.roots, 0.0) ** 2 / 2
 
     def _difference(
         self, *, together: bool = False, instances: BoolArray | None = None
@@ -177,12 +184,16 @@ class TimeModel:
             # The level of an instance is common to its endpoints, so it cannot make them differ.
             steps = self._find_steps(difference, noise, instances=int(scope.instances.sum()), level=DRIFT_SD**2)
             index: tuple[slice | int, ...] = (slice(None), 0, scope.slot)
+            responses = self.ok[:, scope.instances, scope.slot :].sum(axis=(1, 2))
         else:
             difference, noise = self._difference()
             difference, noise = _pool(difference[scope.endpoints], noise[scope.endpoints])
             steps = self._find_steps(difference, noise, instances=1)
             index = (0, slice(None), scope.slot)
-        return TimeProfile(steps.effects[index], steps.roots[index], steps.information[index], steps.df[index])
+            responses = self.ok[scope.endpoints][..., scope.slot :].sum(axis=(0, 2))
+        # A few responses, one of which hangs, show nothing.
+        roots = np.where(responses >= FEWEST_RESPONSES, steps.roots[index], 0.0)
+        return TimeProfile(steps.effects[index], roots, steps.information[index], steps.df[index])
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,6 +159,16 @@ def test_the_minute_is_counted_from_the_start_of_the_run_also_after_a_warm_up():
     assert found.onset.since.timestamp() == pytest.approx(start_s + found.onset.elapsed_s, abs=10)
 
 
+def test_a_single_request_that_hangs_is_no_fault():
+    requests = draw(None, replace(SHORT, endpoints=100))
+    rare = np.flatnonzero((requests.arm == 1) & (requests.endpoint == 90))
+    last = rare[np.argsort(requests.ts_us[rare])[-3:]]
+    times = requests.response_us.copy()
+    times[last] *= 1000
+    found = find_fault(pair(replace(requests, response_us=times)), "canary", "response_time")
+    assert found is None or found.endpoints.scope != "some"
+
+
 def test_a_burst_is_no_persistent_fault():
     requests = draw(None)
     since_s = (requests.ts_us - requests.ts_us.min()) / 1e6
