@@ -288,7 +288,12 @@ Shares are in percent; in brackets Wilson's 95 % interval of the Monte Carlo err
 
 Where few requests reach the place, no method can know the minute: at +5 points, k requests a minute show the onset to
 ±1 minute with probability 1 - exp(-0.1 k), which is 90 % for 23 a minute. In the designs that are not bold because of
-that (200 endpoints, 6 hours, production), endpoint and instance are named as often, and the onset is given as a range.
+that (6 hours, production), endpoint and instance are named as often, and the onset is given as a range. Among 200
+endpoints, a place with few failures is sometimes not found at all.
+
+The wrong names in runs of two minutes are bursts of failures of another instance that were still there at the end: the
+simulated releases have them (0.5 an hour and instance, 20 s long on average). In 150 releases of these designs, there
+are wrong names in 2 % (failures), 1.3 % (time) and 2 % (no fault).
 """
 
 
