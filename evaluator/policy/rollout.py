@@ -186,7 +186,7 @@ class RolloutSection(Section):
     @field_validator("acts")
     @classmethod
     def _check_acts(cls, value: dict[str, list[ActSection]], info: ValidationInfo) -> dict[str, list[ActSection]]:
-        """Check that acts stand before a stage that exists, and that their names differ."""
+        """Check that acts stand before a stage that exists, have different names, and leave a way back for users."""
         stages = info.data.get("stages")
         if stages is None:
             return value  # these have a mistake of their own
@@ -194,6 +194,15 @@ class RolloutSection(Section):
         for name in value:
             if name not in allowed:
                 raise ValueError(UnknownName("stage", name, allowed).message)
+        # The guard has to return users at any time, whatever else was done.
+        exposed = next((n for n, stage in enumerate(stages) if stage.share is not None), None)
+        for name, acts in value.items():
+            one_way = next((act.name for act in acts if act.irreversible), None)
+            if one_way is not None and exposed is not None and name not in FIXED_ACTS:
+                raise ValueError(
+                    f"{one_way} is irreversible and stands before users have left the baseline for good; acts without "
+                    "a way back stand at `end`, or leave the key out if the old version works after it, too"
+                )
         names = [act.name for acts in value.values() for act in acts]
         for name in names:
             if names.count(name) > 1:

@@ -10,12 +10,9 @@ import base64
 import csv
 import io
 from collections.abc import Collection, Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
-import yaml
-from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from evaluator.errors import InputError
 from evaluator.extensions import explain_missing_package
@@ -37,7 +34,6 @@ from evaluator.figures import (
 from evaluator.figures.base import NARROW, WIDE, choose_effect_scale, is_drawn, name_row
 from evaluator.records import BASELINE, Comparison, Verdict, VerdictWord
 from evaluator.reports.base import (
-    HEALTH_MARKS,
     STATUS_MARKS,
     VERDICT_WORDS,
     Page,
@@ -45,25 +41,17 @@ from evaluator.reports.base import (
     escape_formula,
     fold_findings,
     format_allowed,
-    format_both,
-    format_effect,
-    is_only_shown,
     list_restrictions,
-    mark_status,
-    name_check,
     name_opponents,
-    name_role,
-    plain_text,
     put_worst_first,
     write_verdict_command,
 )
 from evaluator.reports.faults import NOTHING_SHOWN, list_parts
-from evaluator.wording import format_count, format_duration, format_number, name_comparison
+from evaluator.reports.templating import format_moment, identify, make_environment, read_template, to_yaml
+from evaluator.wording import format_count, format_duration, format_number
 
 HALF = 516
 """Width (px) of a figure in one of two columns."""
-MAX_CHARACTERS = 300
-"""Characters of a name or text that are shown; the JSON has all of it."""
 MAX_DRAWN_ENDPOINTS = 12
 MAX_ENDPOINT_ROWS = 500
 NO_FIGURES = (
@@ -107,85 +95,6 @@ def to_html(verdict: Verdict) -> str:
             hint="make the JSON again with --figures, or leave its key `figures` out",
         ) from error
     return template.render(css=Markup(css), **context)  # noqa: S704 our own file and colours
-
-
-def make_environment() -> Environment:
-    """Make what fills templates: it escapes all values, and lets templates include each other by name."""
-    environment = Environment(
-        autoescape=True,
-        trim_blocks=True,
-        undefined=StrictUndefined,
-        finalize=_clean_value,
-        keep_trailing_newline=False,
-        loader=FunctionLoader(read_template),
-    )
-    environment.filters |= FILTERS
-    return environment
-
-
-def read_template(name: str) -> str:
-    """Read a file of the folder with templates and styles."""
-    return (files("evaluator.reports") / "templates" / name).read_text(encoding="utf-8")
-
-
-def _clean_value(value: Any) -> Any:
-    """Clean a value that the template is about to write; markup and values that are no text stay as they are."""
-    return _clean_text(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _clean_text(text: str) -> str:
-    """Escape control characters; cut a text that is too long, unless it has several lines (a policy or a query)."""
-    if len(text) > MAX_CHARACTERS and "\n" not in text:
-        text = text[: MAX_CHARACTERS - 1] + "…"
-    return "\n".join(plain_text(line) for line in text.split("\n"))
-
-
-def _mark_up_code(text: str) -> Markup:
-    """Write a sentence as HTML in which parts between backticks are code."""
-    parts = [escape(_clean_text(part)) for part in text.split("`")]
-    # Parts at odd places were between backticks; an even number of parts means that a backtick has no partner.
-    if len(parts) % 2 == 0:
-        return escape(_clean_text(text))
-    return Markup("").join(
-        Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(parts)
-    )
-
-
-def _identify(row: Comparison) -> tuple[str, str, str | None, str]:
-    """Return what identifies a comparison within a verdict: rule, arm, endpoint (`None`: all), and kind of evidence."""
-    return row.rule.name, row.arm, row.rule.slice.endpoint, row.kind.value
-
-
-def _format_moment(moment: Any) -> str:
-    """Write a UTC time, a datetime or ISO text, to the minute: `2026-11-25 23:50 UTC`; a dash if it is None."""
-    if moment is None:
-        return "–"
-    iso_text = moment if isinstance(moment, str) else moment.isoformat()
-    return f"{iso_text[:10]} {iso_text[11:16]} UTC"
-
-
-def _to_yaml(plain: Mapping[str, Any]) -> str:
-    """Write plain values, such as a policy, as YAML in their own order."""
-    return str(yaml.safe_dump(dict(plain), sort_keys=False, allow_unicode=True))
-
-
-FILTERS = {
-    "coded": _mark_up_code,
-    "key": _identify,
-    "name": name_comparison,
-    "role": name_role,
-    "only_shown": is_only_shown,
-    "mark": mark_status,
-    "both": format_both,
-    "effect": format_effect,
-    "allowed": format_allowed,
-    "n": count_both,
-    "counted": format_count,
-    "checked": name_check,
-    "level": HEALTH_MARKS.get,
-    "yaml": _to_yaml,
-}
-"""How the template writes parts of a verdict."""
 
 
 class _Report:
@@ -277,7 +186,7 @@ class _Report:
         decided_after_s = verdict.time_to_decision_s
         live = [arm.production for arm in evidence.arms if arm.production]  # next to those of a load
         facts = [
-            ("judged", _format_moment(verdict.judged_at)),
+            ("judged", format_moment(verdict.judged_at)),
             (
                 "production" if evidence.is_production_alone else "load",
                 format_duration(evidence.window.seconds) if evidence.window.seconds else "",
@@ -367,7 +276,7 @@ class _Report:
                 facts = self._list_facts(row, with_finding=over_time is None)
                 panels.append(
                     {
-                        "key": _identify(row),
+                        "key": identify(row),
                         "anchor": f"metric-{len(panels) + 1}",
                         "name": name_row(row, with_arm=self.has_several_candidates),
                         "mark": STATUS_MARKS[row.status],
@@ -451,7 +360,7 @@ class _Report:
                 "id": run["id"],
                 "source": f"{run['source']}, step {run['step']}" if "step" in run else run["source"],
                 "state": f"{run['state']}: {run['stopped_by']}" if run["stopped_by"] else run["state"],
-                "started": _format_moment(run["started"]),
+                "started": format_moment(run["started"]),
                 "rows": format_count(run["rows"]),
                 "users": ", ".join(f"{arm} {count}" for arm, count in run["users"].items()) or "–",
             }
@@ -462,7 +371,7 @@ class _Report:
                 "release": candidate["release"],
                 "word": VERDICT_WORDS[VerdictWord(candidate["verdict"])],
                 "status": {"go": "pass", "no_go": "fail"}.get(candidate["verdict"], "inconclusive"),
-                "judged": _format_moment(candidate["judged_at"]),
+                "judged": format_moment(candidate["judged_at"]),
             }
             for candidate in self.figure_data.get("candidates", ())
         ]
@@ -473,7 +382,7 @@ class _Report:
         """Build the variables of how the release was judged, and the command that judges it again."""
         verdict, window, runs = self.verdict, self.evidence.window, self.figure_data.get("runs", ())
         has_window = window.start and window.end
-        span = f"{_format_moment(window.start)} to {_format_moment(window.end)}" if has_window else "–"
+        span = f"{format_moment(window.start)} to {format_moment(window.end)}" if has_window else "–"
         alpha = f"{format_number(verdict.alpha * 100)} %"
         monitoring = {"fixed": "one look at the end", "group_sequential": "at planned looks"}
         # Without the option, a later run of the release would be judged too.
@@ -492,7 +401,7 @@ class _Report:
             ],
             "command": write_verdict_command(verdict, *run_options),
             "queries": verdict.queries,
-            "policy": _to_yaml(verdict.policy) if verdict.policy else "{}",
+            "policy": to_yaml(verdict.policy) if verdict.policy else "{}",
             "version": verdict.evaluator_version,
         }
 

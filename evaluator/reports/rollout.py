@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from evaluator.records import Verdict
 from evaluator.reports.base import VERDICT_WORDS, fold_findings, put_worst_first
-from evaluator.reports.html import make_environment, read_template
+from evaluator.reports.templating import make_environment, read_template
 from evaluator.wording import format_number
 
 LARGEST_DIFFERENCE = 0.01
