@@ -93,6 +93,15 @@ class RolloutFacts:
 
 def read_facts(store: Store, rollout: Rollout) -> RolloutFacts:
     """Read what the store has of a rollout. Raises InputError for a verdict of another version."""
+    exposures, late = read_requests(store, rollout)
+    return replace(read_decisions(store, rollout), exposures=exposures, late=late)
+
+
+def read_decisions(store: Store, rollout: Rollout) -> RolloutFacts:
+    """Read all of a rollout but its requests: what the decisions have.
+
+    Raises InputError for a verdict of another version.
+    """
     rollouts = Rollouts(store.control.file)
     steps = {step["name"] for step in rollout.plan["steps"] if step["kind"] == "observe"}
     verdicts: dict[str, Verdict] = {}
@@ -105,11 +114,15 @@ def read_facts(store: Store, rollout: Rollout) -> RolloutFacts:
         verdict = read_stored(stored)
         if verdict.step in steps:
             verdicts[verdict.step] = verdict
-    events = rollouts.events(rollout.id)
+    driver = _describe_driver(store, rollout)
+    return RolloutFacts(rollout, rollouts.events(rollout.id), verdicts, driver=driver)
+
+
+def read_requests(store: Store, rollout: Rollout) -> tuple[tuple[Exposure, ...], int]:
+    """Count the requests of users, a row a step, and those that were logged after their step was closed."""
     runs = _read_live_runs(store, rollout)
     late = sum(run.facts.router.late for run in runs if run.facts.router)
-    exposures = tuple(_read_exposures(store, rollout, runs))
-    return RolloutFacts(rollout, events, verdicts, exposures, late, _describe_driver(store, rollout))
+    return tuple(_read_exposures(store, rollout, runs)), late
 
 
 def _describe_driver(store: Store, rollout: Rollout) -> str:

@@ -13,6 +13,8 @@ from evaluator.records.intents import Intent, IntentState
 from evaluator.reports.base import format_effect
 from evaluator.reports.overview import build_heat_map
 from evaluator.ui.acting import read_intents
+from evaluator.ui.exposed import show_exposed
+from evaluator.ui.frame import guarded
 from evaluator.ui.panels import show_numbers
 from evaluator.ui.pieces import (
     clean,
@@ -53,6 +55,7 @@ def show_releases() -> None:
             "evaluator load RELEASE --baseline URL --canary URL",
         )
         return
+    guarded(lambda: show_exposed(workspace))()
     _show_waiting(workspace, summaries, [record.intent for record in read_intents(workspace)])
     _show_map(workspace)
     _show_list(summaries)
