@@ -12,9 +12,10 @@ from rollout_cases import make_cases
 from evaluator.intents.rollout_plans import read_plan
 from evaluator.intents.rollout_steps import request_step
 from evaluator.records import Release, Service
-from evaluator.records.rollouts import Event, Rollout
+from evaluator.records.rollouts import Event
 from evaluator.reports.verdict_json import to_json
 from evaluator.rollout.locking import driving_alone
+from evaluator.rollout.reporting import RolloutFacts
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
 
@@ -28,14 +29,15 @@ def store_rollouts(folder: Path) -> None:
         (folder / name).mkdir()
         (folder / name / "evaluator.yaml").write_text("service: cart\n")
         store = Store.open(folder / name / "evaluator.duckdb", create=True)
-        _add(store, replace(facts.rollout, started_at=datetime.now(UTC) - timedelta(seconds=seconds)), facts)
+        add_rollout(store, facts, seconds)
         if name == "asked":
             [rollout] = Rollouts(store.control.file).rollouts()
             request_step(store, rollout, read_plan(rollout), ASKED_STEP)
 
 
-def _add(store: Store, draft: Rollout, facts) -> None:
-    """Store a rollout with its verdicts and events, which are moved by as much as its start."""
+def add_rollout(store: Store, facts: RolloutFacts, seconds: float) -> None:
+    """Store a rollout that was started so many seconds ago, with its verdicts and events, which are moved as its start."""
+    draft = replace(facts.rollout, started_at=datetime.now(UTC) - timedelta(seconds=seconds))
     store.control.add_release(Release(draft.release, (Service("cart", "1.4.1", draft.release.rpartition("@")[2]),)))
     late = draft.started_at - facts.rollout.started_at
     for number, verdict in enumerate(facts.verdicts.values()):

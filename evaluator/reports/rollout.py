@@ -27,6 +27,10 @@ RUNG_WORDS = {
 }
 """State of a stage on the ladder → its mark, and its words."""
 
+LADDER_NOTE = (
+    "The bar is the share of the users' requests that the candidate got, the mark the share that it was to get."
+)
+
 LARGEST_DIFFERENCE = 0.01
 """Difference of the wanted and the realised share from which it is marked."""
 
@@ -160,6 +164,7 @@ def to_html(report: RolloutReport) -> str:
         total=_add_up(report.exposures),
         marks=RUNG_MARKS,
         words=RUNG_WORDS,
+        ladder_note=LADDER_NOTE,
         differs=differs,
     )
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+import numpy as np
+
 from evaluator.errors import UnknownName
 from evaluator.records import EvidenceKind, Run, StoredVerdict, Verdict, VerdictWord
 from evaluator.records.rollouts import (
@@ -153,8 +155,9 @@ def _read_exposures(store: Store, rollout: Rollout, runs: Sequence[Run]) -> Iter
     moments, steps = cells.moments, dict.fromkeys(run.step for run in runs)
     of_baseline = moments.arm == 0  # `Cells.arms` begins with it
     for step in sorted(steps, key=lambda name: not name):
-        is_there = [run_id in {run.id for run in runs if run.step == step} for run_id in cells.runs]
-        chosen = [is_there[run] for run in moments.run]
+        is_of_step = [run_id in {run.id for run in runs if run.step == step} for run_id in cells.runs]
+        # A run of which nothing has landed yet has no moments.
+        chosen = np.array(is_of_step, dtype=bool)[moments.run.astype(int)]
         counts = [
             int(column[chosen & arm].sum())
             for column in (moments.n, moments.failures)

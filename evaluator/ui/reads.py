@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -203,8 +204,11 @@ class ReleaseView:
 def read_release(workspace: Workspace, release_id: str) -> ReleaseView:
     """Read a release. Raises UnknownName."""
     store = open_store(workspace)
-    verdicts = store.control.verdicts(release_id)
-    return ReleaseView(store.control.release(release_id), store.data.runs(release_id), tuple(verdicts))
+    release = store.control.release(release_id)
+    runs: tuple[Run, ...] = ()
+    with suppress(UnknownName):  # its rollout was started, and nothing has landed yet
+        runs = store.data.runs(release_id)
+    return ReleaseView(release, runs, store.control.verdicts(release_id))
 
 
 @st.cache_data(max_entries=MAX_ENTRIES, show_spinner=False, hash_funcs=CACHE_KEYS)

@@ -11,7 +11,16 @@ from markupsafe import Markup
 
 from evaluator.errors import EvaluatorError, StoreError
 from evaluator.records.rollouts import Observe, Rollout
-from evaluator.reports.rollout import RUNG_MARKS, RUNG_WORDS, Exposure, RolloutReport, Rung, differs, write_percent
+from evaluator.reports.rollout import (
+    LADDER_NOTE,
+    RUNG_MARKS,
+    RUNG_WORDS,
+    Exposure,
+    RolloutReport,
+    Rung,
+    differs,
+    write_percent,
+)
 from evaluator.rollout.reporting import RolloutFacts, make_report
 from evaluator.rollout.status import RolloutStatus, describe_guard, describe_state, find_next_command
 from evaluator.rollout.telling import OUTCOMES
@@ -173,11 +182,16 @@ def _read_facts(workspace: Workspace, rollout: Rollout) -> RolloutFacts:
     except EvaluatorError as error:  # a verdict of another version
         show_problem(error)
         facts = RolloutFacts(rollout)
-    try:
-        st.session_state[key] = read_rollout_requests(workspace, rollout)
-    except EvaluatorError as error:
-        if key not in st.session_state:
-            show_markup('<p class="warn">The requests of users cannot be read now: {}</p>', clean(error.message))
+
+    def load_requests() -> None:
+        """Read the requests of users; if that fails, the page says why, and the rest of it is shown."""
+        try:
+            st.session_state[key] = read_rollout_requests(workspace, rollout)
+        except EvaluatorError as error:
+            if key not in st.session_state:
+                show_markup('<p class="warn">The requests of users cannot be read now: {}</p>', clean(error.message))
+
+    guarded(load_requests)()
     exposures, late = st.session_state.get(key, ((), 0))
     return replace(facts, exposures=exposures, late=late)
 
@@ -266,8 +280,8 @@ def _add_realised(ladder: Sequence[Rung], status: RolloutStatus) -> list[Rung]:
 
 def make_ladder(ladder: Sequence[Rung]) -> Markup:
     """Make the strip of the stages: what each showed, and the share of users it wanted and got."""
-    return Markup('<ol class="ev-ladder" aria-label="stages">{}</ol>').format(
-        Markup("").join(_make_rung(rung) for rung in ladder)
+    return Markup('<ol class="ev-ladder" aria-label="stages">{}</ol><p class="reason">{}</p>').format(
+        Markup("").join(_make_rung(rung) for rung in ladder), LADDER_NOTE
     )
 
 
@@ -289,7 +303,7 @@ def _make_rung(rung: Rung) -> Markup:
         )
     return Markup(
         '<li class="{}"{}><p class="state"><span aria-hidden="true">{}</span> {}</p><p class="name">{}</p>'
-        '<p class="muted">{}</p>{}<p>{}</p></li>'
+        '<p class="muted where">{}</p>{}<p>{}</p></li>'
     ).format(
         rung.state,
         Markup(' aria-current="step"') if rung.state == "now" else "",
@@ -405,9 +419,9 @@ def _show_events(report: RolloutReport) -> None:
             (
                 mark_up_time(event.at, with_seconds=True),
                 event.what,
-                event.step or "–",
-                event.person or "–",
-                mark_up_code(event.text or "–"),
+                event.step,
+                event.person,
+                mark_up_code(event.text),
             )
             for event in report.happenings[: -MOST_EVENTS - 1 : -1]
         ),
@@ -429,9 +443,9 @@ def _show_steps(report: RolloutReport) -> None:
                 Markup('<span class="status {}">{}</span>').format(step.level, step.state),
                 step.where,
                 step.share,
-                step.needs or "–",
+                step.needs,
                 mark_up_time(step.began, with_seconds=True),
-                step.took or "–",
+                step.took,
                 Markup("<br>").join(mark_up_code(note) for note in step.notes),
             )
             for step in report.steps

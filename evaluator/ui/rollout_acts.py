@@ -27,7 +27,8 @@ def show_acts(workspace: Workspace, status: RolloutStatus, reader: Reader) -> No
         return
     st.subheader("What people can do", anchor="act")
     rollout, progress = status.rollout, status.progress
-    show_step_requests(workspace, rollout.id, rollout.release, reader)
+    with st.container():  # the form below stays where it is, with what was typed, when requests come and go
+        show_step_requests(workspace, rollout.id, rollout.release, reader)
     if show_refusal(reader):
         return
     if progress is not None and progress.going_back:

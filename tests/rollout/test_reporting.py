@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import timedelta
 from html.parser import HTMLParser
 
@@ -10,10 +11,10 @@ import pytest
 from rollout_cases import START, at, make_cases, pass_steps, start_rollout
 
 from evaluator.__main__ import run
-from evaluator.records import Release
+from evaluator.records import EvidenceKind, Release, Run
 from evaluator.records.rollouts import EventKind, RolloutOutcome
 from evaluator.reports.rollout import Exposure, to_html
-from evaluator.rollout.reporting import RolloutFacts, find_return_s, make_report
+from evaluator.rollout.reporting import RolloutFacts, find_return_s, make_report, read_facts
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
 
@@ -109,6 +110,15 @@ def test_the_way_back_of_a_part(cases):
     assert shown.word == "ROLLED BACK IN PART ✗"
     assert "hooks list" in shown.next_action
     assert "deploy: exit code 1" in {one.text for one in shown.happenings}
+
+
+def test_a_run_of_which_nothing_has_landed_has_no_requests(tmp_path):
+    store = Store.open(tmp_path / "evaluator.duckdb", create=True)
+    release, run_of_users = Release("cart@1.5.0"), Run("r", "cart@1.5.0", "r", "tail", started=START)
+    store.data.register_run(release, replace(run_of_users, kind=EvidenceKind.LIVE, step="5 %"))
+    facts = read_facts(store, Rollouts(store.control.file).start(start_rollout()))
+    assert [(row.step, row.requests) for row in facts.exposures] == [("5 %", 0)]
+    assert make_report(facts, START).word == "RUNNING"
 
 
 class Page(HTMLParser):
