@@ -10,7 +10,7 @@ from reporting import HOSTILE, SHORT, SLOWER, give_verdict
 from evaluator.policy import parse_policy
 from evaluator.records import Verdict
 from evaluator.records.rollouts import Event, EventKind, JudgedAt, Rollout, RolloutOutcome, to_plain
-from evaluator.reports.rollout import Exposure
+from evaluator.reports.rollout import StepRequests
 from evaluator.rollout.planning import make_plan
 from evaluator.rollout.reporting import BETWEEN, RolloutFacts
 
@@ -84,7 +84,7 @@ def make_cases() -> dict[str, tuple[RolloutFacts, float]]:
     """Name → what the store has of a rollout, and how many seconds after its start it is looked at."""
     good, bad = give_verdict(SHORT, figures=False), give_verdict(SLOWER, figures=False)
     to_five = [*pass_steps(0, 2, 5, 20), judge(640, 3, "inconclusive"), *pass_steps(3, 3, 70, 600)]
-    exposed = (Exposure("5 %", 0.05, 12_040, 607, 3, 11), Exposure("50 %", 0.5, 9_000, 4_301, 212, 4))
+    exposed = (StepRequests("5 %", 0.05, 12_040, 607, 3, 11), StepRequests("50 %", 0.5, 9_000, 4_301, 212, 4))
     back = [
         *to_five,
         at(700, EventKind.ASKED, 4, text="cart to 50 % needs the agreement of 1 more"),
@@ -106,7 +106,7 @@ def make_cases() -> dict[str, tuple[RolloutFacts, float]]:
     ]
     verdicts = {"test": of_step(good, "test"), "5 %": of_step(good, "5 %")}
     hostile = start_rollout("<script>alert(1)</script>@1", HOSTILE)
-    between = Exposure(BETWEEN, None, 240, 31, 0, 0)
+    between = StepRequests(BETWEEN, None, 240, 31, 0, 0)
     missing = "84 of 500 requests of the canary were judged"
     asked = at(700, EventKind.ASKED, 4, text="cart to 50 % needs the agreement of 1 more")
     return {

@@ -36,7 +36,7 @@ def store_rollouts(folder: Path) -> None:
 
 
 def add_rollout(store: Store, facts: RolloutFacts, seconds: float) -> None:
-    """Store a rollout that was started so many seconds ago, with its verdicts and events, which are moved as its start."""
+    """Store a rollout that was started so many seconds ago, with its verdicts and its events, moved by as much."""
     draft = replace(facts.rollout, started_at=datetime.now(UTC) - timedelta(seconds=seconds))
     store.control.add_release(Release(draft.release, (Service("cart", "1.4.1", draft.release.rpartition("@")[2]),)))
     late = draft.started_at - facts.rollout.started_at

@@ -125,12 +125,14 @@ def _store_rollout(
     session: Session, store: Store, plan: RolloutPlan, subject: Subject, *, reason: str, yes: bool, queue: bool
 ) -> Rollout:
     """Check, show, confirm and store a rollout; returns it as it is stored. Raises UsageError, Refused, HookError."""
-    from evaluator.intents import system_person
+    from evaluator.intents import explain_obstacle_to_start, system_person
     from evaluator.rollout.starting import check_not_followed, check_start, draft_rollout
     from evaluator.store.rollouts import Rollouts
 
     policy = session.load_policy(plan.release, service=subject.service)
     release = subject.to_release(session, plan.release, policy.service)
+    if obstacle := explain_obstacle_to_start(store, policy, system_person(), plan.release, plan.services):
+        raise Refused(f"the rollout of {plan.release} is not started: {obstacle}")
     draft = draft_rollout(policy, plan, system_person(), reason, is_queued=queue)
     check_start(store, plan, draft, release)
     check_not_followed(store, plan.release, plan.services)

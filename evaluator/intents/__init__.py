@@ -25,6 +25,7 @@ from evaluator.intents.notifying import notify_people
 from evaluator.intents.observing import find_latest
 from evaluator.intents.people import SYSTEM, may, may_ask, role_of, system_person, why_not
 from evaluator.intents.rollout_plans import describe_rollout_stop
+from evaluator.intents.rollout_start import explain_obstacle_to_start
 from evaluator.intents.rollout_steps import describe_request
 from evaluator.intents.steps import Preview, preview_action, preview_intent
 from evaluator.intents.versions import read_hook_release
@@ -44,6 +45,7 @@ __all__ = [
     "describe_rollout_stop",
     "execute",
     "execute_waiting",
+    "explain_obstacle_to_start",
     "explain_other_hooks",
     "explain_refusal",
     "find_latest",

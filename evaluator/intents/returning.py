@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 
 from evaluator.errors import EvaluatorError, NotReached
+from evaluator.guard.client import connect
+from evaluator.guard.returning import go_back_without_guard
 
 Say = Callable[[str], None]
 
@@ -20,7 +21,7 @@ def return_traffic(store: Path, release: str, rollouts: Sequence[str], why: str,
     if not rollouts:
         return
     try:
-        client = import_module("evaluator.guard.client").connect(store, start=False, say=say)
+        client = connect(store, start=False, say=say)
         for rollout in rollouts:
             status = client.back(rollout, why, person)
             done = "all is at the baseline" if status.is_returned else "it goes on until the router says so"
@@ -34,7 +35,7 @@ def return_traffic(store: Path, release: str, rollouts: Sequence[str], why: str,
 def _return_by_files(store: Path, release: str, why: str, say: Say) -> None:
     """Return the traffic by the files of the guard, which does not answer."""
     try:
-        import_module("evaluator.guard.returning").go_back_without_guard(store, release, why, say)
+        go_back_without_guard(store, release, why, say)
     except Exception as error:  # noqa: BLE001 - as above
         say(f"the traffic was not returned by the files of the guard: {_describe(error)}")
 

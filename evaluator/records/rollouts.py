@@ -244,6 +244,18 @@ class RolloutOutcome(StrEnum):
     """Traffic is at the baseline, but an act could not be undone."""
 
 
+class StopCause(StrEnum):
+    """Why a rollout goes back."""
+
+    NO_GO = "no_go"
+    GUARD = "guard"
+    """A limit of the guard."""
+    PEOPLE = "people"
+    """A person stopped it or declined a step, or no person has answered in time."""
+    FAILURE = "failure"
+    """Of anything but the candidate's evidence: a hook, the router, the data, the driver."""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One event of a rollout. Events are only ever added."""
@@ -265,6 +277,8 @@ class Event:
     """Of `judged`: hash of the data that were judged."""
     outcome: RolloutOutcome | None = None
     """Of `ended`."""
+    cause: StopCause | None = None
+    """Of `stopped`."""
 
 
 @dataclass(frozen=True, slots=True)

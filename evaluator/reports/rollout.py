@@ -77,7 +77,7 @@ class StepRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Exposure:
+class StepRequests:
     """Requests of users in one step, by the access log."""
 
     step: str
@@ -119,7 +119,7 @@ class StepVerdict:
 
 
 @dataclass(frozen=True, slots=True)
-class RolloutReport:
+class RolloutPage:
     """All that the report shows."""
 
     release: str
@@ -136,7 +136,7 @@ class RolloutReport:
     facts: tuple[tuple[str, str], ...]
     ladder: tuple[Rung, ...]
     steps: tuple[StepRow, ...]
-    exposures: tuple[Exposure, ...]
+    exposures: tuple[StepRequests, ...]
     exposure_note: str
     happenings: tuple[Happening, ...]
     verdicts: tuple[StepVerdict, ...]
@@ -146,7 +146,7 @@ class RolloutReport:
     version: str
 
 
-def to_html(report: RolloutReport) -> str:
+def to_html(report: RolloutPage) -> str:
     """Return the report as HTML. Raises UsageError if a package that it needs is not installed."""
     environment = make_environment()
     environment.filters |= {
@@ -169,7 +169,7 @@ def to_html(report: RolloutReport) -> str:
     )
 
 
-def _list_sections(report: RolloutReport) -> list[tuple[str, str]]:
+def _list_sections(report: RolloutPage) -> list[tuple[str, str]]:
     """List anchor and heading of the sections that the report has."""
     sections = [
         ("ladder", "Ladder", True),
@@ -182,13 +182,13 @@ def _list_sections(report: RolloutReport) -> list[tuple[str, str]]:
     return [(anchor, heading) for anchor, heading, is_there in sections if is_there]
 
 
-def _add_up(exposures: Sequence[Exposure]) -> Exposure | None:
+def _add_up(exposures: Sequence[StepRequests]) -> StepRequests | None:
     """Add up the requests of all steps; None without any, or for one alone."""
     if len(exposures) < 2:
         return None
     counts = [(row.requests, row.candidate, row.candidate_failures, row.baseline_failures) for row in exposures]
     requests, candidate, candidate_failures, baseline_failures = (sum(column) for column in zip(*counts, strict=True))
-    return Exposure("all", None, requests, candidate, candidate_failures, baseline_failures)
+    return StepRequests("all", None, requests, candidate, candidate_failures, baseline_failures)
 
 
 def differs(wanted: float | None, realised: float | None) -> bool:

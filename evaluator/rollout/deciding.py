@@ -5,10 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from evaluator.records.rollouts import Act, JudgedAt, Observe, RolloutOutcome, RolloutPlan, StepNeeds, Unanswered
-from evaluator.rollout.progress import MAY_HAVE_ACTED, MOST_DRIFTS, RolloutProgress, StepState, list_undoable
+from evaluator.records.rollouts import (
+    Act,
+    JudgedAt,
+    Observe,
+    RolloutOutcome,
+    RolloutPlan,
+    StepNeeds,
+    StopCause,
+    Unanswered,
+)
+from evaluator.rollout.progress import MAY_HAVE_ACTED, MOST_DRIFTS, NO_GO, RolloutProgress, StepState, list_undoable
 
-NO_GO = "no_go"
 GO = "go"
 
 
@@ -55,6 +63,8 @@ class Decision:
     """Of `judge`."""
     outcome: RolloutOutcome | None = None
     """Of `end`."""
+    cause: StopCause | None = None
+    """Of `stop`."""
 
 
 def decide(plan: RolloutPlan, progress: RolloutProgress, now: float) -> Decision:
@@ -86,9 +96,9 @@ def _go_forward(plan: RolloutPlan, progress: RolloutProgress, now: float) -> Dec
     return _finish(plan, progress, RolloutOutcome.PROMOTED)
 
 
-def _stop(why: str) -> Decision:
+def _stop(why: str, cause: StopCause = StopCause.FAILURE) -> Decision:
     """Go back."""
-    return Decision(Todo.STOP, why=why)
+    return Decision(Todo.STOP, why=why, cause=cause)
 
 
 # ------------------------------------------------------------------ forward
@@ -118,7 +128,7 @@ def _decide_observation(
 ) -> Decision:
     """Decide what follows while an observation is the current step."""
     if progress.verdict == NO_GO:
-        return _stop(f"{step.name} is NO-GO")
+        return _stop(f"{step.name} is NO-GO", StopCause.NO_GO)
     if progress.states[position] is StepState.FAILED:
         return _stop(f"{step.name} could not be observed")
     if progress.begun_at is None:
@@ -156,13 +166,13 @@ def _has_shown(needs: StepNeeds, progress: RolloutProgress) -> bool:
 def _ask(plan: RolloutPlan, progress: RolloutProgress, position: int, now: float, why: str) -> Decision:
     """Ask people about the current step, and go back or hold if they do not answer in time."""
     if progress.declined_by:
-        return _stop(f"{progress.declined_by} declined {plan.steps[position].name}")
+        return _stop(f"{progress.declined_by} declined {plan.steps[position].name}", StopCause.PEOPLE)
     if progress.asked_at is None:
         return Decision(Todo.ASK, position, why)
     answer_by = progress.asked_at + plan.answer_within_s
     if now < answer_by or plan.unanswered is Unanswered.STAY:
         return Decision(Todo.WAIT, position, why, until=answer_by if now < answer_by else None)
-    return _stop(f"{why}, and no person has answered")
+    return _stop(f"{why}, and no person has answered", StopCause.PEOPLE)
 
 
 # ------------------------------------------------------------------ back, and the end

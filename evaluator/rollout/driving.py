@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 
 from evaluator.errors import EvaluatorError, StoreBusy, StoreError
 from evaluator.records import CANDIDATE
-from evaluator.records.rollouts import Act, Event, EventKind, Observe, RolloutOutcome, RolloutPlan, StepNeeds
+from evaluator.records.rollouts import Act, Event, EventKind, Observe, RolloutOutcome, RolloutPlan, StepNeeds, StopCause
 from evaluator.rollout.collaborators import ActResult, Collaborators, PendingCall
 from evaluator.rollout.deciding import Decision, Todo, decide
+from evaluator.rollout.describing import describe_event, describe_now
 from evaluator.rollout.progress import RolloutProgress, StepState, fold
-from evaluator.rollout.telling import describe_event, describe_now
 from evaluator.rollout.watching import RolloutWatch, is_at_candidate
 
 POLL_S = 1.0
@@ -51,7 +51,7 @@ class Driver:
         """How many events were read."""
         self._written: list[Event] = []
         """Events of this driver that were not read back yet."""
-        self._told: set[str] = set()
+        self._said: set[str] = set()
         """Problems that were shown already, so that each is shown once."""
 
     def drive(self) -> RolloutOutcome:
@@ -101,7 +101,7 @@ class Driver:
         if decision.todo in (Todo.EXECUTE, Todo.PASS, Todo.JUDGE) and not progress.going_back:
             changed = self._find_change()
         if changed:
-            self._stop_rollout(progress, changed)
+            self._stop_rollout(progress, changed, StopCause.FAILURE)
             return
         match decision.todo:
             case Todo.EXECUTE:
@@ -116,7 +116,7 @@ class Driver:
                 self._call(lambda: self.parts.effects.ask(decision.step, decision.why))
                 self._add_of_step(EventKind.ASKED, decision, text=decision.why)
             case Todo.STOP:
-                self._stop_rollout(progress, decision.why)
+                self._stop_rollout(progress, decision.why, decision.cause)
             case Todo.RETURN:
                 self._return(decision.why)
             case Todo.UNDO:
@@ -145,7 +145,7 @@ class Driver:
             if result.state != "waiting" and not (result.state == "failed" and left_s > 0):
                 break
             if result.text:
-                self._tell_once(f"{act.name}: {result.text}; it is tried again")
+                self._say_once(f"{act.name}: {result.text}; it is tried again")
             if self._is_turned_back_at(position):
                 result = ActResult("failed", result.text or "the rollout goes back")
                 break
@@ -195,7 +195,7 @@ class Driver:
             except EvaluatorError as error:
                 is_late = self.parts.clock.monotonic() - started >= self.plan.lease_s
                 if isinstance(error, StoreBusy) and not is_late:
-                    self._tell_once(f"{step.name} is not judged yet: {error.message}")
+                    self._say_once(f"{step.name} is not judged yet: {error.message}")
                     self._pause(POLL_S)
                     continue
                 text = f"it cannot be judged: {error.message}"
@@ -235,12 +235,12 @@ class Driver:
 
     # ------------------------------------------------------------------ back, and the end
 
-    def _stop_rollout(self, progress: RolloutProgress, why: str) -> None:
+    def _stop_rollout(self, progress: RolloutProgress, why: str, cause: StopCause | None) -> None:
         """Go back. Traffic returns before that is written: a disk that is full must not keep users at the candidate."""
         if progress.was_shifted(self.plan) and not progress.find_irreversible(self.plan):
             with suppress(EvaluatorError):  # it is tried again
                 self.parts.traffic.back(why, "driver")
-        self._add(Event(EventKind.STOPPED, self.parts.clock.now(), text=why))
+        self._add(Event(EventKind.STOPPED, self.parts.clock.now(), text=why, cause=cause))
 
     def _return(self, why: str) -> None:
         """Return the traffic once; if that fails, the next decision is the same."""
@@ -251,8 +251,8 @@ class Driver:
                 return
         except EvaluatorError as error:
             problem = error.message
-        if problem and problem not in self._told:
-            self._told.add(problem)
+        if problem and problem not in self._said:
+            self._said.add(problem)
             self._add(Event(EventKind.RETURN_FAILED, self.parts.clock.now(), text=problem))
         self.parts.clock.wait(POLL_S)
 
@@ -260,7 +260,7 @@ class Driver:
         """Undo all acts by a rollback of the release."""
         self._add(Event(EventKind.UNDO_BEGUN, self.parts.clock.now()))
         while (result := self._call_act(lambda: self.parts.effects.roll_back(why))).state == "waiting":
-            self._tell_once(f"the acts are not undone yet: {result.text}")
+            self._say_once(f"the acts are not undone yet: {result.text}")
             self._pause(POLL_S)
         kind = EventKind.UNDONE if result.state == "done" else EventKind.UNDO_FAILED
         self._add(Event(kind, self.parts.clock.now(), text=result.text))
@@ -271,7 +271,7 @@ class Driver:
         try:
             status = self.parts.traffic.renew()
         except EvaluatorError as error:
-            self._tell_once(f"the shares cannot be read back: {error.message}")
+            self._say_once(f"the shares cannot be read back: {error.message}")
             self.parts.clock.wait(POLL_S)
             return
         if problem := is_at_candidate(self.plan, status.realised):
@@ -305,7 +305,7 @@ class Driver:
             if progress.states[position] is StepState.UNKNOWN:
                 result = self.parts.effects.read_result(position)
         except EvaluatorError as error:
-            self._tell_once(f"the answers cannot be read: {error.message}")
+            self._say_once(f"the answers cannot be read: {error.message}")
             return False
         now = self.parts.clock.now()
         events = [
@@ -348,7 +348,7 @@ class Driver:
         try:
             return self.parts.events.find_change()
         except (StoreError, OSError) as error:
-            self._tell_once(f"the decisions cannot be checked: {error}")
+            self._say_once(f"the decisions cannot be checked: {error}")
             return ""
 
     def _add_of_step(self, kind: EventKind, decision: Decision, **values: Any) -> None:
@@ -375,7 +375,7 @@ class Driver:
                 if clock.monotonic() - since >= self.plan.lease_s:
                     self._go_back_without_store(error)
                     raise
-                self._tell_once(f"the decisions cannot be used, and it is tried again: {error}")
+                self._say_once(f"the decisions cannot be used, and it is tried again: {error}")
                 with suppress(EvaluatorError):
                     self.parts.traffic.renew()
                 clock.wait(POLL_S)
@@ -414,8 +414,8 @@ class Driver:
         if self.stop.is_set():
             raise DriverStopped
 
-    def _tell_once(self, text: str) -> None:
+    def _say_once(self, text: str) -> None:
         """Show a sentence, unless it was shown already."""
-        if text not in self._told:
-            self._told.add(text)
+        if text not in self._said:
+            self._said.add(text)
             self.parts.report.say(text)

@@ -6,7 +6,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from evaluator.records.rollouts import Act, Event, EventKind, JudgedAt, Observe, RolloutOutcome, RolloutPlan, Step
+from evaluator.records.rollouts import (
+    Act,
+    Event,
+    EventKind,
+    JudgedAt,
+    Observe,
+    RolloutOutcome,
+    RolloutPlan,
+    Step,
+    StopCause,
+)
 
 
 class StepState(StrEnum):
@@ -20,6 +30,9 @@ class StepState(StrEnum):
     UNDONE = "undone"
     UNDO_FAILED = "undo_failed"
 
+
+NO_GO = "no_go"
+"""The verdict that turns a rollout back."""
 
 MAY_HAVE_ACTED = (StepState.BEGUN, StepState.DONE, StepState.FAILED, StepState.UNKNOWN)
 """States of an act that changed something, or may have."""
@@ -65,6 +78,8 @@ class RolloutProgress:
     why_held: str = ""
     going_back: bool = False
     why_back: str = ""
+    cause_back: StopCause | None = None
+    """None: it does not go back."""
     returned: bool = False
     """Is all traffic at the baseline again, or was none ever shifted?"""
     return_failures: int = 0
@@ -171,7 +186,10 @@ def _stop(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> Rollout
     irreversible = progress.find_irreversible(plan)
     if irreversible and not event.person:
         return replace(progress, held=True, why_held=f"{event.text}; there is no way back after {irreversible}")
-    return replace(progress, going_back=True, why_back=event.text, held=False, why_held="")
+    cause = event.cause or (StopCause.PEOPLE if event.person else StopCause.FAILURE)
+    if progress.verdict == NO_GO and not event.person:
+        cause = StopCause.NO_GO  # whoever was first to say so
+    return replace(progress, going_back=True, why_back=event.text, cause_back=cause, held=False, why_held="")
 
 
 def _undo(plan: RolloutPlan, progress: RolloutProgress, state: StepState) -> RolloutProgress:
@@ -194,6 +212,8 @@ def _follow_step(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> 
     if event.kind is EventKind.ASKED:
         return replace(progress, asked_at=event.at)
     if event.kind is EventKind.JUDGED and isinstance(plan.steps[event.step], Observe) and progress.begun_at is not None:
+        if event.look is JudgedAt.MEANWHILE and event.verdict != NO_GO:
+            return progress  # a look that is not paid shows nothing but harm
         is_new = event.look is not JudgedAt.MEANWHILE and event.look not in progress.looks
         looks = (*progress.looks, event.look) if is_new else progress.looks
         return replace(progress, looks=looks, verdict=event.verdict, no_harm=event.no_harm)

@@ -24,8 +24,9 @@ from evaluator.records.rollouts import (
     from_plain,
 )
 from evaluator.reports import VERDICT_WORDS, read_stored
-from evaluator.reports.rollout import Exposure, Happening, RolloutReport, Rung, StepRow, StepVerdict
+from evaluator.reports.rollout import Happening, RolloutPage, Rung, StepRequests, StepRow, StepVerdict
 from evaluator.rollout.deciding import Todo, decide
+from evaluator.rollout.describing import NEEDS, describe_needs, describe_place
 from evaluator.rollout.locking import find_driver_of
 from evaluator.rollout.progress import RolloutProgress, StepState, begin_progress, fold, follow
 from evaluator.store import Store
@@ -36,12 +37,13 @@ from evaluator.wording import count_of, format_duration, format_number, quote_co
 BETWEEN = "between the steps"
 """Name of the requests of users that belong to no step: those of the moments in which shares changed."""
 
+LEAST_SHOWN_S = 0.05
+"""A shorter time is shown as none."""
+
 EXPOSURE_NOTE = (
     "Requests of users by the access log of the router, attempts that it tried again included. Those between the "
     "steps came while shares changed, and no verdict counts them; in a step that turned back, no share was kept."
 )
-
-NEEDS = {StepNeeds.GO: "GO", StepNeeds.NO_HARM: "no harm", StepNeeds.NOTHING: "nothing"}
 
 _STATES = {
     StepState.WAITING: ("to come", "none"),
@@ -85,7 +87,7 @@ class RolloutFacts:
     events: tuple[Event, ...] = ()
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
     """Name of a step → its newest verdict."""
-    exposures: tuple[Exposure, ...] = ()
+    exposures: tuple[StepRequests, ...] = ()
     """Requests of users, a row a step, in their order."""
     late: int = 0
     """Requests that were logged after their step was closed."""
@@ -120,7 +122,7 @@ def read_decisions(store: Store, rollout: Rollout) -> RolloutFacts:
     return RolloutFacts(rollout, rollouts.events(rollout.id), verdicts, driver=driver)
 
 
-def read_requests(store: Store, rollout: Rollout) -> tuple[tuple[Exposure, ...], int]:
+def read_requests(store: Store, rollout: Rollout) -> tuple[tuple[StepRequests, ...], int]:
     """Count the requests of users, a row a step, and those that were logged after their step was closed."""
     runs = _read_live_runs(store, rollout)
     late = sum(run.facts.router.late for run in runs if run.facts.router)
@@ -146,7 +148,7 @@ def _read_live_runs(store: Store, rollout: Rollout) -> list[Run]:
     ]
 
 
-def _read_exposures(store: Store, rollout: Rollout, runs: Sequence[Run]) -> Iterator[Exposure]:
+def _read_exposures(store: Store, rollout: Rollout, runs: Sequence[Run]) -> Iterator[StepRequests]:
     """Count the requests of users in these runs, by step; those of no step come last."""
     if not runs:
         return
@@ -165,7 +167,7 @@ def _read_exposures(store: Store, rollout: Rollout, runs: Sequence[Run]) -> Iter
         ]
         baseline, candidate, baseline_failures, candidate_failures = counts
         if step or candidate:
-            yield Exposure(
+            yield StepRequests(
                 step or BETWEEN,
                 shares.get(step),
                 baseline + candidate,
@@ -175,7 +177,7 @@ def _read_exposures(store: Store, rollout: Rollout, runs: Sequence[Run]) -> Iter
             )
 
 
-def make_report(facts: RolloutFacts, now: datetime) -> RolloutReport:
+def make_report(facts: RolloutFacts, now: datetime) -> RolloutPage:
     """Make the report of a rollout as it is now. Raises PlanNotReadable for a plan of another version."""
     rollout, events = facts.rollout, facts.events
     plan = from_plain(rollout.plan)
@@ -190,7 +192,7 @@ def make_report(facts: RolloutFacts, now: datetime) -> RolloutReport:
         if isinstance(step, Observe) and (verdict := facts.verdicts.get(step.name))
     }
     versions = [service.baseline for verdict in facts.verdicts.values() for service in verdict.release.services]
-    return RolloutReport(
+    return RolloutPage(
         release=rollout.release,
         id=rollout.id,
         word=word,
@@ -228,7 +230,7 @@ def find_turn(plan: RolloutPlan, events: Sequence[Event]) -> int | None:
     return None
 
 
-def list_exposures(facts: RolloutFacts, plan: RolloutPlan) -> tuple[Exposure, ...]:
+def list_exposures(facts: RolloutFacts, plan: RolloutPlan) -> tuple[StepRequests, ...]:
     """List who met the candidate, a row a step. In the step that turned back its share changed, so none was wanted."""
     turned = find_turn(plan, facts.events)
     name = plan.steps[turned].stage if turned is not None and turned < plan.body else ""
@@ -262,7 +264,7 @@ def _write_why(plan: RolloutPlan, progress: RolloutProgress, turned: int | None,
     step = plan.steps[decision.step] if decision.step >= 0 else None
     if decision.todo is Todo.WAIT and isinstance(step, Observe) and decision.until and not decision.why:
         until = datetime.fromtimestamp(decision.until, UTC)
-        return f"{step.name} is observed until {until:%H:%M:%S} UTC; it needs {_write_needs(step)}."
+        return f"{step.name} is observed until {until:%H:%M:%S} UTC; it needs {describe_needs(step)}."
     return f"{decision.why[:1].upper()}{decision.why[1:]}." if decision.why else ""
 
 
@@ -307,7 +309,8 @@ def _list_facts(
         yield "met the candidate", f"{count_of(requests, 'request')}, {format_number(failures)} of them failed"
     returned_s = find_return_s(events)
     if returned_s is not None:
-        yield "off the traffic", f"{format_number(round(returned_s, 1))} s after it was to go back"
+        is_at_once = returned_s < LEAST_SHOWN_S
+        yield "off the traffic", "at once" if is_at_once else f"{returned_s:.1f} s after it was to go back"
     elif progress.going_back and not progress.returned and progress.was_shifted(plan):
         yield "off the traffic", "not yet"
 
@@ -356,7 +359,7 @@ def _note_result(step: Observe, verdict: Verdict | None, events: Sequence[Event]
     """Write in a few words what an observation has shown, or what it needs if it was not judged. `events`: its own."""
     looks = [event for event in events if event.kind is EventKind.JUDGED]
     if verdict is None:
-        return f"needs {_write_needs(step)}"
+        return f"needs {describe_needs(step)}"
     if step.needs is not StepNeeds.NO_HARM or verdict.word is VerdictWord.NO_GO or not looks:
         return VERDICT_WORDS[verdict.word]
     return "no harm shown" if looks[-1].no_harm else "no harm not shown"
@@ -399,8 +402,8 @@ def _list_steps(
         yield StepRow(
             number=number + 1,
             name=step.name if isinstance(step, Act) else f"observe {step.name}",
-            where=_write_place(step),
-            needs=_write_needs(step) if isinstance(step, Observe) else _write_conditions(step),
+            where=describe_place(step),
+            needs=describe_needs(step),
             state=state,
             level=level,
             share=f"{format_number(100 * step.share)} %" if step.share else "–",
@@ -409,31 +412,6 @@ def _list_steps(
             notes=tuple(dict.fromkeys(notes)),
             anchor=verdicts[number].anchor if number in verdicts else "",
         )
-
-
-def _write_place(step: Act | Observe) -> str:
-    """Write where a step takes place: the environment of an observation, the stage that an act stands before."""
-    if isinstance(step, Observe):
-        return step.environment
-    if step.final:
-        return "always, at the end"
-    return "after all stages" if step.stage == "end" else f"before {step.stage}"
-
-
-def _write_needs(step: Observe) -> str:
-    """Write what an observation needs: `no harm in 500 requests`."""
-    requests = f" in {count_of(step.least, 'request')} of each arm" if step.needs is StepNeeds.NO_HARM else ""
-    return NEEDS[step.needs] + requests
-
-
-def _write_conditions(step: Act) -> str:
-    """Write what an act needs, or cannot do; empty: nothing."""
-    conditions = [
-        count_of(step.agree, "agreement") if step.agree else "",
-        f"tried for {format_duration(step.retry_for_s)}" if step.retry_for_s else "",
-        "no way back after it" if step.irreversible else "",
-    ]
-    return ", ".join(filter(None, conditions))
 
 
 # ------------------------------------------------------------------ events and rules

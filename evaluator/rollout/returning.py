@@ -7,7 +7,7 @@ import time
 from evaluator.errors import EvaluatorError
 from evaluator.records.rollouts import Event, EventKind, Rollout, RolloutOutcome
 from evaluator.rollout.collaborators import ActResult, Effects, EventStore, ProgressReport, TrafficControl
-from evaluator.rollout.telling import FAILED, OUTCOMES
+from evaluator.rollout.describing import FAILED, OUTCOMES
 
 TRIES = 30
 """How often the traffic is returned, a second apart, before the acts are undone all the same."""

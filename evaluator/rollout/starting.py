@@ -36,13 +36,13 @@ from evaluator.records.rollouts import (
 )
 from evaluator.rollout.acting import IntentEffects
 from evaluator.rollout.collaborators import Collaborators, ProgressReport, SystemClock, ThreadCall
+from evaluator.rollout.describing import find_exit_code
 from evaluator.rollout.driving import Driver
 from evaluator.rollout.evidence import StepEvidence, freeze_policy, judge_step
 from evaluator.rollout.guarding import GuardedTraffic, make_setup
 from evaluator.rollout.locking import driving_alone
 from evaluator.rollout.recording import StepRecorder
 from evaluator.rollout.returning import return_without_plan
-from evaluator.rollout.telling import find_exit_code
 from evaluator.sources.access_logs.options import LogSettings
 from evaluator.sources.access_logs.tail_state import list_followed
 from evaluator.store import Store
@@ -56,15 +56,7 @@ STORE_WAIT_S = 5.0
 
 
 def draft_rollout(policy: Policy, plan: RolloutPlan, person: Person, reason: str, *, is_queued: bool) -> Rollout:
-    """Make the rollout that is to be started: the plan and the policy as they are now, and who starts it.
-
-    Raises Refused if the person may not start rollouts.
-    """
-    if not may(policy.promotion, person.names, PersonRole.APPROVER):
-        raise Refused(
-            why_not(policy.promotion, person, PersonRole.APPROVER, "starting a rollout"),
-            hint="ask a person with that role",
-        )
+    """Make the rollout that is to be started: the plan and the policy as they are now, and who starts it."""
     return Rollout(
         id="",
         release=plan.release,

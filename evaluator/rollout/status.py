@@ -14,9 +14,7 @@ from evaluator.hooks.router import show_shares
 from evaluator.intents.rollout_plans import read_plan
 from evaluator.records.rollouts import Event, EventKind, Observe, Rollout, RolloutPlan, StepNeeds
 from evaluator.rollout.deciding import decide
-from evaluator.rollout.locking import DriverProcess, find_driver_of
-from evaluator.rollout.progress import RolloutProgress, StepState, fold
-from evaluator.rollout.telling import (
+from evaluator.rollout.describing import (
     NEEDS,
     OUTCOMES,
     describe_event,
@@ -25,6 +23,8 @@ from evaluator.rollout.telling import (
     find_exit_code,
     name_step,
 )
+from evaluator.rollout.locking import DriverProcess, find_driver_of
+from evaluator.rollout.progress import RolloutProgress, StepState, fold
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
 from evaluator.wording import format_duration, format_number, quote_command

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from evaluator.errors import EvaluatorError
 from evaluator.records import CANDIDATE
-from evaluator.records.rollouts import Act, Event, EventKind, JudgedAt, Observe, RolloutPlan, StepNeeds
+from evaluator.records.rollouts import Act, Event, EventKind, JudgedAt, Observe, RolloutPlan, StepNeeds, StopCause
 from evaluator.rollout.collaborators import Collaborators, PendingCall, TrafficStatus
 from evaluator.rollout.progress import MAY_HAVE_ACTED, RolloutProgress
 from evaluator.wording import format_duration
@@ -29,6 +29,8 @@ LONGEST_POLL_S = 5.0
 """What is counted of the time between two looks: a process that stood still has not looked, and knows of no silence."""
 _PROCESSES = ("", "guard", "driver", "lease")
 """Who lets traffic go back where no person does."""
+_CAUSES = {"guard": StopCause.GUARD}
+"""Who lets traffic go back → why, where that is known by who it is."""
 
 
 class RolloutWatch:
@@ -81,12 +83,12 @@ class RolloutWatch:
         self._added = True
         self._add_event(event)
 
-    def _stop(self, progress: RolloutProgress, why: str) -> None:
+    def _stop(self, progress: RolloutProgress, why: str, cause: StopCause = StopCause.FAILURE) -> None:
         """Go back: traffic first, then the event, unless there is no way back."""
         if progress.was_shifted(self.plan) and not progress.find_irreversible(self.plan):
             with suppress(EvaluatorError):
                 self.parts.traffic.back(why, "driver")
-        self._add(Event(EventKind.STOPPED, self.parts.clock.now(), text=why))
+        self._add(Event(EventKind.STOPPED, self.parts.clock.now(), text=why, cause=cause))
 
     # ------------------------------------------------------------------ the clock
 
@@ -139,7 +141,8 @@ class RolloutWatch:
             text = status.why_back if is_person or status.by == "driver" else f"{status.by}: {status.why_back}"
             held = progress.held and progress.find_irreversible(self.plan)
             if not held:  # otherwise that is written already
-                self._add(Event(EventKind.STOPPED, now, person=status.by if is_person else "", text=text))
+                cause = StopCause.PEOPLE if is_person else _CAUSES.get(status.by, StopCause.FAILURE)
+                self._add(Event(EventKind.STOPPED, now, person=status.by if is_person else "", text=text, cause=cause))
         elif status.is_returned and progress.was_shifted(self.plan):
             self._add(Event(EventKind.RETURNED, now))
 
@@ -179,7 +182,7 @@ class RolloutWatch:
         except EvaluatorError:  # what cannot be read now is read the next time
             return
         if found:
-            self._stop(progress, found)
+            self._stop(progress, found, StopCause.NO_GO)
 
     def _judge_meanwhile(self, progress: RolloutProgress) -> None:
         """Judge the current observation of users about each minute; before its end, only a NO-GO counts."""

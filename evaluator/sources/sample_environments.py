@@ -109,7 +109,6 @@ class Environments:
     router_port: int
     socket: Path
     """HAProxy's, with level admin. Its path is short: longer ones are not possible."""
-    users: int = 60
     load_users: int = 70
     """Of each arm, in test and pre-production."""
 
@@ -216,7 +215,7 @@ def start_production_router(environments: Environments) -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
+class RoutedTraffic:
     """Requests of users in a part of the router's log."""
 
     requests: Mapping[str, int] = field(default_factory=dict)
@@ -254,7 +253,7 @@ _LINE = re.compile(
 )
 
 
-def read_traffic(log: Path, start: float = 0.0, end: float = float("inf")) -> Traffic:
+def read_traffic(log: Path, start: float = 0.0, end: float = float("inf")) -> RoutedTraffic:
     """Count the requests of a log of the router that came from `start` on and before `end` (epoch s)."""
     requests, failures = dict.fromkeys(ARMS, 0), dict.fromkeys(ARMS, 0)
     last: float | None = None
@@ -272,7 +271,7 @@ def read_traffic(log: Path, start: float = 0.0, end: float = float("inf")) -> Tr
             failures[arm] += int(match["status"]) >= 500 or match["end"][0] in "SsRI"
             if arm == "canary":
                 last = max(moment, last or moment)
-    return Traffic(requests, failures, last)
+    return RoutedTraffic(requests, failures, last)
 
 
 def parse_log_time(text: str) -> float:

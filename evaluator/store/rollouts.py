@@ -14,7 +14,7 @@ from typing import Any
 
 from evaluator.errors import UnknownName, UsageError
 from evaluator.records.intents import Intent
-from evaluator.records.rollouts import Event, EventKind, JudgedAt, Rollout, RolloutOutcome
+from evaluator.records.rollouts import Event, EventKind, JudgedAt, Rollout, RolloutOutcome, StopCause
 from evaluator.store import audit, intents
 from evaluator.store.control_file import Connection, ControlFile, to_text, to_time
 
@@ -182,6 +182,8 @@ def _to_event(text: str) -> Event:
     values["kind"] = EventKind(values["kind"])
     if "look" in values:
         values["look"] = JudgedAt(values["look"])
+    if "cause" in values:
+        values["cause"] = StopCause(values["cause"])
     if "outcome" in values:
         values["outcome"] = RolloutOutcome(values["outcome"])
     return Event(**values)

@@ -40,7 +40,7 @@ from evaluator.policy.selection import choose_policy, find_policy, path_to_name,
 from evaluator.records import Release, ReleaseSummary, Run, StoredVerdict, Verdict
 from evaluator.records.rollouts import Rollout
 from evaluator.reports import from_json, read_stored
-from evaluator.reports.rollout import Exposure
+from evaluator.reports.rollout import StepRequests
 from evaluator.rollout.reporting import RolloutFacts, read_decisions, read_requests
 from evaluator.rollout.status import RolloutStatus, read_status
 from evaluator.store import Stamp, Store, stamp_of
@@ -309,7 +309,7 @@ def read_rollout_facts(workspace: Workspace, rollout: Rollout) -> RolloutFacts:
 @st.cache_data(
     max_entries=MAX_ENTRIES, show_spinner=False, hash_funcs={**CACHE_KEYS, Rollout: lambda rollout: rollout.id}
 )
-def read_rollout_requests(workspace: Workspace, rollout: Rollout) -> tuple[tuple[Exposure, ...], int]:
+def read_rollout_requests(workspace: Workspace, rollout: Rollout) -> tuple[tuple[StepRequests, ...], int]:
     """Count the requests of users in a rollout, as `read_requests`. Raises StoreBusy soon: pages refresh themselves."""
     return read_requests(adopting.open_store(workspace.store, wait_s=SHORT_WAIT_S), rollout)
 

@@ -15,15 +15,15 @@ from evaluator.reports.rollout import (
     LADDER_NOTE,
     RUNG_MARKS,
     RUNG_WORDS,
-    Exposure,
-    RolloutReport,
+    RolloutPage,
     Rung,
+    StepRequests,
     differs,
     write_percent,
 )
+from evaluator.rollout.describing import OUTCOMES
 from evaluator.rollout.reporting import RolloutFacts, make_report
 from evaluator.rollout.status import RolloutStatus, describe_guard, describe_state, find_next_command
-from evaluator.rollout.telling import OUTCOMES
 from evaluator.ui.acting import read_intents
 from evaluator.ui.controls import choose
 from evaluator.ui.exposed import find_exposed, mark_up_driver
@@ -196,7 +196,7 @@ def _read_facts(workspace: Workspace, rollout: Rollout) -> RolloutFacts:
     return replace(facts, exposures=exposures, late=late)
 
 
-def _make_banner(status: RolloutStatus, report: RolloutReport) -> Markup:
+def _make_banner(status: RolloutStatus, report: RolloutPage) -> Markup:
     """Make the box that says how a rollout stands: the word, why, what is missing, the driver, and what to do next."""
     plan, progress = status.plan, status.progress
     lines = [report.why]
@@ -365,7 +365,7 @@ def _show_past(status: RolloutStatus) -> None:
     show_fragment()
 
 
-def _show_verdicts(workspace: Workspace, report: RolloutReport) -> None:
+def _show_verdicts(workspace: Workspace, report: RolloutPage) -> None:
     """Show the newest verdict of each stage, with a link to its evidence."""
     st.subheader("Verdicts of the stages", anchor="verdicts")
     if not report.verdicts:
@@ -392,7 +392,7 @@ def _show_verdicts(workspace: Workspace, report: RolloutReport) -> None:
     show_table(("stage", "verdict", "why", "judged"), rows, caption="verdicts of the stages")
 
 
-def _show_requests_of_users(report: RolloutReport) -> None:
+def _show_requests_of_users(report: RolloutPage) -> None:
     """Show how many requests of users each step had, and how many met the candidate; nothing without any."""
     if not report.exposures:
         return
@@ -402,7 +402,7 @@ def _show_requests_of_users(report: RolloutReport) -> None:
     show_markup('<p class="reason">{}</p>', clean(report.exposure_note))
 
 
-def _list_exposure(row: Exposure) -> tuple[object, ...]:
+def _list_exposure(row: StepRequests) -> tuple[object, ...]:
     """List the cells of a row with the requests of users in one step."""
     css_class = "status fail" if row.requests and differs(row.wanted, row.share) else ""
     met = Markup('<span class="{}">{} ({})</span>').format(css_class, f"{row.candidate:,}", write_percent(row.share))
@@ -410,7 +410,7 @@ def _list_exposure(row: Exposure) -> tuple[object, ...]:
     return (row.step, f"{row.requests:,}", write_percent(row.wanted), met, *failures)
 
 
-def _show_events(report: RolloutReport) -> None:
+def _show_events(report: RolloutPage) -> None:
     """Show the newest events, the newest first."""
     st.subheader("What happened", anchor="events")
     show_table(
@@ -433,7 +433,7 @@ def _show_events(report: RolloutReport) -> None:
         show_markup('<p class="reason">and {} earlier ones: {}</p>', hidden, mark_up_code(f"`{command}`"))
 
 
-def _show_steps(report: RolloutReport) -> None:
+def _show_steps(report: RolloutPage) -> None:
     """Show each step of the plan with what became of it."""
     show_table(
         ("step", "state", "where", "users", "needs", "began", "took", "reason"),

@@ -60,7 +60,7 @@ def test_each_step_is_shown_with_what_it_needs(plan):
         "1 deploy before test – tried for 60 s – – –",
         "2 observe test under load test – GO 25 min not known no users",
         "3 cart to 5 % before 5 % 5 % – – – –",
-        "4 observe 5 % production 5 % no harm in 500 requests 10 min not known 50 of 1,000 requests",
+        "4 observe 5 % production 5 % no harm in 500 requests of each arm 10 min not known 50 of 1,000 requests",
         "5 cart to 50 % before 50 % 50 % 1 agreement – – –",
         "6 observe 50 % production 50 % GO 60 min, a person is asked after 3 h not known 500 of 1,000 requests",
         "7 cart to 100 % before full 100 % – – – –",
@@ -122,7 +122,7 @@ def test_services_go_one_after_the_other_or_together(plan):
         ("needs: no_harm", "needs: noharm", "did you mean 'no_harm'?"),
         ("[c1, c2, c3]", "c1", ":11: rollout.stages[2]: 50 % needs go, but cart has 3 servers of the baseline"),
         ("share: 50%", "share: 25%", ":11: rollout.stages[2]: 50 % needs go, but at 25 % a server of the baseline"),
-        ("bake: 10m", "bake: 100s", ":10: rollout.stages[1].bake: 1.7 min are too short"),
+        ("bake: 10m", "bake: 10s", ":10: rollout.stages[1].bake: 10 s are too short"),
         ("least: 500", "policy: {alpha: 90%}", ":10: rollout.stages[1].policy.alpha: must be between 0 and 0.5"),
         ("least: 500", "policy: {hooks: {}}", ":10: rollout.stages[1].policy.hooks: a stage cannot override it"),
         ("least: 500", "policy: {metrics: [{name: latency_p96, margin: 9%}]}", "there is no metric 'latency_p96'; did"),
@@ -151,7 +151,7 @@ def test_chances_come_from_production_requests_of_the_service(plan, tmp_path):
     code, text = plan(POLICY.replace("least: 500", "least: 1000"))
     assert code == 0
     rows = [" ".join(line.split()) for line in text.splitlines()]
-    assert re.search(r"no harm in 1,000 requests 10 min \d+ % no harm 1,\d+ requests", rows[7])
+    assert re.search(r"no harm in 1,000 requests of each arm 10 min \d+ % no harm 1,\d+ requests", rows[7])
     assert re.search(r"after 3 h \d+ % GO, \d+ % by 3 h 7\d,\d+ requests", rows[9])
     assert "step 4, cart: response times decide nothing" in text
     assert re.search(r"an identical release gets to the end in about \d+ %", text)

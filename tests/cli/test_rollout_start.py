@@ -203,3 +203,16 @@ def test_a_reason_and_a_confirmation_are_needed(place, call):
     code, _, told = call("rollout", "start", "cart@1.5.0", "--reason", "why not")
     assert code == 2
     assert "a rollout needs a confirmation" in told
+
+
+def test_a_rollout_that_would_give_users_the_candidate_with_too_few_agreements_is_not_started(place, call):
+    (place / "evaluator.yaml").write_text(POLICY + "approvals: {promote: 2}\n")
+    code, _, said = start(call)
+    assert code == 3
+    assert "the rollout of cart@1.5.0 is not started: " in said
+    assert "write agree: 2 there" in said
+    assert not (place / "deployed").exists()
+    (place / "evaluator.yaml").write_text(POLICY + "roles: {approver: [somebody]}\n")
+    code, _, said = start(call)
+    assert code == 3
+    assert "starting a rollout needs an approver" in said

@@ -8,12 +8,13 @@ import shutil
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 
 from evaluator.__main__ import run as run_command
 from evaluator.errors import NotReached
+from evaluator.intents import returning
 from evaluator.intents.rollout_steps import execute_step, request_step
 from evaluator.policy import load_policy, parse_policy
 from evaluator.records.rollouts import Rollout, to_plain
@@ -77,12 +78,10 @@ def guard(monkeypatch):
             raise NotReached("no guard answers")
         return SimpleNamespace(back=lambda *arguments: asked.append(arguments) or SimpleNamespace(is_returned=True))
 
-    client, returning = ModuleType("evaluator.guard.client"), ModuleType("evaluator.guard.returning")
-    client.connect = connect
-    returning.go_back_without_guard = lambda store, release, why, say: asked.append((release, why))
-    monkeypatch.setitem(sys.modules, "evaluator.guard.client", client)
-    monkeypatch.setitem(sys.modules, "evaluator.guard.returning", returning)
-    monkeypatch.setitem(sys.modules, "evaluator.guard", ModuleType("evaluator.guard"))
+    monkeypatch.setattr(returning, "connect", connect)
+    monkeypatch.setattr(
+        returning, "go_back_without_guard", lambda store, release, why, say: asked.append((release, why))
+    )
     return asked
 
 
@@ -113,7 +112,7 @@ def test_nothing_in_the_guard_keeps_a_rollback_from_its_hooks(run, guard, monkey
     def fail(*_, **__):
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(sys.modules["evaluator.guard.client"], "connect", fail)
+    monkeypatch.setattr(returning, "connect", fail)
     code, _, err = run("rollback", RELEASE, "--yes", "--reason", "why")
     assert code == 0
     assert "the guard has not returned the traffic: RuntimeError" in err

@@ -496,7 +496,7 @@ def test_the_sections_of_the_policy_that_do_not_judge_have_what_steps_need(folde
 def test_who_may_start_a_rollout_and_when(store, folder, policy, person, action_request, script):
     def explain(values=None, name="ann"):
         return explain_obstacle_to_start(
-            store, parse_policy(make_values(folder) | (values or {})), person(name), RELEASE
+            store, parse_policy(make_values(folder) | (values or {})), person(name), RELEASE, ["cart"]
         )
 
     roles = {"roles": {"approver": ["ann", "bob"], "analyst": ["eve"]}}

@@ -108,6 +108,7 @@ def list_interruptions(plan: RolloutPlan, progress: RolloutProgress) -> Iterator
     yield Event(EventKind.HELD, 0.0)
     yield Event(EventKind.CONTINUED, 0.0)
     yield Event(EventKind.JUDGED, 0.0, position, verdict="no_go")
+    yield Event(EventKind.JUDGED, 0.0, position, verdict="go", no_harm=True)
     yield Event(EventKind.DECLINED, 0.0, position, person="ben")
     for person in ("ann", "ben"):
         yield Event(EventKind.AGREED, 0.0, position, person=person)
@@ -141,6 +142,8 @@ def check_event(plan: RolloutPlan, progress: RolloutProgress, event: Event, afte
         assert after == progress or not after.returned, "a late shift may have come after the return"
     if event.kind is EventKind.READ_BACK and progress.outcome is None and after.confirmed:
         assert set(after.states[: plan.body]) == {StepState.DONE}, "only the last share is all traffic"
+    if event.kind is EventKind.JUDGED and event.look is JudgedAt.MEANWHILE and event.verdict == "go":
+        assert after == progress, "a look before its time allows nothing"
     if event.kind is EventKind.RETURNED and not progress.going_back:
         assert not after.returned, "traffic has returned only if it was to return"
     if event.kind is EventKind.STOPPED and not event.person and not progress.going_back:

@@ -20,8 +20,8 @@ from rollout_world import (
 from evaluator.errors import StoreError
 from evaluator.records.rollouts import Event, EventKind, JudgedAt, RolloutOutcome, Unanswered
 from evaluator.rollout.collaborators import ActResult, StepAnswers
+from evaluator.rollout.describing import find_exit_code
 from evaluator.rollout.driving import DriverStopped
-from evaluator.rollout.telling import find_exit_code
 
 PROMOTED, BACK = RolloutOutcome.PROMOTED, RolloutOutcome.ROLLED_BACK
 NO_GO = Found("no_go", no_harm=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from datetime import timedelta
 from html.parser import HTMLParser
 
@@ -11,9 +10,9 @@ import pytest
 from rollout_cases import START, at, make_cases, pass_steps, start_rollout
 
 from evaluator.__main__ import run
-from evaluator.records import EvidenceKind, Release, Run
+from evaluator.records import ACCESS_LOG_SOURCE, Release, Run
 from evaluator.records.rollouts import EventKind, RolloutOutcome
-from evaluator.reports.rollout import Exposure, to_html
+from evaluator.reports.rollout import StepRequests, to_html
 from evaluator.rollout.reporting import RolloutFacts, find_return_s, make_report, read_facts
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
@@ -114,8 +113,9 @@ def test_the_way_back_of_a_part(cases):
 
 def test_a_run_of_which_nothing_has_landed_has_no_requests(tmp_path):
     store = Store.open(tmp_path / "evaluator.duckdb", create=True)
-    release, run_of_users = Release("cart@1.5.0"), Run("r", "cart@1.5.0", "r", "tail", started=START)
-    store.data.register_run(release, replace(run_of_users, kind=EvidenceKind.LIVE, step="5 %"))
+    store.data.register_run(
+        Release("cart@1.5.0"), Run("r", "cart@1.5.0", "g", ACCESS_LOG_SOURCE, started=START, step="5 %")
+    )
     facts = read_facts(store, Rollouts(store.control.file).start(start_rollout()))
     assert [(row.step, row.requests) for row in facts.exposures] == [("5 %", 0)]
     assert make_report(facts, START).word == "RUNNING"
@@ -150,7 +150,7 @@ def test_the_page_is_whole_and_brings_nothing_in(report, name):
 def test_a_share_that_is_off_by_more_than_a_point_is_marked(cases):
     facts, _ = cases["promoted"]
     for candidate, is_marked in ((5_080, False), (5_120, True), (4_880, True)):
-        exposed = (Exposure("50 %", 0.5, 10_000, candidate, 0, 0),)
+        exposed = (StepRequests("50 %", 0.5, 10_000, candidate, 0, 0),)
         html = to_html(make_report(RolloutFacts(facts.rollout, facts.events, {}, exposed), START))
         assert ('<span class="differs">' in html) is is_marked
 

@@ -19,7 +19,7 @@ from evaluator.guard.setup import GuardReading, GuardStatus
 from evaluator.records import Release
 from evaluator.records.intents import IntentState
 from evaluator.records.rollouts import Event, EventKind, RolloutOutcome
-from evaluator.reports.rollout import Exposure
+from evaluator.reports.rollout import StepRequests
 from evaluator.serving.access import Refusal
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
@@ -146,7 +146,7 @@ def test_the_verdict_of_a_stage_has_a_link_to_its_evidence(shown, html):
 
 
 def test_requests_of_users_are_counted_and_stay_while_the_data_are_used(shown, monkeypatch):
-    met = [(Exposure("5 %", 0.05, 12_040, 903, 3, 11),), 2]
+    met = [(StepRequests("5 %", 0.05, 12_040, 903, 3, 11),), 2]
 
     def read(*_):
         if not met:

@@ -14,9 +14,10 @@ from evaluator.records.rollouts import (
     RolloutPlan,
     Step,
     StepNeeds,
+    StopCause,
 )
-from evaluator.rollout.deciding import NO_GO, Decision, Todo
-from evaluator.rollout.progress import RolloutProgress, StepState, begin_progress, follow
+from evaluator.rollout.deciding import Decision, Todo
+from evaluator.rollout.progress import RolloutProgress, StepState, fold
 from evaluator.wording import count_of, format_duration, format_number
 
 NEEDS = {StepNeeds.GO: "GO", StepNeeds.NO_HARM: "no harm", StepNeeds.NOTHING: "nothing"}
@@ -29,8 +30,12 @@ OUTCOMES = {
 PROMOTED, TURNED_BACK, NOT_ALLOWED, FAILED = 0, 1, 3, 4
 """Exit codes: promoted; NO-GO or the guard; people declined, did not answer, or stopped it; a hook failed."""
 
-_OF_GUARD = "guard: "
-"""How the reason of an event begins that the guard gave."""
+_CODES = {
+    StopCause.NO_GO: TURNED_BACK,
+    StopCause.GUARD: TURNED_BACK,
+    StopCause.PEOPLE: NOT_ALLOWED,
+    StopCause.FAILURE: FAILED,
+}
 
 _TEXTS = {
     EventKind.BEGUN: "begun",
@@ -85,6 +90,28 @@ def _name_step(plan: RolloutPlan, position: int) -> str:
 def name_step(step: Step) -> str:
     """Name a step for people."""
     return f"observe {step.name}" if isinstance(step, Observe) else step.name
+
+
+def describe_place(step: Step) -> str:
+    """Describe where a step takes place: the environment of an observation, the stage that an act stands before."""
+    if isinstance(step, Observe):
+        return step.environment
+    if step.final:
+        return "always, at the end"
+    return "after all stages" if step.stage == "end" else f"before {step.stage}"
+
+
+def describe_needs(step: Step) -> str:
+    """Describe what a step needs: `no harm in 500 requests of each arm`; of an act its conditions, empty if none."""
+    if isinstance(step, Observe):
+        requests = f" in {count_of(step.least, 'request')} of each arm" if step.needs is StepNeeds.NO_HARM else ""
+        return NEEDS[step.needs] + requests
+    conditions = [
+        count_of(step.agree, "agreement") if step.agree else "",
+        f"tried for {format_duration(step.retry_for_s)}" if step.retry_for_s else "",
+        "no way back after it" if step.irreversible else "",
+    ]
+    return ", ".join(filter(None, conditions))
 
 
 def describe_now(
@@ -147,20 +174,11 @@ def explain_missing(plan: RolloutPlan, progress: RolloutProgress, missing: Seque
 
 def find_exit_code(plan: RolloutPlan, events: Sequence[Event]) -> int:
     """Find the exit code of a rollout that has ended; 3 for one that has not."""
-    progress = before = begin_progress(plan)
-    turned: Event | None = None
-    for event in events:
-        after = follow(plan, progress, event)
-        if after.going_back and not progress.going_back:
-            turned, before = event, progress
-        progress = after
+    progress = fold(plan, events)
     if progress.outcome is RolloutOutcome.PROMOTED:
         return PROMOTED
     if progress.outcome is None:
         return NOT_ALLOWED
-    if progress.outcome is RolloutOutcome.ROLLED_BACK_PARTLY or turned is None:
+    if progress.outcome is RolloutOutcome.ROLLED_BACK_PARTLY or progress.cause_back is None:
         return FAILED
-    if before.verdict == NO_GO or turned.text.startswith(_OF_GUARD) or "NO-GO" in turned.text:
-        return TURNED_BACK
-    is_asked = before.asked_at is not None and StepState.FAILED not in before.states
-    return NOT_ALLOWED if turned.person or is_asked else FAILED
+    return _CODES[progress.cause_back]
