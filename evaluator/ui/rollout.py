@@ -148,13 +148,14 @@ def _show_present(workspace: Workspace, status: RolloutStatus) -> None:
     The whole page is shown again once other forms are needed.
     """
     shown_state = _find_state(workspace, status)
+    just_read = [status]  # shown first: a guard that hangs is waited for once
 
     @st.fragment(run_every=None if status.has_ended else REFRESH_S)
     @guarded
     def show_fragment() -> None:
         """Show it; called at each refresh."""
         present_workspace = find_workspace()  # its stamp tells the cache what has changed
-        present = read_rollout_status(present_workspace, status.rollout)
+        present = just_read.pop() if just_read else read_rollout_status(present_workspace, status.rollout)
         if present.plan is None:
             _show_broken(present)
         else:
