@@ -12,7 +12,6 @@ from rollout_cases import make_cases
 from evaluator.intents.rollout_plans import read_plan
 from evaluator.intents.rollout_steps import request_step
 from evaluator.records import Release, Service
-from evaluator.records.rollouts import Event
 from evaluator.reports.verdict_json import to_json
 from evaluator.rollout.locking import driving_alone
 from evaluator.rollout.reporting import RolloutFacts
@@ -61,11 +60,3 @@ def drive(path: Path):
     store = Store.open(path)
     [rollout] = Rollouts(store.control.file).rollouts()
     return driving_alone(store, rollout.id, rollout.release, rollout.plan["services"])
-
-
-def add_events(path: Path, *events: Event) -> None:
-    """Add events to the one rollout of a store."""
-    rollouts = Rollouts(Store.open(path).control.file)
-    [rollout] = rollouts.rollouts()
-    for event in events:
-        rollouts.add_event(rollout, event)

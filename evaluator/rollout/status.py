@@ -230,9 +230,11 @@ def find_next_command(status: RolloutStatus) -> str:
         return "`evaluator hooks worker`"
     if is_gone:
         return f"{resume} goes on with it"
-    if progress is not None and progress.held and not progress.going_back:
+    if progress is not None and progress.going_back:
+        return "nothing: it goes back by itself"
+    if progress is not None and progress.held:
         return f"{resume} lets it continue"
-    if progress is not None and progress.asked_at is not None and not progress.going_back:
+    if progress is not None and progress.asked_at is not None:
         return "`evaluator approve` lists what waits for an answer"
     return f"nothing; `{quote_command('rollback', release, '--reason', 'WHY')}` goes back"
 

@@ -47,6 +47,7 @@ def show_releases() -> None:
         problem = f"There is no store at {workspace.store} yet."
         show_empty(problem, "A load or an import makes one; try it with", "evaluator demo")
         return
+    guarded(lambda: show_exposed(workspace))()  # also while another process uses the data, which the rest needs
     summaries = read_summaries(workspace)
     if not summaries:
         show_empty(
@@ -55,7 +56,6 @@ def show_releases() -> None:
             "evaluator load RELEASE --baseline URL --canary URL",
         )
         return
-    guarded(lambda: show_exposed(workspace))()
     _show_waiting(workspace, summaries, [record.intent for record in read_intents(workspace)])
     _show_map(workspace)
     _show_list(summaries)

@@ -10,16 +10,19 @@ from dataclasses import replace
 
 import pytest
 from rollout_cases import START, at, start_rollout
-from rollouts_stored import add_events, copy_store, drive, store_rollouts
+from rollouts_stored import copy_store, drive, store_rollouts
 from stored import edit_decisions
 
-from evaluator.errors import NotReached, StoreBusy
+from evaluator.errors import NotReached, Refused, StoreBusy
 from evaluator.guard.client import GuardClient
 from evaluator.guard.setup import GuardReading, GuardStatus
+from evaluator.intents import system_person
+from evaluator.policy import parse_policy
 from evaluator.records import Release
 from evaluator.records.intents import IntentState
-from evaluator.records.rollouts import Event, EventKind, RolloutOutcome
+from evaluator.records.rollouts import EventKind, RolloutOutcome
 from evaluator.reports.rollout import StepRequests
+from evaluator.rollout.starting import continue_held
 from evaluator.serving.access import Refusal
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
@@ -313,15 +316,9 @@ def test_roles_decide_who_may_act(stores, tmp_path, page, text, monkeypatch, gua
         assert "needs an approver" in text(test)
 
 
-def test_a_held_rollout_that_goes_on_meanwhile_is_not_continued_twice(stores, tmp_path, page, text, monkeypatch, guard):
-    store = copy_store(stores, "held", tmp_path)
-    monkeypatch.setenv("EVALUATOR_POLICY", str(store.parent / "evaluator.yaml"))
-    with drive(store):
-        test = page("rollout", store)
-        add_events(store, Event(EventKind.CONTINUED, START.timestamp(), person="ben"))
-        test.text_input(key="rollout-reason").input("lunch is over")
-        test.text_input(key="rollout-typed").input(RELEASE)
-        test.button(key="do-Continue").click().run()
-        assert not test.exception
-    events = Rollouts(Store.open(store).control.file).events("r1")
-    assert [event.person for event in events if event.kind is EventKind.CONTINUED] == ["ben"]
+def test_a_rollout_that_is_not_held_is_not_continued(stores, tmp_path):
+    store = Store.open(copy_store(stores, "running", tmp_path))
+    [rollout] = Rollouts(store.control.file).rollouts()
+    with pytest.raises(Refused, match="r1 is not held"):
+        continue_held(store, rollout, parse_policy({}).promotion, system_person(), "")
+    assert list_kinds(store.path)[-1][0] is EventKind.BEGUN
