@@ -86,6 +86,8 @@ class FakeGuard:
         self.status = Status()
         self.calls: list[str] = []
         self.problem = ""
+        self.at_close = lambda: None
+        """Happens before the watch of a promoted rollout ends."""
         self.keeps_shares = True
         """Does the router do what it acknowledges?"""
 
@@ -122,8 +124,11 @@ class FakeGuard:
             self.trip(why, by)
         return replace(self.status)
 
-    def close(self) -> None:
-        self._check("close")
+    def close(self, *, promoted: bool) -> None:
+        if promoted:
+            self.at_close()
+        if self._check("close").is_back and promoted:
+            raise HookError("it went back")
 
 
 @dataclass

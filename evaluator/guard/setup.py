@@ -48,6 +48,13 @@ class GuardSetup:
     limits: GuardLimits
     lease_s: float = 60.0
     """Time without the driver after which traffic returns."""
+    key: str = ""
+    """Differs between rollouts of one id: a store that was made again begins with `r1` again."""
+
+    @property
+    def name(self) -> str:
+        """By what the guard knows the rollout, and the name of its file: no other rollout ever has the same one."""
+        return join_name(self.rollout, self.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,8 @@ class GuardStatus:
 
     rollout: str
     release: str = ""
+    key: str = ""
+    """As in the setup."""
     is_exposed: bool = False
     """Do users meet a candidate, by the shares that were set or read?"""
     wanted: Mapping[str, Shares] = field(default_factory=dict)
@@ -89,12 +98,19 @@ class GuardStatus:
     is_returned: bool = False
     """Were all routers read back with all requests at the baseline?"""
     drift: str = ""
-    """How a router differs from the shares that were set, and what the guard did; empty: it does not."""
+    """How a router whose settings were changed differs from the shares that were set, and what the guard did.
+
+    Empty: it does not. Servers that go down, and a router that cannot be read, are in `notes`."""
     looked_at: float = 0.0
     """When it looked last, in seconds since 1970; 0: not yet."""
     readings: tuple[GuardReading, ...] = ()
     notes: tuple[str, ...] = ()
     """What the guard cannot see of these routers, and what could not be done, as sentences."""
+
+
+def join_name(rollout: str, key: str) -> str:
+    """Join the id of a rollout and its key to the name by which the guard knows it."""
+    return f"{rollout}-{key}" if key else rollout
 
 
 def to_plain(record: GuardSetup | GuardStatus) -> dict[str, Any]:
@@ -116,6 +132,7 @@ def read_setup(plain: Mapping[str, Any]) -> GuardSetup:
             services=services,
             limits=GuardLimits(**plain["limits"]),
             lease_s=float(plain["lease_s"]),
+            key=str(plain["key"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise HookError(

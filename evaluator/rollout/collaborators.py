@@ -59,8 +59,8 @@ class TrafficControl(Protocol):
     def back(self, why: str, by: str) -> TrafficStatus:
         """Return all traffic to the baseline."""
 
-    def close(self) -> None:
-        """End the watch: shares stay as they are."""
+    def close(self, *, promoted: bool) -> None:
+        """End the watch for good: shares stay as they are. `promoted`: it is refused if the traffic went back."""
 
 
 @dataclass(frozen=True, slots=True)

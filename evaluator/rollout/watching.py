@@ -68,7 +68,8 @@ class RolloutWatch:
         is_watched = self.plan.has_shift and not progress.confirmed and not progress.returned
         if is_watched and (not progress.going_back or progress.was_shifted(self.plan)):
             self._look_at_guard(progress)
-        if progress.going_back or self._added:
+        # What comes last may take down the baseline: nothing but a failed act or a person turns it back then.
+        if progress.going_back or progress.confirmed or self._added:
             return self._added
         if progress.exposed(self.plan) > 0:
             self._look_for_silence(progress, passed_s)

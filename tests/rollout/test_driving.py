@@ -158,7 +158,7 @@ def test_a_router_that_drifts_twice_goes_back(world):
 def test_a_router_that_acknowledges_all_traffic_and_does_not_act_goes_back(world):
     world.at(40, lambda: setattr(world.traffic, "keeps_shares", False))
     assert world.drive() is BACK
-    assert DNS in world.executed
+    assert DNS not in world.executed, "what comes last may take down the baseline"
     assert any(event.kind is EventKind.DRIFTED and "canary of cart has 50 %" in event.text for event in world.events)
 
 
@@ -256,3 +256,60 @@ def test_a_held_rollout_waits_and_still_goes_back_at_no_go(world):
     assert world.drive() is BACK
     assert "held by ann: lunch" in world.said
     assert len(world.said) == len(world.events), "each event is shown once"
+
+
+# ------------------------------------------------------------------ the end of the watch
+
+
+def fail_at_close(world, times):
+    """Let the guard not answer when the watch is to end, so many times."""
+    left = [times]
+
+    def fail():
+        left[0] -= 1
+        world.traffic.problem = "no guard answers" if left[0] >= 0 else ""
+        world.at(world.clock.elapsed + 0.5, lambda: setattr(world.traffic, "problem", ""))
+
+    world.traffic.at_close = fail
+
+
+def test_final_acts_wait_until_the_watch_has_ended(world):
+    fail_at_close(world, 3)
+    assert world.drive() is PROMOTED
+    kinds = world.kinds()
+    assert kinds.count("read_back") == 1
+    begun = [event.step for event in world.events[kinds.index("read_back") :] if event.kind is EventKind.BEGUN]
+    assert begun == [DNS, TEARDOWN], "what may take down the baseline comes after it"
+    assert any(
+        "the watch of the guard has not ended, so what comes last waits: no guard answers" in t for t in world.said
+    )
+
+
+def test_a_watch_that_does_not_end_goes_back_and_takes_nothing_down_first(world):
+    world.traffic.at_close = lambda: setattr(world.traffic, "problem", "no guard answers")
+    world.at(10_000, lambda: None)
+
+    def answer_again():
+        if "stopped" in world.kinds():
+            world.traffic.problem = ""
+        else:
+            world.at(world.clock.elapsed + 1, answer_again)
+
+    answer_again()
+    assert world.drive() is BACK
+    assert "read_back" not in world.kinds()
+    assert world.kinds().index("returned") < world.kinds().index("ended")
+
+
+def test_what_goes_back_when_the_watch_is_to_end_is_not_promoted(world):
+    world.traffic.at_close = lambda: world.traffic.trip("it died")
+    assert world.drive() is BACK
+    assert "read_back" not in world.kinds()
+    assert world.events[-1].outcome is BACK
+
+
+def test_a_silent_log_while_what_comes_last_is_done_returns_nothing(world):
+    world.results[DNS] = [ActResult("waiting")] * 200 + [ActResult("done")]
+    world.traffic.at_close = lambda: setattr(world, "is_log_silent", True)
+    assert world.drive() is PROMOTED
+    assert world.traffic.status.realised["cart"]["canary"] == 1
