@@ -107,7 +107,24 @@ def make_cases() -> dict[str, tuple[RolloutFacts, float]]:
     verdicts = {"test": of_step(good, "test"), "5 %": of_step(good, "5 %")}
     hostile = start_rollout("<script>alert(1)</script>@1", HOSTILE)
     between = StepRequests(BETWEEN, None, 240, 31, 0, 0)
+    missing = "84 of 500 requests of the canary were judged"
+    asked = at(700, EventKind.ASKED, 4, text="cart to 50 % needs the agreement of 1 more")
     return {
+        "asked": (RolloutFacts(start_rollout(), (*to_five, asked), verdicts, exposed[:1]), 760),
+        "unanswered": (
+            RolloutFacts(
+                start_rollout(),
+                (
+                    *to_five[:-3],
+                    at(70, EventKind.BEGUN, 3),
+                    replace(judge(671, 3, "inconclusive", no_harm=False), text=missing),
+                    at(672, EventKind.ASKED, 3, text="5 % has not shown what it needs (no_harm)"),
+                ),
+                verdicts,
+            ),
+            700,
+        ),
+        "going": (RolloutFacts(start_rollout(), tuple(back[:-4]), verdicts, exposed), 762),
         "new": (RolloutFacts(start_rollout()), 2),
         "running": (RolloutFacts(start_rollout(), (*to_five[:-2], at(70, EventKind.BEGUN, 3)), verdicts), 300),
         "broken_off": (

@@ -17,7 +17,7 @@ from evaluator.cli.rollout_report import report_command
 from evaluator.cli.subject import Subject, subject_options
 from evaluator.cli.terminal import make_page
 from evaluator.errors import Refused, UsageError
-from evaluator.records.rollouts import EventKind, Rollout, RolloutPlan, to_plain
+from evaluator.records.rollouts import Rollout, RolloutPlan, to_plain
 from evaluator.reports.base import write_line
 from evaluator.wording import format_duration, quote_command
 
@@ -163,10 +163,9 @@ def resume_command(session: Session, release: str, reason: str) -> int:
     No step is repeated that was acknowledged. Exit codes: as `evaluator rollout start`; 0 if another process drives it,
     and it was only held.
     """
-    from evaluator.intents import may, system_person, why_not
-    from evaluator.records.intents import PersonRole
+    from evaluator.intents import system_person
     from evaluator.rollout.locking import find_driver_of
-    from evaluator.rollout.starting import add_event_now, find_running_rollout
+    from evaluator.rollout.starting import continue_held, find_running_rollout
     from evaluator.rollout.status import read_status
 
     store = session.open_store(decisions_only=True)
@@ -177,10 +176,8 @@ def resume_command(session: Session, release: str, reason: str) -> int:
     driver = find_driver_of(store, rollout.id, rollout.plan["services"])
     is_held = progress is not None and progress.held and not progress.going_back
     if is_held:
-        person, rules = system_person(), session.load_policy_to_go_back(release).promotion
-        if not may(rules, person.names, PersonRole.APPROVER):
-            raise Refused(why_not(rules, person, PersonRole.APPROVER, "continuing a rollout"))
-        add_event_now(store, rollout, EventKind.CONTINUED, person=person.name, text=" ".join(reason.split()))
+        rules = session.load_policy_to_go_back(release).promotion
+        continue_held(store, rollout, rules, system_person(), reason)
         session.say(f"{rollout.id} continues")
     if driver is not None and driver.is_there:
         if not is_held:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from markupsafe import Markup
 
@@ -17,6 +16,20 @@ from evaluator.records import Verdict
 from evaluator.reports.base import VERDICT_WORDS, fold_findings, put_worst_first
 from evaluator.reports.templating import make_environment, read_template
 from evaluator.wording import format_number
+
+RUNG_MARKS = {"done": "✓", "now": "●", "later": "○", "turned": "✗", "undone": "↩"}
+RUNG_WORDS = {
+    "done": "done",
+    "now": "now",
+    "later": "to come",
+    "turned": "turned back here",
+    "undone": "passed, then undone",
+}
+"""State of a stage on the ladder → its mark, and its words."""
+
+LADDER_NOTE = (
+    "The bar is the share of the users' requests that the candidate got, the mark the share that it was to get."
+)
 
 LARGEST_DIFFERENCE = 0.01
 """Difference of the wanted and the realised share from which it is marked."""
@@ -138,7 +151,7 @@ def to_html(report: RolloutPage) -> str:
     environment = make_environment()
     environment.filters |= {
         "moment": _write_moment,
-        "percent": _write_percent,
+        "percent": write_percent,
         "word": VERDICT_WORDS.get,
         "findings": lambda verdict: put_worst_first(fold_findings(verdict.evidence.findings)),
     }
@@ -149,7 +162,10 @@ def to_html(report: RolloutPage) -> str:
         report=report,
         sections=list(_list_sections(report)),
         total=_add_up(report.exposures),
-        differs=_differs,
+        marks=RUNG_MARKS,
+        words=RUNG_WORDS,
+        ladder_note=LADDER_NOTE,
+        differs=differs,
     )
 
 
@@ -175,7 +191,7 @@ def _add_up(exposures: Sequence[StepRequests]) -> StepRequests | None:
     return StepRequests("all", None, requests, candidate, candidate_failures, baseline_failures)
 
 
-def _differs(wanted: float | None, realised: float | None) -> bool:
+def differs(wanted: float | None, realised: float | None) -> bool:
     """Does the realised share differ from the wanted one by more than a percentage point?"""
     return wanted is not None and realised is not None and abs(wanted - realised) > LARGEST_DIFFERENCE
 
@@ -185,6 +201,6 @@ def _write_moment(moment: datetime | None) -> str:
     return "–" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
-def _write_percent(share: Any) -> str:
+def write_percent(share: float | None) -> str:
     """Write a share in percent: `5 %`, `0.12 %`; a dash if it is None."""
     return "–" if share is None else f"{format_number(100 * share)} %"

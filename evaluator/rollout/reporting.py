@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+import numpy as np
+
 from evaluator.errors import UnknownName
 from evaluator.records import EvidenceKind, Run, StoredVerdict, Verdict, VerdictWord
 from evaluator.records.rollouts import (
@@ -95,6 +97,15 @@ class RolloutFacts:
 
 def read_facts(store: Store, rollout: Rollout) -> RolloutFacts:
     """Read what the store has of a rollout. Raises InputError for a verdict of another version."""
+    exposures, late = read_requests(store, rollout)
+    return replace(read_decisions(store, rollout), exposures=exposures, late=late)
+
+
+def read_decisions(store: Store, rollout: Rollout) -> RolloutFacts:
+    """Read all of a rollout but its requests: what the decisions have.
+
+    Raises InputError for a verdict of another version.
+    """
     rollouts = Rollouts(store.control.file)
     steps = {step["name"] for step in rollout.plan["steps"] if step["kind"] == "observe"}
     verdicts: dict[str, Verdict] = {}
@@ -107,11 +118,15 @@ def read_facts(store: Store, rollout: Rollout) -> RolloutFacts:
         verdict = read_stored(stored)
         if verdict.step in steps:
             verdicts[verdict.step] = verdict
-    events = rollouts.events(rollout.id)
+    driver = _describe_driver(store, rollout)
+    return RolloutFacts(rollout, rollouts.events(rollout.id), verdicts, driver=driver)
+
+
+def read_requests(store: Store, rollout: Rollout) -> tuple[tuple[StepRequests, ...], int]:
+    """Count the requests of users, a row a step, and those that were logged after their step was closed."""
     runs = _read_live_runs(store, rollout)
     late = sum(run.facts.router.late for run in runs if run.facts.router)
-    exposures = tuple(_read_exposures(store, rollout, runs))
-    return RolloutFacts(rollout, events, verdicts, exposures, late, _describe_driver(store, rollout))
+    return tuple(_read_exposures(store, rollout, runs)), late
 
 
 def _describe_driver(store: Store, rollout: Rollout) -> str:
@@ -142,8 +157,9 @@ def _read_exposures(store: Store, rollout: Rollout, runs: Sequence[Run]) -> Iter
     moments, steps = cells.moments, dict.fromkeys(run.step for run in runs)
     of_baseline = moments.arm == 0  # `Cells.arms` begins with it
     for step in sorted(steps, key=lambda name: not name):
-        is_there = [run_id in {run.id for run in runs if run.step == step} for run_id in cells.runs]
-        chosen = [is_there[run] for run in moments.run]
+        is_of_step = [run_id in {run.id for run in runs if run.step == step} for run_id in cells.runs]
+        # A run of which nothing has landed yet has no moments.
+        chosen = np.array(is_of_step, dtype=bool)[moments.run.astype(int)]
         counts = [
             int(column[chosen & arm].sum())
             for column in (moments.n, moments.failures)

@@ -15,13 +15,14 @@ from evaluator.guard.recognise import find_settings
 from evaluator.guard.routers import ServiceRouter
 from evaluator.guard.setup import GuardSetup
 from evaluator.guard.watch import ServiceWatch
-from evaluator.intents import find_latest
+from evaluator.intents import find_latest, may, why_not
 from evaluator.intents.executing import LoadPolicy
-from evaluator.intents.rollout_plans import read_plan
+from evaluator.intents.rollout_plans import explain_hold, read_plan
 from evaluator.pipeline.tailing import LATENESS_S, TailPlan
 from evaluator.policy import Policy, parse_policy
+from evaluator.policy.promotion import PromotionRules
 from evaluator.records import CANDIDATE, Release
-from evaluator.records.intents import Person
+from evaluator.records.intents import Person, PersonRole
 from evaluator.records.rollouts import (
     Act,
     Event,
@@ -291,6 +292,14 @@ def find_running_rollout(store: Store, release: str) -> Rollout | None:
     return next(iter(Rollouts(store.control.file).find_running(release)), None)
 
 
-def add_event_now(store: Store, rollout: Rollout, kind: EventKind, *, person: str, text: str) -> None:
-    """Add an event of a person."""
-    Rollouts(store.control.file).add_event(rollout, Event(kind, time.time(), person=person, text=text))
+def continue_held(store: Store, rollout: Rollout, rules: PromotionRules, person: Person, reason: str) -> None:
+    """Let a rollout that is held continue. Raises Refused if the person may not, or it is not held.
+
+    `rules`: who has which role. `reason`: may be empty.
+    """
+    if not may(rules, person.names, PersonRole.APPROVER):
+        raise Refused(why_not(rules, person, PersonRole.APPROVER, "continuing a rollout"))
+    if not explain_hold(Rollouts(store.control.file).events(rollout.id)):
+        raise Refused(f"{rollout.id} is not held: nothing was done")
+    event = Event(EventKind.CONTINUED, time.time(), person=person.name, text=" ".join(reason.split()))
+    Rollouts(store.control.file).add_event(rollout, event)

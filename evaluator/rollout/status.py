@@ -71,6 +71,13 @@ class RolloutStatus:
         """Has it ended?"""
         return any(event.kind is EventKind.ENDED for event in self.events)
 
+    @property
+    def is_driver_gone(self) -> bool:
+        """Should a process drive it, and does none? One that waits for its first worker does not count."""
+        if self.has_ended or (self.driver is None and self.rollout.is_queued):
+            return False
+        return self.driver is None or not self.driver.is_there
+
 
 def read_status(store: Store, rollout: Rollout) -> RolloutStatus:
     """Read how a rollout stands. Raises StoreError."""
@@ -110,10 +117,10 @@ def describe_status(status: RolloutStatus) -> list[str]:
         lines += [f"its plan cannot be used: {status.problem}"]
     else:
         lines += _describe_steps(status.plan, status.progress)
-        lines += _describe_state(status, status.plan, status.progress)
-    lines += _describe_guard(status)
+        lines += describe_state(status, status.plan, status.progress)
+    lines += describe_guard(status)
     if not status.has_ended:
-        lines.append(_describe_driver(status))
+        lines.append(describe_driver(status))
     if status.plan is not None and status.events:
         lines += ["last events:", *(f"  {_write_time(event.at)}  {describe_event(status.plan, event)}"
                                     for event in status.events[-LAST_EVENTS:])]  # fmt: skip
@@ -140,7 +147,7 @@ def _describe_steps(plan: RolloutPlan, progress: RolloutProgress) -> Iterator[st
         yield f"  {text}{': ' + ', '.join(facts) if facts else ''}"
 
 
-def _describe_state(status: RolloutStatus, plan: RolloutPlan, progress: RolloutProgress) -> Iterator[str]:
+def describe_state(status: RolloutStatus, plan: RolloutPlan, progress: RolloutProgress) -> Iterator[str]:
     """Describe where it is, what is missing, how much time is left, and why it goes back."""
     if progress.outcome is not None:
         why = f", because {progress.why_back}" if progress.why_back else ""
@@ -173,7 +180,7 @@ def _describe_times(step: Observe, begun_at: float, now: float) -> Iterator[str]
             yield f"{what} in {format_duration(round(left_s))}, at {_write_time(begun_at + after_s)}"
 
 
-def _describe_guard(status: RolloutStatus) -> Iterator[str]:
+def describe_guard(status: RolloutStatus) -> Iterator[str]:
     """Describe what the guard sees."""
     guard = status.guard
     if guard is None:
@@ -196,7 +203,7 @@ def _describe_guard(status: RolloutStatus) -> Iterator[str]:
         yield f"guard: {note}"
 
 
-def _describe_driver(status: RolloutStatus) -> str:
+def describe_driver(status: RolloutStatus) -> str:
     """Say who drives a rollout."""
     if status.driver is None:
         if status.rollout.is_queued:
@@ -224,9 +231,11 @@ def find_next_command(status: RolloutStatus) -> str:
         return "`evaluator hooks worker`"
     if is_gone:
         return f"{resume} goes on with it"
-    if progress is not None and progress.held and not progress.going_back:
+    if progress is not None and progress.going_back:
+        return "nothing: it goes back by itself"
+    if progress is not None and progress.held:
         return f"{resume} lets it continue"
-    if progress is not None and progress.asked_at is not None and not progress.going_back:
+    if progress is not None and progress.asked_at is not None:
         return "`evaluator approve` lists what waits for an answer"
     return f"nothing; `{quote_command('rollback', release, '--reason', 'WHY')}` goes back"
 

@@ -100,13 +100,15 @@ def write_address(page: str, *, at: str = "", **chosen: object) -> str:
     return f"./{page}" + (f"?{query}" if query else "") + (f"#{at}" if at else "")
 
 
-def mark_up_time(moment: datetime | None) -> Markup:
+def mark_up_time(moment: datetime | None, *, with_seconds: bool = False) -> Markup:
     """Write a time in the reader's time zone as `<time>`, with UTC as its tooltip; a dash if it is None."""
     if moment is None:
         return Markup("–")
     utc, local = moment.astimezone(UTC), moment.astimezone(_find_time_zone())
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
-        utc.isoformat(), f"{utc:%Y-%m-%d %H:%M:%S} UTC", f"{local:%Y-%m-%d %H:%M}"
+        utc.isoformat(),
+        f"{utc:%Y-%m-%d %H:%M:%S} UTC",
+        f"{local:%Y-%m-%d %H:%M:%S}" if with_seconds else f"{local:%Y-%m-%d %H:%M}",
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,9 +38,14 @@ from evaluator.policy import Policy
 from evaluator.policy.going_back import choose_policy_to_go_back
 from evaluator.policy.selection import choose_policy, find_policy, path_to_name, policy_of
 from evaluator.records import Release, ReleaseSummary, Run, StoredVerdict, Verdict
+from evaluator.records.rollouts import Rollout
 from evaluator.reports import from_json, read_stored
+from evaluator.reports.rollout import StepRequests
+from evaluator.rollout.reporting import RolloutFacts, read_decisions, read_requests
+from evaluator.rollout.status import RolloutStatus, read_status
 from evaluator.store import Stamp, Store, stamp_of
 from evaluator.store.control_file import control_path
+from evaluator.store.rollouts import Rollouts
 from evaluator.wording import write_command
 
 DEFAULT_STORE = Path("evaluator.duckdb")
@@ -48,6 +54,8 @@ MAX_ENTRIES = 64
 """Results that the cache keeps of one function."""
 SPLITS = 4
 """How often calibration divides each stored run."""
+SHORT_WAIT_S = 1.0
+"""How long a part that refreshes itself waits for a writer: it has another chance soon."""
 WAIT_S = 10.0
 """How long a page waits for a writer before it reports which process that is."""
 
@@ -196,8 +204,11 @@ class ReleaseView:
 def read_release(workspace: Workspace, release_id: str) -> ReleaseView:
     """Read a release. Raises UnknownName."""
     store = open_store(workspace)
-    verdicts = store.control.verdicts(release_id)
-    return ReleaseView(store.control.release(release_id), store.data.runs(release_id), tuple(verdicts))
+    release = store.control.release(release_id)
+    runs: tuple[Run, ...] = ()
+    with suppress(UnknownName):  # its rollout was started, and nothing has landed yet
+        runs = store.data.runs(release_id)
+    return ReleaseView(release, runs, store.control.verdicts(release_id))
 
 
 @st.cache_data(max_entries=MAX_ENTRIES, show_spinner=False, hash_funcs=CACHE_KEYS)
@@ -255,6 +266,52 @@ def read_figures(workspace: Workspace, verdict: Verdict, *, newest: bool) -> Map
         return figures
     judged = read_judgement(workspace, verdict)
     return trace_figures(store, verdict.release, judged.data, judged.requests, judged.rulebook, judged.evidence)
+
+
+# ------------------------------------------------------------------ rollouts
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRollouts:
+    """The rollouts of a store, the oldest first."""
+
+    all: tuple[Rollout, ...] = ()
+    running: tuple[Rollout, ...] = ()
+    """Those that have not ended."""
+
+    def of(self, release_id: str) -> tuple[Rollout, ...]:
+        """Those of one release."""
+        return tuple(rollout for rollout in self.all if rollout.release == release_id)
+
+
+@st.cache_data(max_entries=MAX_ENTRIES, show_spinner=False, hash_funcs=CACHE_KEYS)
+def read_rollouts(workspace: Workspace) -> StoredRollouts:
+    """Read the rollouts of the store; none if there are no decisions yet."""
+    if not control_path(workspace.store).exists():
+        return StoredRollouts()
+    rollouts = Rollouts(open_store(workspace, decisions_only=True).control.file)
+    return StoredRollouts(rollouts.rollouts(), rollouts.find_running())
+
+
+def read_rollout_status(workspace: Workspace, rollout: Rollout) -> RolloutStatus:
+    """Read how a rollout stands. It is never cached: guard and driver change without the store."""
+    return read_status(open_store(workspace, decisions_only=True), rollout)
+
+
+@st.cache_data(
+    max_entries=MAX_ENTRIES, show_spinner=False, hash_funcs={**CACHE_KEYS, Rollout: lambda rollout: rollout.id}
+)
+def read_rollout_facts(workspace: Workspace, rollout: Rollout) -> RolloutFacts:
+    """Read what the decisions have of a rollout: all but requests. Raises InputError for another version's verdict."""
+    return read_decisions(open_store(workspace, decisions_only=True), rollout)
+
+
+@st.cache_data(
+    max_entries=MAX_ENTRIES, show_spinner=False, hash_funcs={**CACHE_KEYS, Rollout: lambda rollout: rollout.id}
+)
+def read_rollout_requests(workspace: Workspace, rollout: Rollout) -> tuple[tuple[StepRequests, ...], int]:
+    """Count the requests of users in a rollout, as `read_requests`. Raises StoreBusy soon: pages refresh themselves."""
+    return read_requests(adopting.open_store(workspace.store, wait_s=SHORT_WAIT_S), rollout)
 
 
 # ------------------------------------------------------------------ two of them

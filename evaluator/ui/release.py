@@ -43,6 +43,7 @@ from evaluator.ui.reads import (
     read_figures,
     read_past_verdict,
     read_release,
+    read_rollouts,
     read_summaries,
 )
 from evaluator.ui.slices import show_slices
@@ -171,6 +172,8 @@ def _list_notes(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> Se
         notes.append(Markup('<span class="ev-badge no_go">overridden</span>{}').format(clean(dict(verdict.override))))
     if st.query_params.get("verdict") is not None:
         notes.append(link("release", "an earlier verdict; see the latest", release=view.release.id))
+    if rollouts := read_rollouts(workspace).of(view.release.id):
+        notes.append(link("rollout", f"rollout {rollouts[-1].id}", release=view.release.id, rollout=rollouts[-1].id))
     notes.append(link("promote", "promote, hold or roll back", release=view.release.id))
     return notes
 

@@ -13,6 +13,8 @@ from evaluator.records.intents import Intent, IntentState
 from evaluator.reports.base import format_effect
 from evaluator.reports.overview import build_heat_map
 from evaluator.ui.acting import read_intents
+from evaluator.ui.exposed import show_exposed
+from evaluator.ui.frame import guarded
 from evaluator.ui.panels import show_numbers
 from evaluator.ui.pieces import (
     clean,
@@ -45,6 +47,7 @@ def show_releases() -> None:
         problem = f"There is no store at {workspace.store} yet."
         show_empty(problem, "A load or an import makes one; try it with", "evaluator demo")
         return
+    guarded(lambda: show_exposed(workspace))()  # also while another process uses the data, which the rest needs
     summaries = read_summaries(workspace)
     if not summaries:
         show_empty(

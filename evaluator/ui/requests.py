@@ -71,6 +71,26 @@ def show_requests(workspace: Workspace, release: str, reader: Reader) -> None:
             guarded(partial(_show_retry, workspace, record, reader))()
 
 
+def show_step_requests(workspace: Workspace, rollout: str, release: str, reader: Reader) -> int:
+    """Show the requests of a rollout (`r1`) that wait for a person, and what the reader may do about them.
+
+    Returns how many there are.
+    """
+    waiting = [
+        record
+        for record in read_intents(workspace, release)
+        if record.intent.rollout == rollout and record.intent.state in (IntentState.REQUESTED, IntentState.UNKNOWN)
+    ]
+    if waiting:
+        show_list(_make_item(record) for record in waiting)
+    for record in waiting if reader.refusal is None else ():
+        if record.intent.state is IntentState.REQUESTED:
+            guarded(partial(_show_approval, workspace, record, reader))()
+        elif record.deliveries:
+            guarded(partial(_show_retry, workspace, record, reader))()
+    return len(waiting)
+
+
 def _take_newest(records: Sequence[IntentRecord]) -> Sequence[IntentRecord]:
     """Take the last `MAX_SHOWN` records, which are the newest, and put the newest first."""
     return records[-MAX_SHOWN:][::-1]

@@ -10,10 +10,10 @@ import pytest
 from rollout_cases import START, at, make_cases, pass_steps, start_rollout
 
 from evaluator.__main__ import run
-from evaluator.records import Release
+from evaluator.records import ACCESS_LOG_SOURCE, Release, Run
 from evaluator.records.rollouts import EventKind, RolloutOutcome
 from evaluator.reports.rollout import StepRequests, to_html
-from evaluator.rollout.reporting import RolloutFacts, find_return_s, make_report
+from evaluator.rollout.reporting import RolloutFacts, find_return_s, make_report, read_facts
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
 
@@ -109,6 +109,16 @@ def test_the_way_back_of_a_part(cases):
     assert shown.word == "ROLLED BACK IN PART ✗"
     assert "hooks list" in shown.next_action
     assert "deploy: exit code 1" in {one.text for one in shown.happenings}
+
+
+def test_a_run_of_which_nothing_has_landed_has_no_requests(tmp_path):
+    store = Store.open(tmp_path / "evaluator.duckdb", create=True)
+    store.data.register_run(
+        Release("cart@1.5.0"), Run("r", "cart@1.5.0", "g", ACCESS_LOG_SOURCE, started=START, step="5 %")
+    )
+    facts = read_facts(store, Rollouts(store.control.file).start(start_rollout()))
+    assert [(row.step, row.requests) for row in facts.exposures] == [("5 %", 0)]
+    assert make_report(facts, START).word == "RUNNING"
 
 
 class Page(HTMLParser):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browser import ARGUMENTS, CHROMIUM, Watched, free_port, provided, served, started
 from playwright.sync_api import expect, sync_playwright
+from rollout_cases import make_cases
+from rollouts_stored import add_rollout
 from stored import STEADY, judge, land
 
 from evaluator.store import Store
@@ -16,6 +19,7 @@ ADDRESSES = (
     "/",
     "/release?release=cart@1.6.0",
     "/release?release=cart@1.8.0",
+    "/rollout?release=cart@1.5.0",
     "/compare?a=cart@1.5.0&b=cart@1.6.0",
     "/plan?release=cart@1.9.0",
     "/promote?release=cart@1.9.0",
@@ -33,7 +37,10 @@ def browser():
 
 @pytest.fixture(scope="module")
 def app(store_path, tmp_path_factory):
-    with served(store_path, tmp_path_factory.mktemp("app")) as address:
+    folder = tmp_path_factory.mktemp("app")
+    shutil.copytree(store_path.parent, folder / "store")
+    add_rollout(Store.open(folder / "store" / store_path.name), *make_cases()["asked"])
+    with served(folder / "store" / store_path.name, folder) as address:
         yield address
 
 
@@ -56,6 +63,18 @@ def test_our_part_of_the_release_page_has_no_known_barrier(browser, app):
         page = watched.open(f"{app}/release?release=cart@1.6.0")
         barriers = Axe().run(page, ".ev", options={"runOnly": ["wcag2a", "wcag2aa"]})
         assert barriers.violations_count == 0, barriers.generate_report()
+        watched.context.close()
+
+
+def test_a_rollout_fits_and_can_be_read_at_every_width(browser, app):
+    for width, scheme in ((820, "light"), (820, "dark"), (1440, "dark"), (390, "light")):
+        watched = Watched(browser, width, scheme)
+        page = watched.open(f"{app}/rollout")
+        expect(page.locator(".ev-banner .word")).to_have_text("WAITS FOR A PERSON")
+        assert not watched.overflows(), width
+        barriers = Axe().run(page, ".ev", options={"runOnly": ["wcag2a", "wcag2aa"]})
+        assert barriers.violations_count == 0, barriers.generate_report()
+        assert watched.complaints == []
         watched.context.close()
 
 

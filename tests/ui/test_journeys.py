@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import json
 import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -13,6 +17,8 @@ import pytest
 from browser import ARGUMENTS, CHROMIUM, Watched, free_port, provided, served, started
 from playwright.sync_api import Page, expect, sync_playwright
 
+from evaluator.errors import NotReached
+from evaluator.guard.client import GuardClient
 from evaluator.store import Store
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -171,3 +177,76 @@ def test_an_app_that_was_killed_goes_on_where_it_was(browser, shop, tmp_path, mo
             watched.context.close()
         first, second = receiver.requests
         assert first.headers["webhook-id"] == second.headers["webhook-id"]
+
+
+ROLLOUT = """\
+service: cart
+approvals: {self_approval: true}
+sources:
+  access_log:
+    format: nginx
+    log_format: '$msec "$request" $status $upstream_addr $upstream_response_time $request_time'
+    arms: {baseline: ['b*'], canary: ['c*']}
+rollout:
+  strategy: big_bang
+  router:
+    cart: {command: {set: [sh, -c, 'echo "$1" > shares.json', sh, "${shares}"], get: [cat, shares.json]}}
+  live: {access_log: access.log}
+  stages: [{name: all, share: 100%, needs: nothing, bake: 10m, agree: 1}]
+"""
+
+
+@contextlib.contextmanager
+def rolling_out(folder: Path):
+    """A rollout that is driven in a folder; yields the process that drives it. It and its guard are ended."""
+    (folder / "evaluator.yaml").write_text(ROLLOUT)
+    (folder / "shares.json").write_text('{"baseline": 1, "canary": 0}')
+    (folder / "access.log").write_text(f'{time.time():.3f} "GET /cart HTTP/1.1" 200 b1:8000 0.010 0.010\n')
+    words = [sys.executable, "-m", "evaluator", "rollout", "start", "cart@1.5.0", "--yes", "--reason", "it is Monday"]
+    with (folder / "driver.log").open("w") as log:
+        driver = subprocess.Popen(words, cwd=folder, stdout=log, stderr=log)
+    try:
+        yield driver
+    finally:
+        driver.kill()
+        driver.wait()
+        with contextlib.suppress(NotReached):
+            os.kill(GuardClient(folder / "evaluator.duckdb").ping()["pid"], signal.SIGTERM)
+
+
+def test_a_step_of_a_rollout_is_agreed_to_held_and_turned_back(browser, tmp_path):
+    def read_canary() -> float:
+        return json.loads((tmp_path / "shares.json").read_text() or "{}").get("canary", -1)
+
+    def act(button: str) -> None:
+        watched.settle()
+        page.get_by_label("Reason, in one sentence").fill("odd carts")
+        page.get_by_label("to confirm").fill("cart@1.5.0")
+        page.get_by_test_id("stFormSubmitButton").get_by_role("button", name=button, exact=True).click()
+
+    store = tmp_path / "evaluator.duckdb"
+    with rolling_out(tmp_path) as driver, contextlib.ExitStack() as stack:
+        wait_until(lambda: store.exists() and Store.open(store).control.intents())
+        app = stack.enter_context(started(store, tmp_path, policy=tmp_path / "evaluator.yaml"))
+        watched = Watched(browser)
+        page = watched.open(app.entry)
+        page.get_by_role("link", name="see rollout r1").click()
+        word = page.locator(".ev-banner .word")
+        expect(word).to_have_text("WAITS FOR A PERSON")
+        page.get_by_label("Type the release's name to agree").fill("cart@1.5.0")
+        page.get_by_role("button", name="Agree").click()
+        # the page has noticed by itself what the driver and the guard have done
+        expect(page.get_by_text("the router says baseline 0 %, canary 100 %")).to_be_visible()
+        expect(word).to_have_text("RUNNING")
+        assert read_canary() == 1
+        act("Hold")
+        expect(word).to_have_text("HELD")
+        act("Continue")
+        expect(word).to_have_text("RUNNING")
+        act("Roll back")
+        expect(word).to_have_text("ROLLED BACK ↩")
+        assert read_canary() == 0
+        assert driver.wait(30) == 3
+        assert watched.complaints == []
+        assert not watched.overflows()
+        watched.context.close()
