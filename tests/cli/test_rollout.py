@@ -121,7 +121,7 @@ def test_services_go_one_after_the_other_or_together(plan):
         ("{haproxy: {socket: /run/hap, backend: cart, servers: {baseline: [b1, b2, b3], canary: [c1, c2, c3]}}}",
          "{command: {run: [x]}}", ":4: rollout.router: cart: command with these options does not share requests"),
         ("needs: no_harm", "needs: noharm", "did you mean 'no_harm'?"),
-        ("retry_for: 60s", "irreversible: true", "deploy is irreversible and stands before users have left the baseline"),
+        ("retry_for: 60s", "irreversible: true", "deploy is irreversible and stands before users have left"),
         ("[c1, c2, c3]", "c1", ":11: rollout.stages[2]: 50 % needs go, but cart has 3 servers of the baseline"),
         ("share: 50%", "share: 25%", ":11: rollout.stages[2]: 50 % needs go, but at 25 % a server of the baseline"),
         ("bake: 10m", "bake: 10s", ":10: rollout.stages[1].bake: 10 s are too short"),
