@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import threading
@@ -77,6 +78,7 @@ class Status:
     by: str = ""
     is_returned: bool = False
     drift: str = ""
+    drifts: int = 0
 
 
 class FakeGuard:
@@ -86,6 +88,7 @@ class FakeGuard:
         self.status = Status()
         self.calls: list[str] = []
         self.problem = ""
+        self.close_problem = ""
         self.keeps_shares = True
         """Does the router do what it acknowledges?"""
 
@@ -124,6 +127,8 @@ class FakeGuard:
 
     def close(self) -> None:
         self._check("close")
+        if self.close_problem:
+            raise HookError(self.close_problem)
 
 
 @dataclass
@@ -166,7 +171,7 @@ class World:
         self.problem = ""
         self.change = ""
         self.store_problem = ""
-        self.others_no_go = ""
+        self.others_no_go, self.no_go_since = "", math.nan
         self.ended = 0
         self.lines = 0
 
@@ -220,6 +225,7 @@ class World:
         return found.pop(0) if len(found) > 1 else found[0]
 
     def find_no_go(self, since: float) -> str:
+        self.no_go_since = since
         return self.others_no_go
 
     def follow(self) -> None:

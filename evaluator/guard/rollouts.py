@@ -217,6 +217,7 @@ class GuardedRollout:
             by=self.by,
             is_returned=self.is_returned(),
             drift="; ".join(filter(None, (watch.drift for watch in self.services.values()))),
+            drifts=max((watch.drifts for watch in self.services.values()), default=0),
             looked_at=self._looked_at,
             readings=tuple(readings),
             notes=(*self._notes, *texts),

@@ -25,7 +25,7 @@ from evaluator.guard.places import (
     make_private_folder,
 )
 from evaluator.guard.rollouts import BY_GUARD, GuardedRollout, load_rollout
-from evaluator.guard.setup import VERSION, GuardSetup, GuardStatus, read_setup, to_plain
+from evaluator.guard.setup import NOT_KNOWN, VERSION, GuardSetup, GuardStatus, read_setup, to_plain
 from evaluator.guard.state_file import ENDED_SUFFIX, SUFFIX, StateFile, StoredState, find_state_files
 from evaluator.hooks import MaybeSent
 from evaluator.version import find_version
@@ -117,7 +117,7 @@ class Guard:
         """Find a rollout. Raises HookError."""
         if name not in self.rollouts:
             raise HookError(
-                f"the guard does not know the rollout {name}", hint="it is guarded once its driver has opened it"
+                f"{NOT_KNOWN} {name}", hint="it is guarded once its driver has opened it"
             )
         return self.rollouts[name]
 

@@ -14,6 +14,9 @@ from evaluator.records.rollouts import GuardLimits
 VERSION = 1
 """Version of the protocol, and of the files of rollouts. One that knows another refuses with a sentence."""
 
+NOT_KNOWN = "the guard does not know the rollout"
+"""How the guard begins its refusal of a rollout that was not opened, or was closed."""
+
 Shares = Mapping[str, float]
 """Arm → share of the requests, from 0 to 1."""
 
@@ -90,6 +93,9 @@ class GuardStatus:
     """Were all routers read back with all requests at the baseline?"""
     drift: str = ""
     """How a router differs from the shares that were set, and what the guard did; empty: it does not."""
+    drifts: int = 0
+    """How often a router had other settings than were set, that of the service with most; servers that go down, and a
+    router that cannot be read for a moment, are none."""
     looked_at: float = 0.0
     """When it looked last, in seconds since 1970; 0: not yet."""
     readings: tuple[GuardReading, ...] = ()

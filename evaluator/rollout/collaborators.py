@@ -46,6 +46,10 @@ class TrafficStatus(Protocol):
     def drift(self) -> str:
         """How the realised shares differ from those that were given; empty if they do not."""
 
+    @property
+    def drifts(self) -> int:
+        """How often a router has had other settings than it was given."""
+
 
 class TrafficControl(Protocol):
     """The guard, which alone sets shares while users are exposed. Raises EvaluatorError where it cannot."""
@@ -131,7 +135,7 @@ class StepJudge(Protocol):
         """Judge a step on the data until now."""
 
     def find_no_go(self, since: float) -> str:
-        """Say which verdict of others is NO-GO since a time (s since 1970); empty if none is."""
+        """Say which verdict is NO-GO since a time (s since 1970), and since the rollout began; empty if none is."""
 
 
 class Observing(Protocol):

@@ -281,9 +281,14 @@ class Driver:
             while self.parts.clock.monotonic() < until and not self._read_progress().going_back:
                 self._pause(POLL_S)
             return
-        # From now on an end of the driver must not give users back to servers that final acts take down.
-        with suppress(EvaluatorError):
+        # From now on an end of the driver must not give users back to servers that final acts take down: a guard that
+        # still watches would do that after the lease.
+        try:
             self.parts.traffic.close()
+        except EvaluatorError as error:
+            self._say_once(f"the guard still watches: {error.message}")
+            self.parts.clock.wait(POLL_S)
+            return
         self._add(Event(EventKind.READ_BACK, now, text=f"all traffic is at {CANDIDATE}"))
 
     def _end(self, decision: Decision) -> None:

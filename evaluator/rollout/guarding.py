@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from evaluator.errors import HookError
+from evaluator.errors import HookError, NotReached
 from evaluator.guard.client import GuardClient, connect, go_back_without_guard
-from evaluator.guard.setup import GuardedService, GuardSetup, GuardStatus
+from evaluator.guard.setup import NOT_KNOWN, GuardedService, GuardSetup, GuardStatus
 from evaluator.hooks import HookContext, Outcome, Step
 from evaluator.hooks.base import Action
 from evaluator.hooks.router import show_shares
@@ -66,8 +66,19 @@ class GuardedTraffic:
         raise problem
 
     def close(self) -> None:
-        """End the watch. Raises HookError while users meet both versions."""
-        self._client.close(self.setup.rollout)
+        """End the watch, of which no guard must be left that goes on. A guard that has ended is started for that.
+
+        Raises HookError while users meet both versions, and where no guard answers.
+        """
+        try:
+            try:
+                self._client.close(self.setup.rollout)
+            except NotReached:
+                self._client = connect(self.store, start=True, say=self.say)
+                self._client.close(self.setup.rollout)
+        except HookError as error:
+            if NOT_KNOWN not in error.message:  # otherwise it was closed before
+                raise
 
     def wrap(self, entry: HookEntry, step: Step) -> Step:
         """Make the hook of a shift, of which the guard sets the shares."""

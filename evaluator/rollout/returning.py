@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 
 from evaluator.errors import EvaluatorError
+from evaluator.guard.setup import NOT_KNOWN
 from evaluator.records.rollouts import Event, EventKind, Rollout, RolloutOutcome
 from evaluator.rollout.collaborators import ActResult, Effects, EventStore, ProgressReport, TrafficControl
 from evaluator.rollout.describing import FAILED, OUTCOMES
 
 TRIES = 30
-"""How often the traffic is returned, a second apart, before the acts are undone all the same."""
+"""How often the traffic is returned, a second apart, before the rollback tries it, too: without it no act is undone."""
 
 
 def return_without_plan(
@@ -54,7 +55,7 @@ def _return_traffic(traffic: TrafficControl, why: str) -> str:
             problem = "the router does not say that all traffic is at the baseline"
         except EvaluatorError as error:
             problem = error.message
-            if "does not know the rollout" in problem:
+            if NOT_KNOWN in problem:
                 return ""  # no guard has a file of it: no user ever met the candidate by it
         time.sleep(1.0)
     return problem

@@ -43,8 +43,10 @@ class RolloutWatch:
         self._clock_offset: float | None = None
         """Time of the clock minus that which never goes back."""
         self._no_guard_since: float | None = None
-        self._is_drifted = False
-        """Did the guard report a drift at the last look?"""
+        self._drifts: int | None = None
+        """How often the guard has seen other settings than were set; None: it was not asked yet."""
+        self._drift = ""
+        """What it said of the shares at the last look."""
         self._lines: Mapping[str, int] = {}
         self._silent_s: dict[str, float] = {}
         self._looked_at: float | None = None
@@ -84,7 +86,12 @@ class RolloutWatch:
         self._add_event(event)
 
     def _stop(self, progress: RolloutProgress, why: str, cause: StopCause = StopCause.FAILURE) -> None:
-        """Go back: traffic first, then the event, unless there is no way back."""
+        """Go back: traffic first, then the event, unless there is no way back.
+
+        What is held because there is no way back is held already: it is not written each second.
+        """
+        if progress.held and progress.find_irreversible(self.plan):
+            return
         if progress.was_shifted(self.plan) and not progress.find_irreversible(self.plan):
             with suppress(EvaluatorError):
                 self.parts.traffic.back(why, "driver")
@@ -147,11 +154,18 @@ class RolloutWatch:
             self._add(Event(EventKind.RETURNED, now))
 
     def _look_for_drift(self, progress: RolloutProgress, status: TrafficStatus) -> None:
-        """Write each drift once; the guard sets the shares again. The second one turns the rollout back (`decide`)."""
-        is_new = status.drift and not self._is_drifted
-        self._is_drifted = bool(status.drift)
-        if is_new and progress.exposed(self.plan) > 0:
+        """Write each drift once; the guard sets the shares again. The second one turns the rollout back (`decide`).
+
+        Servers that go down, and a router that cannot be read for a moment, are no drift: that is only shown.
+        """
+        before = progress.drifts if self._drifts is None else self._drifts
+        self._drifts = status.drifts
+        is_exposed = progress.exposed(self.plan) > 0
+        if status.drifts > before and is_exposed:
             self._add(Event(EventKind.DRIFTED, self.parts.clock.now(), text=status.drift))
+        elif status.drift and not self._drift and is_exposed:
+            self.parts.report.say(status.drift)
+        self._drift = status.drift
 
     # ------------------------------------------------------------------ data
 
@@ -171,14 +185,14 @@ class RolloutWatch:
         self._lines = dict(lines)
 
     def _look_at_verdicts(self, progress: RolloutProgress) -> None:
-        """Go back if others have judged the release NO-GO since the current step began."""
+        """Go back if others have judged the release NO-GO since the rollout began, also between two steps."""
         now = self.parts.clock.monotonic()
         position = progress.position(self.plan)
-        if now - self._verdicts_at < VERDICTS_S or progress.begun_at is None or position >= self.plan.body:
+        if now - self._verdicts_at < VERDICTS_S or position >= self.plan.body:
             return
         self._verdicts_at = now
         try:
-            found = self.parts.judge.find_no_go(progress.begun_at)
+            found = self.parts.judge.find_no_go(progress.no_go_since)
         except EvaluatorError:  # what cannot be read now is read the next time
             return
         if found:

@@ -9,6 +9,7 @@ from rollout_world import (
     CANARY,
     DEPLOY,
     DNS,
+    HOOK,
     TEARDOWN,
     TO_5,
     TO_50,
@@ -143,6 +144,7 @@ def test_the_guard_turns_it_back(world):
 def test_a_router_that_drifts_twice_goes_back(world):
     def drift(text="canary gets 50 % instead of 5 %; they were set again"):
         world.traffic.status.drift = text
+        world.traffic.status.drifts += bool(text)
 
     world.at(8, drift)
     world.at(12, lambda: drift(""))
@@ -153,6 +155,16 @@ def test_a_router_that_drifts_twice_goes_back(world):
         world.at(second, lambda text=text: drift(text))
     assert world.drive() is BACK
     assert world.kinds().count("drifted") == 2
+
+
+def test_servers_that_go_down_and_a_router_that_reloads_turn_nothing_back(world):
+    for second in (8, 14, 20, 26):
+        text = "cart: the router cannot be read: no such file" if second % 20 == 8 else "canary gets 6 % instead of 5 %"
+        world.at(second, lambda text=text: setattr(world.traffic.status, "drift", text))
+        world.at(second + 3, lambda: setattr(world.traffic.status, "drift", ""))
+    assert world.drive() is PROMOTED
+    assert "drifted" not in world.kinds()
+    assert "cart: the router cannot be read: no such file" in world.said
 
 
 def test_a_router_that_acknowledges_all_traffic_and_does_not_act_goes_back(world):
@@ -174,6 +186,41 @@ def test_a_no_go_of_others_turns_it_back(world):
     world.at(8, lambda: setattr(world, "others_no_go", "ann judged it: NO-GO"))
     assert world.drive() is BACK
     assert find_exit_code(world.plan, world.events) == 1
+
+
+def test_a_no_go_of_others_turns_it_back_while_an_act_waits_for_people():
+    stages = [CANARY["stages"][0], CANARY["stages"][1] | {"agree": 1}, CANARY["stages"][2]]
+    world = World(make_plan(CANARY | {"stages": stages}))
+    world.at(40, lambda: setattr(world, "others_no_go", "ann judged it: NO-GO"))
+    assert world.drive() is BACK
+    assert world.no_go_since == 0.0, "also one from before the current step counts"
+    assert TO_50 not in world.executed
+    assert world.clock.elapsed < 60
+
+
+def test_what_is_held_without_a_way_back_is_written_once():
+    acts = CANARY["acts"] | {"50 %": [{"name": "migrate", "hooks": HOOK, "irreversible": True}]}
+    world = World(make_plan(CANARY | {"acts": acts}))
+    seen_at = []
+
+    def go_on():
+        seen_at.append(world.clock.now())
+        world.others_no_go = ""
+        world.events.append(Event(EventKind.CONTINUED, world.clock.now(), person="ann"))
+
+    world.at(35, lambda: setattr(world, "others_no_go", "ann judged it: NO-GO"))
+    world.at(300, go_on)
+    assert world.drive() is PROMOTED
+    assert world.kinds().count("stopped") == 1
+    assert world.no_go_since == seen_at[0], "who lets it go on has seen the earlier ones"
+
+
+def test_final_acts_wait_until_no_guard_is_left_that_would_return_the_traffic(world):
+    world.traffic.close_problem = "no guard answers"
+    world.at(200, lambda: setattr(world.traffic, "close_problem", ""))
+    world.at(150, lambda: world.executed.append("150 s"))
+    assert world.drive() is PROMOTED
+    assert world.executed[-3:] == [DNS, "150 s", TEARDOWN]
 
 
 def test_a_step_without_data_fails(world):
