@@ -250,7 +250,7 @@ def main() -> int:
             stack.callback(end_processes, traces, 5.0)
             environments.run("deploy", PRODUCTION, "baseline")
             stack.enter_context(start_production_router(environments))
-            stack.enter_context(start_users(environments.router, environments.users, 60.0, 24 * 3600.0))
+            stack.enter_context(start_users(environments.router, TIMES.users, 60.0, 24 * 3600.0))
             bench = Bench(environments, options.seed)
             while (done := sum(len(outcome.kills) for outcome in outcomes)) < options.kills:
                 outcome = bench.roll_out(options.kills - done)

@@ -43,7 +43,10 @@ def commands(text):
 def parse(line):
     """Let click read a command line, down to the leaf, without running it."""
     context, command, words = click.Context(evaluator, obj=Session()), evaluator, shlex.split(line)[1:]
+    name = ""
     while isinstance(command, click.Group):
+        if command.invoke_without_command and (not words or words[0].startswith("-")):
+            break  # it is called by itself, such as `demo`
         name, *words = words
         command = command.get_command(context, name)
     return command.make_context(name, words, parent=context)

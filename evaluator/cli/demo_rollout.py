@@ -167,9 +167,9 @@ class Demo:
         say(f"three environments in {self.folder}: {', '.join(ENVIRONMENTS)}; the candidate: {self.regression}")
         with (
             start_production_router(environments),
-            start_users(environments.router, environments.users, SPAWN_RATE, LONGEST_S),
+            start_users(environments.router, times.users, SPAWN_RATE, LONGEST_S),
         ):
-            say(f"{environments.users} users send requests to HAProxy at {environments.router.url}, with {VERSIONS}")
+            say(f"{times.users} users send requests to HAProxy at {environments.router.url}")
             yield
 
     @property
@@ -287,7 +287,7 @@ def describe_rollout(facts: RolloutFacts) -> Iterator[str]:
     """Write the steps with verdicts and shares, and who met the candidate, as lines of text."""
     from evaluator.records.rollouts import from_plain
     from evaluator.reports.base import align_columns
-    from evaluator.rollout.reporting import find_return_s
+    from evaluator.rollout.reporting import LEAST_SHOWN_S, find_return_s
 
     plan = from_plain(facts.rollout.plan)
     rows = [("stage", "needs", "shown", "wanted", "got", "requests", "failed"), *_list_rows(facts, plan)]
@@ -296,7 +296,8 @@ def describe_rollout(facts: RolloutFacts) -> Iterator[str]:
     yield ""
     returned_s = find_return_s(facts.events)
     if returned_s is not None:
-        yield f"  all traffic was at the baseline {format_number(round(returned_s, 1))} s after it was to go back"
+        when = f"{returned_s:.1f} s after" if returned_s >= LEAST_SHOWN_S else "as soon as"
+        yield f"  all traffic was at the baseline {when} it was to go back"
 
 
 def describe_exposure(facts: RolloutFacts, environments: Environments) -> str:

@@ -34,6 +34,9 @@ from evaluator.wording import count_of, format_duration, format_number, quote_co
 BETWEEN = "between the steps"
 """Name of the requests of users that belong to no step: those of the moments in which shares changed."""
 
+LEAST_SHOWN_S = 0.05
+"""A shorter time is shown as none."""
+
 EXPOSURE_NOTE = (
     "Requests of users by the access log of the router, attempts that it tried again included. Those between the "
     "steps came while shares changed, and no verdict counts them; in a step that turned back, no share was kept."
@@ -291,7 +294,8 @@ def _list_facts(
         yield "met the candidate", f"{count_of(requests, 'request')}, {format_number(failures)} of them failed"
     returned_s = find_return_s(events)
     if returned_s is not None:
-        yield "off the traffic", f"{format_number(round(returned_s, 1))} s after it was to go back"
+        is_at_once = returned_s < LEAST_SHOWN_S
+        yield "off the traffic", "at once" if is_at_once else f"{returned_s:.1f} s after it was to go back"
     elif progress.going_back and not progress.returned and progress.was_shifted(plan):
         yield "off the traffic", "not yet"
 

@@ -109,7 +109,6 @@ class Environments:
     router_port: int
     socket: Path
     """HAProxy's, with level admin. Its path is short: longer ones are not possible."""
-    users: int = 60
     load_users: int = 70
     """Of each arm, in test and pre-production."""
 

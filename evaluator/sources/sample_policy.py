@@ -24,7 +24,7 @@ from evaluator.sources.sample_environments import (
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """How long the stages of the demo last (s)."""
+    """How long the stages of the demo last (s), and how many users there are."""
 
     load_s: float = 20.0
     """Of the load in test and in pre-production; 0: a canary release has no such stages."""
@@ -34,6 +34,8 @@ class Times:
     """Of the last stage, in which the candidate has all traffic."""
     least: int = 150
     """Judged requests of each arm for `no_harm`."""
+    users: int = 60
+    """Users of production."""
     shares: tuple[str, ...] = ("5 %", "25 %", "50 %")
     """Of the stages of a canary release that are judged."""
 

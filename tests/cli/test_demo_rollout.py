@@ -20,7 +20,7 @@ from pathlib import Path
 from evaluator.cli import Session
 from evaluator.cli.demo_rollout import run_demo
 from evaluator.sources.sample_policy import Times
-times = Times(load_s=0, bake_s=12, last_s=2, least=20, shares=("50 %",))
+times = Times(load_s=0, bake_s=12, last_s=2, least=20, users=15, shares=("50 %",))
 print("EXIT", run_demo(Session(), Path("demo"), "canary", sys.argv[1], times))
 """
 

@@ -122,7 +122,7 @@ def test_services_go_one_after_the_other_or_together(plan):
         ("needs: no_harm", "needs: noharm", "did you mean 'no_harm'?"),
         ("[c1, c2, c3]", "c1", ":11: rollout.stages[2]: 50 % needs go, but cart has 3 servers of the baseline"),
         ("share: 50%", "share: 25%", ":11: rollout.stages[2]: 50 % needs go, but at 25 % a server of the baseline"),
-        ("bake: 10m", "bake: 100s", ":10: rollout.stages[1].bake: 1.7 min are too short"),
+        ("bake: 10m", "bake: 10s", ":10: rollout.stages[1].bake: 10 s are too short"),
         ("least: 500", "policy: {alpha: 90%}", ":10: rollout.stages[1].policy.alpha: must be between 0 and 0.5"),
         ("least: 500", "policy: {hooks: {}}", ":10: rollout.stages[1].policy.hooks: a stage cannot override it"),
         ("least: 500", "policy: {metrics: [{name: latency_p96, margin: 9%}]}", "there is no metric 'latency_p96'; did"),

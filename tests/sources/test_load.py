@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from evaluator.sources.load import (
 )
 from evaluator.sources.recording import read_worker_facts
 from evaluator.sources.sample import REGRESSIONS, find_loadtests, start_arms
+from evaluator.sources.sample_environments import KINDS
 
 from .conftest import read_rows
 
@@ -304,7 +306,9 @@ def test_the_demo_knows_the_regressions_of_the_sample_service() -> None:
     done = subprocess.run(
         [sys.executable, str(find_loadtests() / "target.py"), "--help"], capture_output=True, text=True, check=True
     )
-    assert "{" + ",".join(sorted(REGRESSIONS)) + "}" in done.stdout
+    known = re.search(r"--regression {(.*?)}", " ".join(done.stdout.split()))[1].split(",")
+    used = {name for kinds in KINDS.values() for name in kinds.values()}
+    assert {*REGRESSIONS, *used} == set(known)
 
 
 def test_a_recorder_that_is_a_zombie_is_dead() -> None:
