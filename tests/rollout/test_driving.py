@@ -236,6 +236,8 @@ def test_a_judgement_that_fails_is_never_a_go(world):
     world.judge = fail
     assert world.drive() is BACK
     assert any("it cannot be judged: the data are damaged" in event.text for event in world.events)
+    assert "asked" not in world.kinds(), "without the store, nobody is asked to go on blindly"
+    assert world.clock.elapsed < 40, "and it does not wait for the deadline"
 
 
 def test_a_plan_that_was_edited_goes_back(world):
