@@ -26,10 +26,12 @@ class GuardedTraffic:
     def __init__(self, store: Path, setup: GuardSetup, say: Say) -> None:
         self.store, self.setup, self.say = store, setup, say
         self._client = GuardClient(store)
+        self._is_closed = False
 
     def open(self) -> GuardStatus:
         """Let the guard watch; one is started where none answers. Raises HookError, which says what is missing."""
         self._client = connect(self.store, start=True, say=self.say)
+        self._is_closed = False
         return self._client.open(self.setup)
 
     def renew(self) -> GuardStatus:
@@ -56,6 +58,7 @@ class GuardedTraffic:
             self._client = connect(self.store, start=True, say=self.say)
             if self.setup.services:
                 self._client.open(self.setup)
+                self._is_closed = False
             return self._client.back(self.setup.rollout, why, by)
         except HookError as error:
             problem = error
@@ -70,6 +73,8 @@ class GuardedTraffic:
 
         Raises HookError while users meet both versions, and where no guard answers.
         """
+        if self._is_closed or not self.setup.services:
+            return
         try:
             try:
                 self._client.close(self.setup.rollout)
@@ -79,6 +84,7 @@ class GuardedTraffic:
         except HookError as error:
             if NOT_KNOWN not in error.message:  # otherwise it was closed before
                 raise
+        self._is_closed = True
 
     def wrap(self, entry: HookEntry, step: Step) -> Step:
         """Make the hook of a shift, of which the guard sets the shares."""
