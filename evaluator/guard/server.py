@@ -116,9 +116,7 @@ class Guard:
     def _find(self, name: str) -> GuardedRollout:
         """Find a rollout. Raises HookError."""
         if name not in self.rollouts:
-            raise HookError(
-                f"{NOT_KNOWN} {name}", hint="it is guarded once its driver has opened it"
-            )
+            raise HookError(f"{NOT_KNOWN} {name}", hint="it is guarded once its driver has opened it")
         return self.rollouts[name]
 
     def _open(self, setup: GuardSetup) -> GuardStatus:

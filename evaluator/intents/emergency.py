@@ -64,8 +64,7 @@ from evaluator.store.locks import locked_services
 from evaluator.wording import quote_command
 
 _TIME_S = 600.0
-"""How long a hook of an action from the journal may take, and how long to wait for a hook that is being executed when
-all else is undone."""
+"""How long a hook from the journal may take, and how long one that is being executed is waited for at the end."""
 _SHORT_WAIT_S = 15.0
 """How long to wait for the hook of a promotion that is being executed, before it is undone all the same."""
 _OTHERS_WAIT_S = 60.0
@@ -209,10 +208,7 @@ def _explain_nothing(journal: Journal, release_id: str) -> str:
 
 
 def _combine_versions(release_id: str, promotions: Sequence[JournalPromotion]) -> Release:
-    """Combine the versions of the promotions of a release, the oldest first.
-
-    What the newest put live, and what was live before the oldest.
-    """
+    """Combine versions of promotions, the oldest first: what the newest put live, and what was before the oldest."""
     if not promotions:
         return Release(release_id)
     baselines = {service.name: service.baseline for service in promotions[0].release.services}
@@ -269,7 +265,7 @@ class _GoingBack:
     undone: dict[HookId, datetime] = field(default_factory=dict)
     """Those of them that were undone, or tried: they are tried again only if they have acted since."""
     is_traffic_left: bool = False
-    """Could a router of a rollout not be taken back? Then undoing its acts could take down servers with users."""
+    """Could a router not be taken back? Then undoing acts could take down servers with users."""
     secrets: Sequence[str] = ()
     """Those of all its hooks: what one of them has sent, the receiver of another one may repeat."""
 
@@ -324,8 +320,7 @@ class _GoingBack:
             self._wait_for_hooks(_TIME_S)
             if self.is_traffic_left or not (acting := self.plan(only_undo=True)):
                 break
-        if self.is_traffic_left:
-            self.lines.append(f"acts before it are not undone: {STILL_AT_CANDIDATE}")
+        self.lines += [f"acts before it are not undone: {STILL_AT_CANDIDATE}"] if self.is_traffic_left else []
         state = overall_state([delivery.outcome.state for delivery in self.deliveries])
         for hook in planned:
             if hook.event == ANNOUNCE:

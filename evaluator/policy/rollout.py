@@ -91,7 +91,7 @@ class GuardSection(Section):
     """Limits that are looked at each second while users meet the candidate."""
 
     failures: Annotated[Share, within(0, 1, ends=False)] = Field(
-        0.05, description="Largest share of failed requests of the candidate.  At 0 a single one would turn it back."
+        0.05, description="Largest share of failed requests of the candidate; more than 0."
     )
     p95: PositiveDuration | None = Field(None, description="Longest 95th percentile of its response times.")
     over: PositiveDuration = Field(10.0, description="Time over which both are counted.")

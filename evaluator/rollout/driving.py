@@ -187,9 +187,9 @@ class Driver:
         self._add_judgement(decision, step)
 
     def _add_judgement(self, decision: Decision, step: Observe) -> None:
-        """Judge an observation and add the event. What cannot be judged has shown nothing; without the store, it failed.
+        """Judge an observation and add the event. What cannot be judged has shown nothing.
 
-        Nothing would find a NO-GO until its deadline then.
+        Without the store it has failed: nothing would find a NO-GO until its deadline.
         """
         started = self.parts.clock.monotonic()
         while True:

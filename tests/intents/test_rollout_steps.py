@@ -668,7 +668,8 @@ def test_a_router_that_disappears_half_way_fails_the_shift_and_is_left_to_a_pers
     assert lines()[-1] == 'set-{"baseline":1.0,"canary":0.0}'
 
 
-BREAKABLE = {"command": ROUTER["command"] | {"set": ["sh", "-c", f"test ! -e HERE/broken && ({SET})", "sh", "${shares}"]}}
+SET_UNLESS_BROKEN = ["sh", "-c", f"test ! -e HERE/broken && ({SET})", "sh", "${shares}"]
+BREAKABLE = {"command": ROUTER["command"] | {"set": SET_UNLESS_BROKEN}}
 
 
 @pytest.mark.parametrize("from_journal", [False, True])
