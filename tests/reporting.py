@@ -11,6 +11,7 @@ from pathlib import Path
 from judging import RULEBOOK
 
 from evaluator.assess import ReleaseData, assess_release
+from evaluator.faults import find_faults
 from evaluator.figure_data import trace_release
 from evaluator.judges import judge_evidence
 from evaluator.records import (
@@ -58,8 +59,8 @@ def give_verdict(
     cells = edit(simulate_cells(design, seed=1))
     runs = runs_of(cells)
     assessment = assess_release(ReleaseData(runs, cells), rulebook)
-    evidence = assessment.evidence
-    judgement = judge_evidence(evidence, rulebook, release)
+    judgement = judge_evidence(assessment.evidence, rulebook, release)
+    evidence = replace(assessment.evidence, comparisons=judgement.comparisons)
     traced = {
         **trace_release(assessment.requests, rulebook, judgement.comparisons),
         "runs": [describe(run) for run in runs],
@@ -70,7 +71,7 @@ def give_verdict(
         word=judgement.word,
         reasons=judgement.reasons,
         next_action=judgement.next_action,
-        evidence=replace(evidence, comparisons=judgement.comparisons),
+        evidence=evidence,
         judge="native",
         monitoring=evidence.monitoring,
         alpha=rulebook.alpha,
@@ -81,6 +82,7 @@ def give_verdict(
         data_hash="sha256:" + "cd" * 32,
         evaluator_version="0.1.0",
         judged_at=JUDGED_AT,
+        faults=find_faults(assessment.requests, evidence, judgement.word),
         figures=traced if figures else None,
     )
 

@@ -8,14 +8,14 @@ from dataclasses import asdict
 from typing import Any
 
 from evaluator.guard.limits import estimate_reaction_s
-from evaluator.records.rollouts import Act, Observe, RolloutPlan, Step, StepNeeds
+from evaluator.records.rollouts import Observe, RolloutPlan, Step, StepNeeds
 from evaluator.reports import Page
 from evaluator.reports.base import align_columns
+from evaluator.rollout.describing import describe_needs, describe_place
 from evaluator.rollout.outlook import Outlook, StepOutlook, find_guarded_rate
-from evaluator.wording import count_of, format_count, format_duration, format_number
+from evaluator.wording import format_count, format_duration, format_number
 
 HEAD = ("#", "step", "where", "users", "needs", "time", "if unchanged", "exposed")
-NEEDS = {StepNeeds.GO: "GO", StepNeeds.NO_HARM: "no harm", StepNeeds.NOTHING: "nothing"}
 
 
 def write_plan(plan: RolloutPlan, outlook: Outlook, page: Page) -> list[str]:
@@ -159,34 +159,14 @@ def _make_row(step: Step) -> tuple[str, ...]:
         time = format_duration(step.bake_s) if step.bake_s else "–"
         if step.deadline_s > step.bake_s:
             time += f", a person is asked after {format_duration(step.deadline_s)}"
-        needs = NEEDS[step.needs] + (
-            f" in {count_of(step.least, 'request')}" if step.needs is StepNeeds.NO_HARM else ""
-        )
         what = f"observe {step.name}" + (" under load" if step.load else "")
-        return what, step.environment, _write_share(step.share), needs, time
-    return step.name, _write_place(step), _write_share(step.share), ", ".join(_list_conditions(step)) or "–", "–"
+        return what, step.environment, _write_share(step.share), describe_needs(step), time
+    return step.name, describe_place(step), _write_share(step.share), describe_needs(step) or "–", "–"
 
 
 def _write_share(share: float | None) -> str:
     """Write the share of users that meet the candidate."""
     return f"{format_number(100 * share)} %" if share else "–"
-
-
-def _write_place(step: Act) -> str:
-    """Write before which stage an act is executed."""
-    if step.final:
-        return "always, at the end"
-    return "after all stages" if step.stage == "end" else f"before {step.stage}"
-
-
-def _list_conditions(step: Act) -> Iterator[str]:
-    """List what an act needs, or cannot do."""
-    if step.agree:
-        yield f"{count_of(step.agree, 'agreement')}"
-    if step.retry_for_s:
-        yield f"tried for {format_duration(step.retry_for_s)}"
-    if step.irreversible:
-        yield "no way back after it"
 
 
 def _write_rules(plan: RolloutPlan) -> Iterator[str]:

@@ -228,7 +228,7 @@ class GuardedRollout:
         if self.is_back and not self.is_returned():
             raise HookError(
                 f"the traffic of {self.setup.rollout} has not returned yet, so the guard goes on",
-                hint="wait until `is_returned`; the notes of the status say what is missing",
+                hint="`evaluator rollout status` says what is missing",
             )
         for name, watch in self.services.items():
             if not self.is_back and max(watch.wanted.values(), default=1.0) < 1:

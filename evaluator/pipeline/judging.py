@@ -13,6 +13,7 @@ from evaluator.assess import ReleaseData, pair_drawn_requests
 from evaluator.assess.readings import count_samples
 from evaluator.assess.requests import RequestPairs
 from evaluator.errors import UnknownName
+from evaluator.faults import find_faults
 from evaluator.health.replication import describe_learnt
 from evaluator.judges import JUDGE, Judgement
 from evaluator.pipeline.assessing import Judged, judge_data, read_data
@@ -149,6 +150,7 @@ def judge_runs(
         queries=_list_queries(narrowed.readings, judged.evidence.window),
         override=override,
         period=period,
+        faults=find_faults(judged.requests, judged.evidence, judged.judgement.word),
     )
     if verdict.word is VerdictWord.GO and period != WHOLE:
         whole = f"a part of the time is GO, which promotes nothing; judge the whole: `{policy.command(release.id)}`"

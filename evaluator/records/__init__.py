@@ -39,6 +39,7 @@ from evaluator.records.cells import (
     choose_bucket_s,
     find_bin_edges,
 )
+from evaluator.records.faults import Fault, FaultKind, FaultOnset, FaultPlace, FaultScope, OnsetKind
 from evaluator.records.landing import (
     ArrangeFiles,
     ColumnMap,
@@ -179,6 +180,11 @@ __all__ = [
     "Evidence",
     "EvidenceKind",
     "FailureKinds",
+    "Fault",
+    "FaultKind",
+    "FaultOnset",
+    "FaultPlace",
+    "FaultScope",
     "FileLayout",
     "FilePlan",
     "FileRuns",
@@ -210,6 +216,7 @@ __all__ = [
     "MetricStatus",
     "Moments",
     "Monitoring",
+    "OnsetKind",
     "OtherRows",
     "OutcomeColumn",
     "OutcomeFacts",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from evaluator.records.faults import Fault
 from evaluator.records.releases import Release
 from evaluator.records.rows import LeftOut
 from evaluator.records.rules import Rule
@@ -350,5 +351,9 @@ class Verdict:
     """Steps of the release that were not judged."""
     judged_at: datetime | None = None
     override: Mapping[str, Any] | None = None
+    faults: tuple[Fault, ...] | None = None
+    """Where faults of the candidates are, as far as it is shown; empty if no place and no time stands out. `None`: none
+    were looked for, because the verdict is GO, has no requests or a comparison that means nothing, or is of an older
+    evaluator."""
     figures: Mapping[str, Any] | None = None
     """Data for the figures of a report, if they were requested."""

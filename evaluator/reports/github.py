@@ -12,6 +12,7 @@ from pathlib import Path
 
 from evaluator.records import Level, Verdict, VerdictWord
 from evaluator.reports.base import VERDICT_WORDS, Page, clean_and_cut, fold_findings, name_check
+from evaluator.reports.faults import write_fault
 from evaluator.reports.markdown import MAX_BYTES, to_markdown
 
 MAX_ANNOTATIONS = 10
@@ -23,7 +24,7 @@ LEVELS = {VerdictWord.GO: "notice", VerdictWord.NO_GO: "error", VerdictWord.INCO
 
 
 def render(verdict: Verdict, page: Page) -> str:
-    """Write annotations, a line each: the reasons of the verdict, then failed health checks.
+    """Write annotations, a line each: the reasons of the verdict, where faults are, then failed health checks.
 
     GitHub shows ten; if there are more, the tenth counts the others.
     `page` is part of the interface of all formats and is not used here.
@@ -31,6 +32,7 @@ def render(verdict: Verdict, page: Page) -> str:
     del page
     level, title = LEVELS[verdict.word], f"{VERDICT_WORDS[verdict.word]} {verdict.release.id}"
     annotations = [_write_annotation(level, title, reason.text) for reason in verdict.reasons]
+    annotations += [_write_annotation(level, f"{title}: where", write_fault(fault)) for fault in verdict.faults or ()]
     annotations += [
         _write_annotation("warning", name_check(finding), f"{finding.text} {finding.remedy}")
         for finding in fold_findings(verdict.evidence.findings)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -57,6 +57,7 @@ from evaluator.reports.base import (
     put_worst_first,
     write_verdict_command,
 )
+from evaluator.reports.faults import NOTHING_SHOWN, list_parts
 from evaluator.wording import format_count, format_duration, format_number, name_comparison
 
 HALF = 516
@@ -225,7 +226,7 @@ class _Report:
         ]
         shown_arms = {arm.name for arm in self.evidence.arms} | {row.arm for row in self.rows}
         return {
-            **self._describe_answer(),
+            **self._describe_answer({anchor for anchor, _, is_present in sections if is_present}),
             "forest": self._draw_changes(pick_decisive(self.rows)),
             "panels": panels,
             "shapes": shapes,
@@ -251,8 +252,27 @@ class _Report:
             "findings": put_worst_first(fold_findings(self.evidence.findings)),
         }
 
-    def _describe_answer(self) -> dict[str, Any]:
-        """Build the variables of the head: the answer, its reasons and restrictions, and how much data it rests on."""
+    def _link_faults(self, present: Collection[str]) -> list[list[tuple[str, str]]]:
+        """List the sentences on faults, each as its parts: a text, and the anchor that shows it (empty: none).
+
+        `present`: anchors of the sections that the report has.
+        """
+        if self.verdict.faults == ():
+            return [[(NOTHING_SHOWN.removesuffix("."), "")]]
+        anchors = {"endpoint": "endpoints", "instance": "panels", "onset": "timeline"}
+        return [
+            [
+                (part.text, anchor if (anchor := anchors.get(part.about, "")) in present else "")
+                for part in list_parts(fault)
+            ]
+            for fault in self.verdict.faults or ()
+        ]
+
+    def _describe_answer(self, present: Collection[str]) -> dict[str, Any]:
+        """Build the variables of the head: the answer, its reasons and restrictions, and how much data it rests on.
+
+        `present`: anchors of the sections that the report has.
+        """
         verdict, evidence, restrictions = self.verdict, self.evidence, list_restrictions(self.verdict)
         decided_after_s = verdict.time_to_decision_s
         live = [arm.production for arm in evidence.arms if arm.production]  # next to those of a load
@@ -281,6 +301,7 @@ class _Report:
                 for text in restrictions[kind]
             ],
             "reasons": [reason.text for reason in verdict.reasons],
+            "faults": self._link_faults(present),
             "next_action": verdict.next_action,
             "facts": [(name, value) for name, value in facts if value],
         }

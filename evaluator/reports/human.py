@@ -36,6 +36,7 @@ from evaluator.reports.base import (
     to_ascii,
     write_title,
 )
+from evaluator.reports.faults import list_faults
 from evaluator.wording import add_options
 
 WIDE = 110
@@ -144,7 +145,7 @@ class _Writer(Page):
 
 
 def _write_head(verdict: Verdict, writer: _Writer) -> list[str]:
-    """Write the lines of the verdict with its release, the data it rests on, its first reasons, and its notes."""
+    """Write the lines of the verdict with its release, the data it rests on, its reasons, faults and notes."""
     word = writer.clean(VERDICT_WORDS[verdict.word])
     title = writer.clean(write_title(verdict))
     data = writer.clean(describe_data(verdict.evidence))
@@ -158,6 +159,7 @@ def _write_head(verdict: Verdict, writer: _Writer) -> list[str]:
     if len(verdict.reasons) > MAX_REASONS:
         unlisted = len(verdict.reasons) - MAX_REASONS
         lines += writer.wrap(f"+{unlisted} more reason{'s' if unlisted > 1 else ''}: --format json names them")
+    lines += [line for sentence in list_faults(verdict) for line in writer.wrap(f"where: {sentence}")]
     return lines + [line for note in list_notes(verdict) for line in writer.wrap(note)]
 
 

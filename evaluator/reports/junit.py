@@ -23,6 +23,7 @@ from evaluator.reports.base import (
     is_only_shown,
     name_check,
 )
+from evaluator.reports.faults import list_faults
 from evaluator.wording import name_comparison, name_evidence
 
 MAX_NAME = 200
@@ -74,7 +75,8 @@ def _make_verdict_suite(verdict: Verdict) -> ET.Element:
         "data_hash": verdict.data_hash,
         "evaluator_version": verdict.evaluator_version,
     }
-    reasons = "\n".join(f"- {_clean(reason.text)}" for reason in verdict.reasons)
+    sentences = [*(reason.text for reason in verdict.reasons), *(f"where: {text}" for text in list_faults(verdict))]
+    reasons = "\n".join(f"- {_clean(sentence)}" for sentence in sentences)
     case = _make_case(suite="verdict", name="verdict", time_s=_format_judged_time(verdict))
     if verdict.word is VerdictWord.GO:
         _add_output(case, reasons)

@@ -29,6 +29,7 @@ from evaluator.reports.base import (
     put_worst_first,
     write_title,
 )
+from evaluator.reports.faults import list_faults
 
 MAX_BYTES = 900_000
 """GitHub refuses a job summary of more than 1 MiB."""
@@ -97,12 +98,14 @@ def escape_but_commands(text: str) -> str:
 
 
 def _write_head(verdict: Verdict) -> Iterable[str]:
-    """Yield the lines of the verdict: a heading, the reasons as a list, then the notes as paragraphs."""
+    """Yield the lines of the verdict: a heading, the reasons as a list, then where faults are and the notes."""
     yield from (f"## {VERDICT_WORDS[verdict.word]} {escape(write_title(verdict), 3 * MAX_NAME)}", "")
     yield from (f"- {escape(reason.text)}" for reason in verdict.reasons[:MAX_REASONS])
     if len(verdict.reasons) > MAX_REASONS:
         yield f"- and {len(verdict.reasons) - MAX_REASONS} more: the JSON names them"
     yield ""
+    for sentence in list_faults(verdict):
+        yield from (f"**Where:** {escape(sentence)}", "")
     for note in (*list_notes(verdict), describe_data(verdict.evidence)):
         if note:
             yield from (escape_but_commands(note), "")

@@ -23,6 +23,10 @@ from evaluator.records import (
     Effect,
     Evidence,
     EvidenceKind,
+    Fault,
+    FaultKind,
+    FaultOnset,
+    FaultPlace,
     Finding,
     LeftOut,
     LeftOutKind,
@@ -195,6 +199,7 @@ def _to_verdict(plain: Mapping[str, Any]) -> Verdict:
         other_steps=tuple(plain.get("other_steps", ())),
         policy_path=plain.get("policy_path", ""),
         judged_at=_time(plain["judged_at"]),
+        faults=tuple(map(_to_fault, plain["faults"])) if "faults" in plain else None,
         figures=plain.get("figures"),
         period=WHOLE if period is None else Period(_time(period["from"]), _time(period["to"])),
         **{key: plain[key] for key in COPIED},  # the same in JSON and record
@@ -207,6 +212,38 @@ def _to_arm(plain: Mapping[str, Any]) -> ArmSummary:
     if live := plain.get("production"):
         production = ProductionSummary(**{**live, "left_out": _to_left_out(plain["name"], live)})
     return ArmSummary(**{**plain, "left_out": _to_left_out(plain["name"], plain), "production": production})
+
+
+def _to_fault(plain: Mapping[str, Any]) -> Fault:
+    """Make the record of a fault from its JSON; its text is written again when it is needed."""
+    onset = plain["onset"]
+    return Fault(
+        plain["arm"],
+        plain["what"],
+        endpoints=_to_place(plain["endpoints"]),
+        instances=_to_place(plain["instances"]),
+        onset=FaultOnset(
+            onset["kind"],
+            elapsed_s=onset.get("elapsed_s"),
+            since=_time(onset.get("since")),
+            earliest_s=onset.get("earliest_s"),
+            latest_s=onset.get("latest_s"),
+            earliest=_time(onset.get("earliest")),
+            latest=_time(onset.get("latest")),
+        ),
+        requests=plain["requests"],
+        baseline=plain["baseline"],
+        candidate=plain["candidate"],
+        kinds=tuple(
+            FaultKind(-1 if kind["status"] is None else kind["status"], kind["exception"], kind["n"])
+            for kind in plain["kinds"]
+        ),
+    )
+
+
+def _to_place(plain: Mapping[str, Any]) -> FaultPlace:
+    """Make the record of the endpoints (instances) of a fault from their JSON."""
+    return FaultPlace(**{**plain, "names": tuple(plain["names"])})
 
 
 def _to_left_out(arm: str, plain: Mapping[str, Any]) -> tuple[LeftOut, ...]:

@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from evaluator.records import WHOLE, ArmSummary, Comparison, EvidenceKind, LeftOut, Verdict
+from evaluator.records import WHOLE, ArmSummary, Comparison, EvidenceKind, Fault, LeftOut, Verdict
 from evaluator.reports.base import Page
+from evaluator.reports.faults import write_fault
 
 SCHEMA_VERSION = 1
 SCAN_METHOD = "endpoint scan"
@@ -100,6 +101,7 @@ def _list_optional(verdict: Verdict) -> dict[str, Any]:
         "environment": verdict.environment or None,
         "only_step": verdict.only_step or None,
         "other_steps": list(verdict.other_steps) or None,
+        "faults": None if verdict.faults is None else [_fault_to_plain(fault) for fault in verdict.faults],
         "figures": verdict.figures,
     }
     return _add_unless_none({}, optional)
@@ -129,6 +131,18 @@ def _arm_to_plain(arm: ArmSummary) -> dict[str, Any]:
         "production": production,
     }
     return _add_unless_none(plain, optional)
+
+
+def _fault_to_plain(fault: Fault) -> dict[str, Any]:
+    """Turn a fault into the values of its JSON; the status of a failure without a response is null."""
+    return dataclasses.asdict(fault) | {
+        "onset": _add_unless_none({}, dataclasses.asdict(fault.onset)),
+        "kinds": [
+            {"status": None if kind.status < 0 else kind.status, "exception": kind.exception, "n": kind.n}
+            for kind in fault.kinds
+        ],
+        "text": write_fault(fault),
+    }
 
 
 def _left_out_to_plain(parts: Sequence[LeftOut]) -> list[dict[str, Any]]:

@@ -92,6 +92,28 @@ def name_step(step: Step) -> str:
     return f"observe {step.name}" if isinstance(step, Observe) else step.name
 
 
+def describe_place(step: Step) -> str:
+    """Describe where a step takes place: the environment of an observation, the stage that an act stands before."""
+    if isinstance(step, Observe):
+        return step.environment
+    if step.final:
+        return "always, at the end"
+    return "after all stages" if step.stage == "end" else f"before {step.stage}"
+
+
+def describe_needs(step: Step) -> str:
+    """Describe what a step needs: `no harm in 500 requests of each arm`; of an act its conditions, empty if none."""
+    if isinstance(step, Observe):
+        requests = f" in {count_of(step.least, 'request')} of each arm" if step.needs is StepNeeds.NO_HARM else ""
+        return NEEDS[step.needs] + requests
+    conditions = [
+        count_of(step.agree, "agreement") if step.agree else "",
+        f"tried for {format_duration(step.retry_for_s)}" if step.retry_for_s else "",
+        "no way back after it" if step.irreversible else "",
+    ]
+    return ", ".join(filter(None, conditions))
+
+
 def describe_now(
     plan: RolloutPlan, progress: RolloutProgress, decision: Decision, now: float, missing: Sequence[str] = ()
 ) -> str:

@@ -24,6 +24,7 @@ from evaluator.records.rollouts import (
 from evaluator.reports import VERDICT_WORDS, read_stored
 from evaluator.reports.rollout import Happening, RolloutPage, Rung, StepRequests, StepRow, StepVerdict
 from evaluator.rollout.deciding import Todo, decide
+from evaluator.rollout.describing import NEEDS, describe_needs, describe_place
 from evaluator.rollout.locking import find_driver_of
 from evaluator.rollout.progress import RolloutProgress, StepState, begin_progress, fold, follow
 from evaluator.store import Store
@@ -41,8 +42,6 @@ EXPOSURE_NOTE = (
     "Requests of users by the access log of the router, attempts that it tried again included. Those between the "
     "steps came while shares changed, and no verdict counts them; in a step that turned back, no share was kept."
 )
-
-NEEDS = {StepNeeds.GO: "GO", StepNeeds.NO_HARM: "no harm", StepNeeds.NOTHING: "nothing"}
 
 _STATES = {
     StepState.WAITING: ("to come", "none"),
@@ -249,7 +248,7 @@ def _write_why(plan: RolloutPlan, progress: RolloutProgress, turned: int | None,
     step = plan.steps[decision.step] if decision.step >= 0 else None
     if decision.todo is Todo.WAIT and isinstance(step, Observe) and decision.until and not decision.why:
         until = datetime.fromtimestamp(decision.until, UTC)
-        return f"{step.name} is observed until {until:%H:%M:%S} UTC; it needs {_write_needs(step)}."
+        return f"{step.name} is observed until {until:%H:%M:%S} UTC; it needs {describe_needs(step)}."
     return f"{decision.why[:1].upper()}{decision.why[1:]}." if decision.why else ""
 
 
@@ -344,7 +343,7 @@ def _note_result(step: Observe, verdict: Verdict | None, events: Sequence[Event]
     """Write in a few words what an observation has shown, or what it needs if it was not judged. `events`: its own."""
     looks = [event for event in events if event.kind is EventKind.JUDGED]
     if verdict is None:
-        return f"needs {_write_needs(step)}"
+        return f"needs {describe_needs(step)}"
     if step.needs is not StepNeeds.NO_HARM or verdict.word is VerdictWord.NO_GO or not looks:
         return VERDICT_WORDS[verdict.word]
     return "no harm shown" if looks[-1].no_harm else "no harm not shown"
@@ -387,8 +386,8 @@ def _list_steps(
         yield StepRow(
             number=number + 1,
             name=step.name if isinstance(step, Act) else f"observe {step.name}",
-            where=_write_place(step),
-            needs=_write_needs(step) if isinstance(step, Observe) else _write_conditions(step),
+            where=describe_place(step),
+            needs=describe_needs(step),
             state=state,
             level=level,
             share=f"{format_number(100 * step.share)} %" if step.share else "–",
@@ -397,31 +396,6 @@ def _list_steps(
             notes=tuple(dict.fromkeys(notes)),
             anchor=verdicts[number].anchor if number in verdicts else "",
         )
-
-
-def _write_place(step: Act | Observe) -> str:
-    """Write where a step takes place: the environment of an observation, the stage that an act stands before."""
-    if isinstance(step, Observe):
-        return step.environment
-    if step.final:
-        return "always, at the end"
-    return "after all stages" if step.stage == "end" else f"before {step.stage}"
-
-
-def _write_needs(step: Observe) -> str:
-    """Write what an observation needs: `no harm in 500 requests`."""
-    requests = f" in {count_of(step.least, 'request')} of each arm" if step.needs is StepNeeds.NO_HARM else ""
-    return NEEDS[step.needs] + requests
-
-
-def _write_conditions(step: Act) -> str:
-    """Write what an act needs, or cannot do; empty: nothing."""
-    conditions = [
-        count_of(step.agree, "agreement") if step.agree else "",
-        f"tried for {format_duration(step.retry_for_s)}" if step.retry_for_s else "",
-        "no way back after it" if step.irreversible else "",
-    ]
-    return ", ".join(filter(None, conditions))
 
 
 # ------------------------------------------------------------------ events and rules

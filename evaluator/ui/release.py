@@ -17,6 +17,7 @@ from evaluator.reports.overview import rank_comparisons
 from evaluator.ui.controls import choose
 from evaluator.ui.curves import show_distribution, show_metric, show_timeline
 from evaluator.ui.details import show_history, show_method, show_queries, show_runs
+from evaluator.ui.faults import make_fault_card
 from evaluator.ui.frame import guarded
 from evaluator.ui.notes import show_notes
 from evaluator.ui.panels import show_metrics
@@ -139,6 +140,8 @@ def _show_banner(workspace: Workspace, release_id: str) -> None:
         show_empty(problem, "Judge it:", workspace.command(release_id))
         return
     show(make_banner(verdict, _list_notes(workspace, view, verdict)))
+    if (card := make_fault_card(verdict)) is not None:
+        show(card)
     # The rest of the page changes only when the reader asks for it.
     shown_count = st.session_state.setdefault(f"seen-{release_id}", len(view.verdicts))
     if len(view.verdicts) != shown_count and st.button("There is a newer verdict: show all of it", key="newer"):

@@ -17,6 +17,9 @@ __all__ = ["write_table"]
 NOTES = Path(__file__).parent / "notes.md"
 """Why some targets are missed, and what was tried; written by hand, added at the end."""
 
+FAULTS = Path(__file__).parent / "faults.md"
+"""How often a fault is found where it is: `benchmarks/faults.py` writes it, here and in docs/accuracy.md."""
+
 HEAD = """# Accuracy
 
 Written by `make bench-arena`; do not edit.
@@ -94,6 +97,7 @@ def write_table(results: Mapping[str, Sequence[Record]]) -> str:
         PEERS,
         *(part for name in PEERED if name in readings for part in _compare(readings[name])),
     ]
+    parts += [FAULTS.read_text(encoding="utf-8")] if FAULTS.exists() else []
     return "\n".join([*parts, *([NOTES.read_text(encoding="utf-8")] if NOTES.exists() else [])])
 
 

@@ -60,7 +60,7 @@ def test_each_step_is_shown_with_what_it_needs(plan):
         "1 deploy before test – tried for 60 s – – –",
         "2 observe test under load test – GO 25 min not known no users",
         "3 cart to 5 % before 5 % 5 % – – – –",
-        "4 observe 5 % production 5 % no harm in 500 requests 10 min not known 50 of 1,000 requests",
+        "4 observe 5 % production 5 % no harm in 500 requests of each arm 10 min not known 50 of 1,000 requests",
         "5 cart to 50 % before 50 % 50 % 1 agreement – – –",
         "6 observe 50 % production 50 % GO 60 min, a person is asked after 3 h not known 500 of 1,000 requests",
         "7 cart to 100 % before full 100 % – – – –",
@@ -154,7 +154,7 @@ def test_chances_come_from_production_requests_of_the_service(plan, tmp_path):
     code, text = plan(POLICY.replace("least: 500", "least: 1000"))
     assert code == 0
     rows = [" ".join(line.split()) for line in text.splitlines()]
-    assert re.search(r"no harm in 1,000 requests 10 min \d+ % no harm 1,\d+ requests", rows[7])
+    assert re.search(r"no harm in 1,000 requests of each arm 10 min \d+ % no harm 1,\d+ requests", rows[7])
     assert re.search(r"after 3 h \d+ % GO, \d+ % by 3 h 7\d,\d+ requests", rows[9])
     assert "step 4, cart: response times decide nothing" in text
     assert re.search(r"an identical release gets to the end in about \d+ %", text)

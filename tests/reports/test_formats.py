@@ -14,7 +14,20 @@ from markdown_it import MarkdownIt
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from evaluator.metrics.response_size import ResponseSize
-from evaluator.records import Effect, Finding, Level, MetricStatus, Reason, Release, Service, Slice
+from evaluator.records import (
+    Effect,
+    Fault,
+    FaultKind,
+    FaultOnset,
+    FaultPlace,
+    Finding,
+    Level,
+    MetricStatus,
+    Reason,
+    Release,
+    Service,
+    Slice,
+)
 from evaluator.reports import BESIDE, FORMATS, Page, from_json, to_json
 from evaluator.reports.base import shorten
 from evaluator.reports.gitlab import write_number
@@ -87,6 +100,19 @@ def entitle(verdict, text):
         reasons=(Reason("regression", text or "x", text, text, text), Reason("limit", f"{text} rose 41 %", slice=text)),
         next_action=text,
         evidence=evidence,
+        faults=(
+            Fault(
+                text,
+                "failures",
+                endpoints=FaultPlace("some", (text, text), 5, others_fine=True),
+                instances=FaultPlace("some", (text,), 4),
+                onset=FaultOnset("start"),
+                requests=200,
+                baseline=0.001,
+                candidate=0.05,
+                kinds=(FaultKind(-1, text, 10), FaultKind(503, text, 5)),
+            ),
+        ),
         override={text: text},
         evaluator_version=text,
         policy_hash=text,

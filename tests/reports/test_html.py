@@ -101,7 +101,17 @@ def test_the_answer_comes_first_and_everything_follows_in_order(pages, verdicts)
     places = [text.index(part) for part in first]
     assert places == sorted(places)
     sections = re.findall(r'<h2 id="(\w+)"', pages["no_go"])
-    assert sections == ["metrics", "distribution", "panels", "timeline", "endpoints", "health", "history", "method"]
+    assert sections == [
+        "where",
+        "metrics",
+        "distribution",
+        "panels",
+        "timeline",
+        "endpoints",
+        "health",
+        "history",
+        "method",
+    ]
     assert "evaluator verdict cart@2 --run run-0 --policy policy.yaml" in text
     for part in (verdict.policy_hash, verdict.data_hash, "5 % over all gates", "up{version='1'}", "cart@1"):
         assert part in text

@@ -1,0 +1,183 @@
+"""Look for more failures: counts of failures against those expected from the baseline (Poisson likelihood ratios)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from evaluator.faults.grid import FaultGrid
+from evaluator.faults.scanning import Scope, choose_scope, sum_from_end
+from evaluator.records.arrays import BoolArray, FloatArray
+
+PSEUDO_REQUESTS = 50.0
+"""Requests with the mean failure rate of the baseline that are added to each endpoint of it."""
+CHANCE_ROOT = 2.0
+"""A dispersion above 1 counts from so many of its standard errors on: a smaller one is chance."""
+NATS_OF_END = 2.0
+"""Log likelihood ratio by which a fault is shown to have ended: less than half of its mean rate is left."""
+FEWEST_FAILURES = 3
+"""A place with fewer failures is not looked at."""
+NOTABLE_ROOT = 2.0
+"""The baseline's failures of a slot count as a disturbance of both arms from so many standard errors on."""
+
+
+def poisson_gain(count: FloatArray, expected: FloatArray) -> FloatArray:
+    """Return the log likelihood ratio of "as many as counted" against "as expected": at least 0, elementwise."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.where(count > 0, count * np.log(count / expected), 0.0)
+    return np.asarray(logs - count + expected)
+
+
+def step_gains(count: FloatArray, expected: FloatArray, n: FloatArray) -> FloatArray:
+    """Return the log likelihood ratio of a rise of the failure rate since each bucket; all of shape (buckets,)."""
+    exposed = sum_from_end(n)
+    rise = np.maximum(sum_from_end(count - expected), 0.0) / np.maximum(exposed, 1e-12)
+    failed = np.flatnonzero(count)  # the others only count in the sums
+    after = failed >= np.arange(count.size)[:, None]
+    logs = np.log1p(rise[:, None] * (n / expected)[failed])
+    return np.asarray((np.where(after, logs, 0.0) * count[failed]).sum(axis=1) - rise * exposed)
+
+
+def growth_gain(count: FloatArray, expected: FloatArray, n: FloatArray) -> float:
+    """Return the log likelihood ratio of a failure rate that grows evenly from the start; all of shape (buckets,)."""
+    grown = (np.arange(n.size) + 0.5) / n.size * n
+    slopes = np.geomspace(1e-4, 2.0, 60)[:, None]
+    failed = np.flatnonzero(count)
+    logs = np.log1p(slopes * (grown / expected)[failed]) * count[failed]
+    return max(float((logs.sum(axis=1) - slopes[:, 0] * grown.sum()).max()), 0.0)
+
+
+def rate_gain(count: FloatArray, expected: FloatArray, control: FloatArray) -> FloatArray:
+    """Return the log likelihood ratio of "a higher rate than the control", elementwise; 0 where it is not higher.
+
+    `control`: failures of the baseline. `expected` is as uncertain as they are few: both are `control` times a constant
+    that is known.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = (count + control) / (expected + control)  # of both together to what is expected
+        gain = poisson_gain(count, expected * ratio) + poisson_gain(control, control * ratio)
+        return np.where((count > expected) & (expected > 0), gain, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class FailureModel:
+    """Failures of the candidate and what the baseline lets expect; arrays of shape (endpoints, instances, slots)."""
+
+    n: FloatArray
+    failures: FloatArray
+    expected: FloatArray
+    control: FloatArray
+    """Failures of the baseline from which they are expected, shape (endpoints,)."""
+    slot_s: int
+
+    def find_scope(self, *, given: bool) -> Scope | None:
+        """Find where and since when failures are most unlikely; see `choose_scope`."""
+        gains = [self._find_gains(axes) for axes in ((), (1,), (0,), (0, 1))]
+        return choose_scope(gains, self.find_dispersion, slot_s=self.slot_s, given=given)
+
+    def _find_gains(self, axes: tuple[int, ...]) -> FloatArray:
+        """Return the log likelihood ratio of more failures at each place since each slot; `axes` are added up before.
+
+        It is 0 for a place with few failures: it would not be shown, and most of many places have few.
+        """
+        count, expected = (
+            values.sum(axis=axes, keepdims=True) if axes else values for values in (self.failures, self.expected)
+        )
+        gains = np.zeros_like(count)
+        control = np.broadcast_to(self.control.sum() if 0 in axes else self.control[:, None], count.shape[:2])
+        looked_at = count.sum(axis=-1) >= FEWEST_FAILURES
+        gains[looked_at] = rate_gain(
+            sum_from_end(count[looked_at]), sum_from_end(expected[looked_at]), control[looked_at][:, None]
+        )
+        return gains
+
+    def find_dispersion(self, scope: Scope) -> float:
+        """Find how much more the failures of a scope vary over time than a steady rate does; at least 1.
+
+        A burst is as much evidence as one failure: what is due to bursts is no persistent fault.
+        """
+        count = scope.pick(self.failures).sum(axis=(0, 1))[scope.slot :]
+        exposed = scope.pick(self.n).sum(axis=(0, 1))[scope.slot :]
+        if count.size < 3 or not exposed.sum():
+            return math.inf
+        mean = exposed * (count.sum() / exposed.sum())
+        # A fault that has nearly ended in the last third of its time is none that lasts.
+        last = slice(count.size * 2 // 3, None)
+        at_end, half = float(count[last].sum()), float(mean[last].sum()) / 2
+        if at_end < half and poisson_gain(np.array(at_end), np.array(half)) > NATS_OF_END:
+            return math.inf
+        used = mean > 0
+        slots = max(int(used.sum()) - 1, 1)
+        dispersion = float(((count - mean)[used] ** 2 / mean[used]).sum() / slots)
+        return dispersion if dispersion > 1 + CHANCE_ROOT * math.sqrt(2 / slots) else 1.0
+
+    def measure(self, scope: Scope) -> float:
+        """Return the rise of the failure rate of a scope since its slot; 0 without requests."""
+        count, expected, n = (
+            float(scope.pick(values)[..., scope.slot :].sum()) for values in (self.failures, self.expected, self.n)
+        )
+        return (count - expected) / n if n else 0.0
+
+    def profile(self, scope: Scope, *, over: str) -> FailureProfile:
+        """Compare the units of a scope since its slot: its endpoints or its instances (`over`)."""
+        axes = (1, 2) if over == "endpoints" else (0, 2)
+        control = self.control if over == "endpoints" else np.full(self.n.shape[1], self.control[scope.endpoints].sum())
+        wide = scope.widen(over)
+        count, expected, n = (
+            wide.pick(values)[..., scope.slot :].sum(axis=axes) for values in (self.failures, self.expected, self.n)
+        )
+        return FailureProfile(count, expected, n, control, self.find_dispersion(scope))
+
+
+@dataclass(frozen=True, slots=True)
+class FailureProfile:
+    """The failures of each endpoint or instance since the onset; arrays of shape (units,)."""
+
+    count: FloatArray
+    expected: FloatArray
+    n: FloatArray
+    control: FloatArray
+    dispersion: float
+
+    @property
+    def roots(self) -> FloatArray:
+        """Signed roots; see `Profile`."""
+        return np.sqrt(2 * rate_gain(self.count, self.expected, self.control) / self.dispersion)
+
+    @property
+    def effects(self) -> FloatArray:
+        """Rise of the failure rate of each unit."""
+        return (self.count - self.expected) / np.maximum(self.n, 1.0)
+
+    def contrast(self, members: BoolArray) -> float:
+        """Standard errors by which the others' rise is below half of that of `members`.
+
+        Likelihood ratio against the best common value: the others at it, the members at twice of it.
+        """
+        count, expected, n = (
+            np.array([values[members].sum(), values[~members].sum()]) for values in (self.count, self.expected, self.n)
+        )
+        rise = max(float((count[0] - expected[0]) / max(n[0], 1.0)), 1e-9)
+        common = np.geomspace(rise / 100, rise / 2, 40)
+        means = expected[:, None] + np.stack([2 * common, common]) * n[:, None]
+        gains = poisson_gain(count[:, None], means)
+        # Only too many failures of the members and too few of the others speak for a difference.
+        gains = np.where(np.array([[1], [-1]]) * (count[:, None] - means) > 0, gains, 0.0)
+        return math.sqrt(2 * float(gains.sum(axis=0).min()) / self.dispersion)
+
+
+def model_failures(grid: FaultGrid) -> FailureModel:
+    """Expect the candidate's failures from those of the baseline, by endpoint, and by slot where both are disturbed."""
+    n, failures = grid.baseline_n.sum(axis=1), grid.baseline_failures.sum(axis=1)  # (endpoints, slots)
+    overall = (failures.sum() + 0.5) / (n.sum() + 1.0)
+    control = failures.sum(axis=1) + PSEUDO_REQUESTS * overall
+    rate = control / (n.sum(axis=1) + PSEUDO_REQUESTS)
+    surplus = np.zeros(grid.slots)
+    if grid.paired:
+        usual, counted, total = rate @ n, failures.sum(axis=0), n.sum(axis=0)
+        disturbed = (counted > usual) & (np.sqrt(2 * poisson_gain(counted, usual)) >= NOTABLE_ROOT)
+        surplus = np.where(disturbed, (counted - usual) / np.maximum(total, 1.0), 0.0)
+    expected = grid.n * (rate[:, None, None] + surplus)
+    return FailureModel(n=grid.n, failures=grid.failures, expected=expected, control=control, slot_s=grid.slot_s)

@@ -1,0 +1,191 @@
+"""A fault as a sentence, in every report and in the JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.resources import files
+
+import pytest
+from jsonschema import Draft202012Validator
+from reporting import find_verdict
+
+from evaluator.records import Fault, FaultKind, FaultOnset, FaultPlace
+from evaluator.reports import FORMATS, Page, from_json, to_json
+from evaluator.reports.faults import NOTHING_SHOWN, list_faults, list_parts, name_minute, write_fault
+from evaluator.reports.html import to_html
+from evaluator.reports.human import to_human
+
+SINCE = datetime(2026, 11, 25, 16, 18, tzinfo=UTC)
+STEP = FaultOnset("step", 480.0, SINCE, 450.0, 510.0, SINCE, SINCE)
+FAULT = Fault(
+    "canary",
+    "failures",
+    endpoints=FaultPlace("some", ("POST /cart/checkout",), 5, others_fine=True),
+    instances=FaultPlace("some", ("canary-3",), 4, others_fine=True),
+    onset=STEP,
+    requests=812,
+    baseline=0.001,
+    candidate=0.0507,
+    kinds=(FaultKind(503, "HTTP 503", 41),),
+)
+ALL, NONE = FaultPlace("all", (), 4), FaultPlace("not_known", (), 4)
+SLOW = replace(FAULT, what="response_time", baseline=None, candidate=2.04, kinds=())
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        (
+            FAULT,
+            (
+                "POST /cart/checkout fails more often on canary-3 since 2026-11-25 16:18 UTC (minute 8): 5.07 % of 812"
+                " requests failed (baseline: 0.1 %), most with 503. Other endpoints and instances"
+                " are as on the baseline"
+            ),
+        ),
+        (
+            SLOW,
+            (
+                "POST /cart/checkout takes 2.04 times as long as before on canary-3 since 2026-11-25 16:18 UTC"
+                " (minute 8): 812 requests. Other endpoints and instances are as on the baseline"
+            ),
+        ),
+        (
+            replace(SLOW, endpoints=replace(ALL, count=5), instances=ALL, onset=FaultOnset("start"), candidate=1.18),
+            (
+                "All 5 endpoints take 18 % longer than on the baseline on all 4 instances of canary from the start:"
+                " 812 requests"
+            ),
+        ),
+        (
+            replace(SLOW, instances=NONE, onset=FaultOnset("growth"), requests=0),
+            (
+                "POST /cart/checkout takes 2.04 times as long as on the baseline on canary, more"
+                " and more from the start."
+                " Not known: on which instances. Other endpoints are as on the baseline"
+            ),
+        ),
+        (
+            replace(FAULT, endpoints=NONE, instances=NONE, onset=FaultOnset("not_known"), kinds=()),
+            (
+                "Requests fail more often on canary: 5.07 % of 812 requests failed (baseline: 0.1 %)."
+                " Not known: at which endpoints, on which instances and since when"
+            ),
+        ),
+        (
+            replace(
+                FAULT,
+                endpoints=FaultPlace("some", ("GET /a", "GET /b", "GET /c"), 5),
+                instances=FaultPlace("all", ("pod",), 1),
+                onset=replace(STEP, since=None, earliest_s=300.0, latest_s=700.0),
+                kinds=(FaultKind(-1, "ConnectionError('refused')", 30), FaultKind(502, "bad gateway", 11)),
+            ),
+            (
+                "GET /a, GET /b and GET /c fail more often on the only instance of canary since"
+                " about minute 8 of each run,"
+                " between minute 5 and minute 12: 5.07 % of 812 requests failed (baseline: 0.1 %), most with"
+                " ConnectionError('refused') and 502 (bad gateway)"
+            ),
+        ),
+        (
+            Fault("canary", "not_known", endpoints=NONE, instances=NONE, onset=FaultOnset("not_known")),
+            "What is worse on canary is not seen in its failures or response times: where and since when is not known",
+        ),
+        (
+            replace(FAULT, instances=FaultPlace("some", ("pod-1", "pod-2"), 2, others_fine=True)),
+            (
+                "POST /cart/checkout fails more often on pod-1 and pod-2 of canary since 2026-11-25"
+                " 16:18 UTC (minute 8):"
+                " 5.07 % of 812 requests failed (baseline: 0.1 %), most with 503. Other endpoints"
+                " are as on the baseline"
+            ),
+        ),
+        (
+            replace(FAULT, onset=replace(STEP, elapsed_s=45.0)),
+            (
+                "POST /cart/checkout fails more often on canary-3 since 2026-11-25 16:18:00 UTC"
+                " (second 45): 5.07 % of 812"
+                " requests failed (baseline: 0.1 %), most with 503. Other endpoints and instances"
+                " are as on the baseline"
+            ),
+        ),
+    ],
+)
+def test_the_sentence_says_what_is_shown(fault, sentence):
+    assert write_fault(fault) == sentence
+
+
+def test_a_minute_is_rounded_as_its_axis_counts_it():
+    assert [name_minute(99.0), name_minute(100.0), name_minute(485.0), name_minute(485.0, up=True)] == [
+        "second 99",
+        "minute 1",
+        "minute 8",
+        "minute 9",
+    ]
+
+
+def test_parts_name_what_they_are_about():
+    parts = {part.about: part for part in list_parts(FAULT) if part.about}
+    assert {about: part.text for about, part in parts.items()} == {
+        "endpoint": "POST /cart/checkout",
+        "instance": "canary-3",
+        "time": "2026-11-25 16:18 UTC",
+        "onset": "minute 8",
+    }
+    assert parts["time"].at == SINCE
+
+
+@pytest.mark.parametrize("name", ["human", "markdown", "github", "junit", "html", "json"])
+def test_every_report_has_the_sentence(name):
+    verdict = replace(find_verdict("no_go"), faults=(FAULT, SLOW))
+    shown = " ".join(FORMATS[name](verdict, Page(width=400)).split())
+    for words in ("canary-3", "minute 8", "2.04 times as long"):
+        assert words in shown
+
+
+def test_a_go_has_no_card_and_an_open_verdict_says_that_nothing_stands_out():
+    verdict = find_verdict("no_go")
+    without, nothing = replace(verdict, faults=None), replace(verdict, faults=())
+    assert (list_faults(without), list_faults(nothing)) == ([], [NOTHING_SHOWN])
+    assert "where:" not in to_human(without)
+    assert "Where and since when" not in to_html(without)
+    assert NOTHING_SHOWN in to_html(nothing)
+    assert "where: In failures and response times no endpoint" in to_human(nothing)
+    assert "faults" not in json.loads(to_json(without))
+    assert json.loads(to_json(nothing))["faults"] == []
+
+
+def test_parts_of_the_html_report_are_links_to_sections_that_it_has():
+    page = to_html(replace(find_verdict("no_go"), faults=(FAULT,)))
+    assert '<a href="#endpoints">POST /cart/checkout</a>' in page
+    assert '<a href="#panels">canary-3</a>' in page
+    assert '<a href="#timeline">minute 8</a>' in page
+    bare = to_html(replace(find_verdict("bare"), faults=(FAULT,)))
+    assert "canary-3" in bare
+    assert '<a href="#panels">' not in bare
+
+
+@pytest.mark.parametrize("onset", [STEP, FaultOnset("start"), FaultOnset("not_known"), replace(STEP, since=None)])
+def test_a_fault_is_read_back_from_its_json(onset):
+    verdict = replace(find_verdict("no_go"), faults=(replace(FAULT, onset=onset), SLOW))
+    text = to_json(verdict)
+    assert from_json(text).faults == verdict.faults
+    assert to_json(from_json(text)) == text
+
+
+def test_a_verdict_of_an_older_version_is_read():
+    plain = json.loads(to_json(find_verdict("no_go")))
+    del plain["faults"]
+    old = from_json(json.dumps(plain))
+    assert old.faults is None
+    assert "where:" not in to_human(old)
+
+
+def test_found_faults_follow_the_schema():
+    schema = json.loads((files("evaluator") / "schemas" / "verdict.schema.json").read_text(encoding="utf-8"))
+    verdict = find_verdict("no_go")
+    assert verdict.faults
+    Draft202012Validator(schema).validate(json.loads(to_json(verdict)))
+    assert "All 5 endpoints take" in write_fault(verdict.faults[0])
