@@ -129,7 +129,7 @@ class Guard:
                 return self._open_again(self.rollouts[name], setup)
             for folder in self.folders:
                 make_private_folder(folder)
-            self._refuse_ended(name)
+            self._refuse_ended(setup)
             self._leave_shared_services(setup)
             file = StateFile(tuple(folder / f"{name}{SUFFIX}" for folder in self.folders))
             rollout = GuardedRollout(setup, file, self._say)
@@ -161,12 +161,13 @@ class Guard:
                     hint="one rollout of a service at a time: close or return the other one first",
                 )
 
-    def _refuse_ended(self, name: str) -> None:
-        """Raise HookError for a rollout that went back and has ended."""
+    def _refuse_ended(self, setup: GuardSetup) -> None:
+        """Raise HookError for a rollout that went back and has ended; not for another one that got the same id."""
+        name = setup.rollout
         file = StateFile(tuple(folder / f"{name}{ENDED_SUFFIX}" for folder in self.folders))
         with contextlib.closing(file):
             ended = file.read()
-        if ended is not None:
+        if ended is not None and ended.state.get("setup", {}).get("started_at", "") == setup.started_at:
             raise HookError(
                 f"the rollout {name} went back to the baseline: {ended.state.get('why_back')}",
                 hint="start another rollout when the reason is gone",

@@ -51,6 +51,8 @@ class GuardSetup:
     limits: GuardLimits
     lease_s: float = 60.0
     """Time without the driver after which traffic returns."""
+    started_at: str = ""
+    """When it was started; decisions that were begun again give the same ids to other rollouts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ def read_setup(plain: Mapping[str, Any]) -> GuardSetup:
             services=services,
             limits=GuardLimits(**plain["limits"]),
             lease_s=float(plain["lease_s"]),
+            started_at=str(plain.get("started_at", "")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise HookError(

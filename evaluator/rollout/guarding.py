@@ -164,7 +164,8 @@ def make_setup(rollout: Rollout, plan: RolloutPlan, policy: Policy, release: Rel
                 log=log,
             )
         )
-    return GuardSetup(rollout.id, rollout.release, tuple(services), plan.guard, plan.lease_s)
+    started_at = rollout.started_at.isoformat()
+    return GuardSetup(rollout.id, rollout.release, tuple(services), plan.guard, plan.lease_s, started_at)
 
 
 def _list_words(release: Release, service: str) -> dict[str, str]:

@@ -332,3 +332,7 @@ def test_another_rollout_of_a_service_is_refused_meanwhile(again):
     guard.answer({"v": VERSION, "do": "set_shares", "rollout": "r2", "service": "cart", "shares": HALF, "words": {}})
     with pytest.raises(HookError, match="went back to the baseline: enough"):
         guard.answer({"v": VERSION, "do": "open", "setup": to_plain(replace(setup, rollout="r1"))})
+    guard.answer({"v": VERSION, "do": "back", "rollout": "r2", "why": "enough", "by": "ann"})
+    another = replace(setup, rollout="r1", started_at="2026-12-01T09:00:00+00:00")
+    guard.answer({"v": VERSION, "do": "open", "setup": to_plain(another)})
+    assert list(guard.rollouts) == ["r1"], "decisions that were begun again give its id to another rollout"
