@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -29,7 +29,7 @@ from evaluator.records.rollouts import GuardLimits
 ARMS = {"baseline": ["b1"], "canary": ["c1"]}
 HALF = {"baseline": 0.5, "canary": 0.5}
 BASELINE = {"baseline": 1.0, "canary": 0.0}
-QUICK = GuardLimits(failures=0.05, over_s=3, least=20, health_s=1)
+QUICK = GuardLimits(failures=0.05, over_s=3, least=20, health_s=0.5)
 """Limits of tests: all is seen in a few seconds."""
 
 
@@ -156,6 +156,9 @@ class World:
     router: Router
     canary: Version
     guard: subprocess.Popen[bytes] | None = None
+    arms: Mapping[str, list[str]] = field(default_factory=lambda: ARMS)
+    key: str = ""
+    """Of its rollout: tests that share a world each have their own."""
 
     @property
     def store(self) -> Path:
@@ -169,11 +172,11 @@ class World:
         fields = {
             "service": "cart",
             "kind": "haproxy",
-            "options": {"socket": str(self.router.stats_socket), "backend": "shop", "servers": ARMS},
+            "options": {"socket": str(self.router.stats_socket), "backend": "shop", "servers": self.arms},
             "access_log": self.router.log,
             "log": {"arms": {"baseline": ["b*"], "canary": ["c*"]}},
         }
-        return GuardSetup("r1", "cart@1.5.0", (GuardedService(**(fields | changed)),), limits, lease_s)
+        return GuardSetup("r1", "cart@1.5.0", (GuardedService(**(fields | changed)),), limits, lease_s, self.key)
 
     def start(self, environment: Mapping[str, str] | None = None) -> None:
         """Start the guard, and wait until it answers."""
@@ -192,6 +195,16 @@ class World:
         realised = self.client.set_shares("r1", "cart", HALF, {"step": "50 %"})
         for shares in (realised.shares, self.shares()):
             assert all(abs(shares[arm] - share) < 0.01 for arm, share in HALF.items()), shares
+
+    def end_rollout(self) -> None:
+        """End the rollout of a test, so that the next one finds the world as it was made."""
+        self.canary.mode = "healthy"
+        with contextlib.suppress(HookError):
+            self.client.back("r1", "the test has ended", "test")
+            wait_for(lambda: self.client.look("r1").is_returned, "the traffic is back")
+            self.client.close("r1")
+        for line in ("set weight shop/b1 100", "set weight shop/c1 0", "set server shop/b1 state ready"):
+            self.command(line)
 
     def answers(self) -> bool:
         try:
@@ -214,7 +227,7 @@ class World:
         answer = self.command("show servers state shop")
         rows = [line.split() for line in answer.splitlines() if line[:1].isdigit() and " " in line]
         weights = {row[3]: int(row[7]) for row in rows}
-        return {arm: sum(weights[name] for name in names) / sum(weights.values()) for arm, names in ARMS.items()}
+        return {arm: sum(weights[name] for name in names) / sum(weights.values()) for arm, names in self.arms.items()}
 
     def command(self, line: str) -> str:
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as connection:
@@ -237,14 +250,17 @@ class World:
 
 
 @contextlib.contextmanager
-def world(folder: Path, **options) -> Iterator[World]:
-    """HAProxy in front of a baseline and a canary that has no weight yet. `options`: of `haproxy_router`."""
+def world(folder: Path, others: Sequence[str] = (), **options) -> Iterator[World]:
+    """HAProxy in front of a baseline and a canary that has no weight yet.
+
+    `others`: names of further servers of the baseline. `options`: of `haproxy_router`.
+    """
     with service("b1") as baseline, version() as canary:
-        ports = {"b1": baseline.port, "c1": canary.port}
-        weights = {"b1": 100, "c1": 0}
+        ports = {"b1": baseline.port, **dict.fromkeys(others, baseline.port), "c1": canary.port}
+        weights = {**dict.fromkeys(ports, 100), "c1": 0}
         options = {"backend": "timeout server 60s"} | options
         with haproxy_router(folder, ports, weights=weights, **options) as router:
-            made = World(folder, router, canary)
+            made = World(folder, router, canary, arms={**ARMS, "baseline": ["b1", *others]})
             try:
                 yield made
             finally:

@@ -78,7 +78,6 @@ class Status:
     by: str = ""
     is_returned: bool = False
     drift: str = ""
-    drifts: int = 0
 
 
 class FakeGuard:
@@ -89,6 +88,8 @@ class FakeGuard:
         self.calls: list[str] = []
         self.problem = ""
         self.close_problem = ""
+        self.at_close = lambda: None
+        """Happens before the watch of a promoted rollout ends."""
         self.keeps_shares = True
         """Does the router do what it acknowledges?"""
 
@@ -125,8 +126,11 @@ class FakeGuard:
             self.trip(why, by)
         return replace(self.status)
 
-    def close(self) -> None:
-        self._check("close")
+    def close(self, *, promoted: bool) -> None:
+        if promoted:
+            self.at_close()
+        if self._check("close").is_back and promoted:
+            raise HookError("it went back")
         if self.close_problem:
             raise HookError(self.close_problem)
 

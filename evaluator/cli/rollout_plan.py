@@ -98,6 +98,8 @@ def _write_notes(plan: RolloutPlan, outlook: Outlook) -> Iterator[str]:
         yield f"an identical release gets to the end in about {_write_percent(chance)}, if no person is asked for more"
 
 
+RATES = (0.1, 0.5, 1, 5, 20)
+"""Requests of a candidate per second that stand for others, where those of the service are not known."""
 IN_TIME_S = 15.0
 """A candidate that fails half of its requests should be off the traffic within this time."""
 
@@ -114,6 +116,9 @@ def _write_guard(plan: RolloutPlan, outlook: Outlook) -> Iterator[str]:
         yield f"{text} at no rate, by these limits"
         return
     yield f"{text} from {format_number(rate)} of its requests a second on; with fewer it takes longer"
+    if outlook.unknown:
+        takes = ", ".join(f"{format_number(each)}: {_write_reaction(plan, each)}" for each in RATES)
+        yield f"  by its requests a second: {takes}"
     for number, services in outlook.by_step.items():
         step = plan.steps[number]
         for known in services:
@@ -124,6 +129,12 @@ def _write_guard(plan: RolloutPlan, outlook: Outlook) -> Iterator[str]:
             takes = "is not seen by it" if seconds is None else f"takes about {format_duration(round(seconds))}"
             own_rate = format_number(step.share * total)
             yield f"  step {number + 1}, {known.service}: {own_rate} of its requests a second, so that {takes}"
+
+
+def _write_reaction(plan: RolloutPlan, requests_per_s: float) -> str:
+    """Write how long the guard needs for a candidate with so many requests, of which half fail."""
+    seconds = estimate_reaction_s(plan.guard, requests_per_s)
+    return "not seen" if seconds is None else f"about {format_duration(round(seconds))}"
 
 
 def _find_chance(plan: RolloutPlan, outlook: Outlook) -> float | None:

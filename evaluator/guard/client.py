@@ -103,6 +103,10 @@ class GuardClient:
         answer: Mapping[str, Any] = self._ask("ping", {}, _ANSWER_S)
         return answer
 
+    def guards(self, rollout: str) -> bool:
+        """Does the guard have a rollout? Raises NotReached."""
+        return rollout in self.ping()["rollouts"]
+
     def open(self, setup: GuardSetup) -> GuardStatus:
         """Have a rollout guarded: secrets and routers are tried, and its file is made. Nothing is changed.
 
@@ -143,9 +147,12 @@ class GuardClient:
         """
         return read_status(self._ask("back", {"rollout": rollout, "why": why, "by": by}, _ROUTER_S))
 
-    def close(self, rollout: str) -> None:
-        """End guarding, because the rollout has ended. Raises HookError while users meet both versions."""
-        self._ask("close", {"rollout": rollout}, _ANSWER_S)
+    def close(self, rollout: str, *, promoted: bool = False) -> None:
+        """End guarding, because the rollout has ended. `promoted`: all traffic stays at the candidate.
+
+        Raises HookError while users meet both versions, and if it went back although `promoted`; NotReached.
+        """
+        self._ask("close", {"rollout": rollout, "promoted": promoted}, _ANSWER_S)
 
     # -------------------------------------------------------------- the socket
 

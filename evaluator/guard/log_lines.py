@@ -6,14 +6,13 @@ makes of it in SQL, without the parts that the guard does not need: paths, times
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from evaluator.records.access_logs import LogColumn, LogField, LogLayout, LogOptions
+from evaluator.records.access_logs import LogColumn, LogField, LogLayout, LogOptions, find_arm
 from evaluator.sources.access_logs.json_values import parse_object
 
 LONGEST_LINE = 8192
@@ -47,6 +46,10 @@ class LineResult:
     requests: tuple[LogRequest, ...] = ()
     """Requests of arms; a line may be of none: of another service, or a request that its client left."""
     is_request: bool = False
+    arm: str = ""
+    """Arm of the server that answered, also of a stream; empty: none."""
+    named: str = ""
+    """The name that says the arm: of a server, a backend, or a field; empty: there is none."""
 
 
 _UNREAD = LineResult(is_read=False)
@@ -128,7 +131,7 @@ class LogRequestReader:
         requests = self._list_attempts(texts, servers, arm)
         if arm is not None and not _is_stream(texts, status):
             requests.append(LogRequest(arm, failed, time_ms, left))
-        return LineResult(is_read=True, requests=tuple(requests), is_request=True)
+        return LineResult(is_read=True, requests=tuple(requests), is_request=True, arm=arm or "", named=named)
 
     def _has_server(self, server: str) -> bool:
         """Does a text name a server?"""
@@ -206,14 +209,6 @@ def write_layout(layout: LogLayout) -> dict[str, Any]:
     return asdict(layout)
 
 
-def find_arm(options: LogOptions, name: str) -> str | None:
-    """Find the arm whose patterns match a name; None if none does."""
-    for arm, patterns in options.arms.items():
-        if any(_matches(name, pattern) for pattern in patterns):
-            return arm
-    return None
-
-
 def _split_attempts(text: str) -> list[str]:
     """Split a list of attempts; a redirect inside of the router is marked. At least one text."""
     return text.replace(" : ", f", {_AFTER_REDIRECT}").split(", ")
@@ -242,11 +237,6 @@ def _is_stream(texts: Mapping[LogColumn, str], status: int | None) -> bool:
 def _read_int(text: str) -> int:
     """Read a count; 0 for what is none."""
     return int(text) if text.isdecimal() and len(text) < 10 else 0
-
-
-def _matches(name: str, pattern: str) -> bool:
-    """Does a name match a pattern with `*` and `?`? Brackets have no meaning in it."""
-    return re.fullmatch(fnmatch.translate(pattern.replace("[", "[[]")), name) is not None
 
 
 def _find_value(document: Any, pointer: str) -> str:

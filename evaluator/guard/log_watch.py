@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from evaluator.errors import EvaluatorError, InputError
-from evaluator.guard.limits import RequestWindow, remember_usual
-from evaluator.guard.log_lines import LogRequestReader, find_arm
+from evaluator.guard.limits import FALSE_ALARM, RequestWindow, remember_usual
+from evaluator.guard.log_lines import LogRequestReader
 from evaluator.guard.recognise import find_settings, recognise
+from evaluator.records.access_logs import find_arm
 from evaluator.records.rollouts import GuardLimits
 from evaluator.records.words import BASELINE
 from evaluator.sources.access_logs.following import LogFollower
@@ -29,6 +30,14 @@ _READING_S = 0.4
 _MOST_WAITING = 5_000
 """Lines that are kept until the format is known."""
 _RECOGNISE_AGAIN_S = 2.0
+_END_BYTES = 1 << 18
+"""So much of the end of a log is read before traffic moves."""
+_MOST_NAMES = 5
+"""Names of servers of no arm that are shown."""
+_QUICK_MS = 10_000.0
+"""Requests that take less are logged in time: where the baseline has many of them, the candidate should have some."""
+_LEAST_LOOKS = 10
+"""They are spread over so many looks at least: a router that writes its log rarely also writes what is older."""
 
 
 class LogWatch:
@@ -56,6 +65,12 @@ class LogWatch:
         """When a request of any arm was read last."""
         self._has_arms = False
         """Was a request of any arm read?"""
+        self._of_no_arm = 0
+        """Requests of no arm, as long as none of an arm was read."""
+        self._other_names: Counter[str] = Counter()
+        """Name of a server of no arm → its requests."""
+        self.note = ""
+        """What the end of the log has shown before traffic moved, as a sentence; empty: nothing of note."""
         self._usually_left = 0.0
         """Share of the baseline's requests whose clients leave."""
         self._seen_at = began
@@ -77,6 +92,29 @@ class LogWatch:
             )
         if self.path.stat().st_size:
             self._reader = LogRequestReader(recognise(self.path, self._settings), self._settings.options)
+            self.note = self._try_arms(self._reader)
+
+    def _try_arms(self, reader: LogRequestReader) -> str:
+        """Say that no request at the end of the log is of an arm; empty if one is, or there are too few to tell."""
+        with self.path.open("rb") as log:
+            log.seek(max(self.path.stat().st_size - _END_BYTES, 0))
+            results = [reader.read(line) for line in log.read(_END_BYTES).splitlines()[1:]]
+        names = Counter(result.named for result in results if result.is_request)
+        if names.total() < self._limits.least or any(result.arm or result.requests for result in results):
+            return ""
+        return (
+            f"none of the last {names.total()} requests in the access log {self.path} is of an arm "
+            f"({self._describe_names(names)}); if that stays so, traffic returns after {BLIND_S:g} s"
+        )
+
+    def _describe_names(self, names: Counter[str]) -> str:
+        """Say which names the log has, and which ones the arms look for."""
+        shown = ", ".join(name or "-" for name, _ in names.most_common(_MOST_NAMES))
+        arms = "; ".join(f"{arm}: {', '.join(patterns)}" for arm, patterns in self._settings.options.arms.items())
+        origin = {"server": "servers", "backend": "backends"}.get(self._settings.options.arm_from, "names")
+        return (
+            f"its {origin} are {shown}; the arms look for {arms}: write them in sources.access_log.arms as the log does"
+        )
 
     def look(self) -> None:
         """Read what was added since the last look."""
@@ -101,8 +139,15 @@ class LogWatch:
             result = reader.read(line)  # type: ignore[union-attr] # there is one
             counts["unread"] += not result.is_read
             counts["read"] += result.is_request
-            counts["arm"] += bool(result.requests)
+            is_of_arm = bool(result.arm or result.requests)
+            counts["arm"] += is_of_arm
+            counts[f"of {result.arm}"] += 1
+            if result.is_request and not is_of_arm:
+                self._note_other(result.named)
             for request in result.requests:
+                counts["quick"] += (
+                    request.arm == BASELINE and request.time_ms is not None and request.time_ms < _QUICK_MS
+                )
                 if request.left:
                     left[request.arm] += 1
                 else:
@@ -111,13 +156,19 @@ class LogWatch:
         for arm, window in self.windows.items():
             window.add(now, requests[arm], left[arm])
         if counts["arm"]:
-            self._read_at, self._has_arms = now, True
+            self._read_at, self._has_arms, self._of_no_arm = now, True, 0
         usual = self.windows[BASELINE].find_left_share(now)
         if usual is not None:
             self._usually_left = remember_usual(self._usually_left, usual)
         self._keep_counts(now, counts)
         if counts["unread"] and not counts["read"]:
             self._recognise_aside()  # the router may have got another format meanwhile
+
+    def _note_other(self, name: str) -> None:
+        """Note a request of no arm."""
+        self._of_no_arm += 1
+        if name in self._other_names or len(self._other_names) < 10 * _MOST_NAMES:
+            self._other_names[name] += 1
 
     def find_reason(self) -> str:
         """Say why the requests of a candidate are a reason to go back, or that lines are not readable; else empty."""
@@ -133,13 +184,35 @@ class LogWatch:
         counts = self.sum_counts()
         unread = counts["unread"] + len(self._waiting)
         # Once arms were seen, further requests of no arm are of other services in the same log.
-        of_no_arm = 0 if self._has_arms else counts["read"]
+        of_no_arm = 0 if self._has_arms else self._of_no_arm
         if unread + of_no_arm >= self._limits.least and not counts["arm"]:
+            names = f" ({self._describe_names(self._other_names)})" if of_no_arm else ""
             return (
                 f"no line of the access log {self.path} shows an arm for {blind_s:.0f} s: "
-                f"{unread} cannot be read, {counts['read']} are of no arm"
+                f"{unread} cannot be read, {self._of_no_arm} are of no arm{names}"
             )
         return ""
+
+    def find_unseen(self, arm: str, share: float) -> str:
+        """Say that the log has no request of a candidate, and so many of the baseline that this is no chance.
+
+        `share`: of the requests that it has had since `BLIND_S` at least, from 0 to 1. Empty if that is not so.
+        """
+        counts = self.sum_counts()
+        looks = sum(look["quick"] > 0 for _, look in self._counts)
+        if counts[f"of {arm}"] or looks < _LEAST_LOOKS or (1 - share) ** counts["quick"] > FALSE_ALARM:
+            return ""
+        return self.describe_unseen(arm, f"{counts['quick']} requests of the {BASELINE} were logged")
+
+    def describe_unseen(self, arm: str, meanwhile: str) -> str:
+        """Say that the log shows no request of a candidate. `meanwhile`: what happened, as a sentence."""
+        names = f" ({self._describe_names(self._other_names)})" if self._other_names else ""
+        silence = f"the access log {self.path} has shown none of its requests for {BLIND_S:g} s"
+        return f"{arm}: {silence}, while {meanwhile}{names}"
+
+    def has_seen(self, arm: str) -> bool:
+        """Has the log shown a request of an arm in the last time?"""
+        return self.sum_counts()[f"of {arm}"] > 0
 
     def find_arm_of_server(self, name: str) -> str | None:
         """Find the arm of a server by the options of the log; None if it belongs to none, or these are no servers."""
@@ -163,7 +236,8 @@ class LogWatch:
         if counts["unread"]:
             parts.append(f"{counts['unread']} lines of the last {BLIND_S:g} s could not be read")
         if others := counts["read"] - counts["arm"]:
-            parts.append(f"{others} requests of the last {BLIND_S:g} s are of no arm")
+            names = "" if counts["arm"] else f" ({self._describe_names(self._other_names)})"
+            parts.append(f"{others} requests of the last {BLIND_S:g} s are of no arm{names}")
         if counts["skipped"]:
             parts.append(f"there are more lines than can be read: {counts['skipped']} were passed over")
         silent_s = self._clock() - self._seen_at

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from evaluator.errors import EvaluatorError
-from evaluator.guard.places import find_copies_folder, find_folder
+from evaluator.errors import EvaluatorError, HookError
+from evaluator.guard.places import GuardLock, find_copies_folder, find_folder
 from evaluator.guard.routers import ReturnAttempt, ServiceRouter
 from evaluator.guard.setup import GuardSetup, GuardStatus, read_setup
 from evaluator.guard.state_file import StateFile, find_state_files
@@ -27,17 +28,52 @@ def go_back_without_guard(store: Path, release: str, why: str, say: Say) -> tupl
     routers are given their shares at the same time, and read back. Returns the status of each rollout; an empty tuple
     if there are no files of the release. Raises nothing: what could not be done is in `notes`.
     """
-    copies = find_copies_folder(store)
     statuses = []
-    for name, file in find_state_files([find_folder(store), *([copies] if copies else [])]).items():
+    for name, file in _find_files(store).items():
         stored = file.read()
         if stored is None:
             say(f"The guard's file of the rollout {name} cannot be read: return its traffic yourself.")
+            continue
+        if stored.state.get("is_closed"):
             continue
         if stored.state.get("setup", {}).get("release") == release:
             statuses.append(_return_rollout(file, dict(stored.state), why, say))
         file.close()
     return tuple(statuses)
+
+
+def has_state_file(store: Path, name: str) -> bool:
+    """Is there a file of a rollout, by which a guard that starts goes on? `name`: as in its setup."""
+    return name in _find_files(store)
+
+
+def _find_files(store: Path) -> dict[str, StateFile]:
+    """Find the files of all rollouts of a store, with their copies: name of a rollout → its file."""
+    copies = find_copies_folder(store)
+    return find_state_files([find_folder(store), *([copies] if copies else [])])
+
+
+def close_without_guard(store: Path, name: str) -> None:
+    """Write that the guarding of a rollout has ended because the candidate has all traffic: no guard answers.
+
+    `name`: as in its setup. A guard that starts later does not return its traffic. Raises HookError if a guard runs all
+    the same, if the rollout went back, or if that cannot be written.
+    """
+    lock = GuardLock(store)
+    try:
+        file = _find_files(store).get(name)
+        if file is None:
+            return
+        with contextlib.closing(file):
+            stored = file.read()
+            if stored is None:
+                raise HookError(f"the guard's file of {name} cannot be read", hint="remove it: the rollout has ended")
+            if stored.state.get("is_back"):
+                raise HookError(f"the rollout went back to the baseline: {stored.state.get('why_back')}")
+            file.write({**stored.state, "is_closed": True}, twice=True)
+            file.forget(stored.state)
+    finally:
+        lock.release()
 
 
 def _return_rollout(file: StateFile, state: dict[str, object], why: str, say: Say) -> GuardStatus:
@@ -64,6 +100,7 @@ def _return_rollout(file: StateFile, state: dict[str, object], why: str, say: Sa
     return GuardStatus(
         rollout=setup.rollout,
         release=setup.release,
+        key=setup.key,
         is_exposed=not all(attempt.is_returned for attempt in attempts),
         wanted={name: {BASELINE: 1.0} for name in names},
         realised={name: attempt.shares for name, attempt in zip(names, attempts, strict=True)},

@@ -10,7 +10,7 @@ from typing import Any
 from evaluator.errors import EvaluatorError, HookError
 from evaluator.guard.log_watch import Clock
 from evaluator.guard.setup import VERSION, GuardReading, GuardSetup, GuardStatus, read_setup, to_plain
-from evaluator.guard.state_file import ENDED_SUFFIX, StateFile, StoredState
+from evaluator.guard.state_file import StateFile, StoredState
 from evaluator.guard.watch import ServiceWatch
 from evaluator.hooks import Realised
 from evaluator.hooks.router import check_shares, show_shares
@@ -45,6 +45,8 @@ class GuardedRollout:
         self._backing = threading.Lock()
         """Held for a moment when it goes back: that must not wait for a disk."""
         self.is_back = False
+        self._is_closed = False
+        """Has guarding ended for good? Then nothing goes back any more."""
         self.why_back = self.by = ""
         self._earlier: dict[str, Any] = {}
         """Service → the router's state before the first shift."""
@@ -112,6 +114,7 @@ class GuardedRollout:
             "is_back": self.is_back,
             "why_back": self.why_back,
             "by": self.by,
+            "is_closed": self._is_closed,
             "seen_at": time.time() - (self._clock() - self._seen_at),
             **changed,
         }
@@ -199,7 +202,8 @@ class GuardedRollout:
         readings: list[GuardReading] = []
         for watch in self.services.values():
             readings += watch.list_readings()
-        texts = [
+        texts = [watch.router_note for watch in self.services.values() if watch.router_note]
+        texts += [
             f"{name}: {watch.return_text}"
             for name, watch in self.services.items()
             if self.is_back and watch.return_text
@@ -207,6 +211,7 @@ class GuardedRollout:
         return GuardStatus(
             rollout=self.setup.rollout,
             release=self.setup.release,
+            key=self.setup.key,
             is_exposed=self.is_exposed(),
             wanted={
                 name: {BASELINE: 1.0} if self.is_back else dict(watch.wanted) for name, watch in self.services.items()
@@ -217,14 +222,33 @@ class GuardedRollout:
             by=self.by,
             is_returned=self.is_returned(),
             drift="; ".join(filter(None, (watch.drift for watch in self.services.values()))),
-            drifts=max((watch.drifts for watch in self.services.values()), default=0),
             looked_at=self._looked_at,
             readings=tuple(readings),
             notes=(*self._notes, *texts),
         )
 
-    def check_can_close(self) -> None:
+    def close(self, *, promoted: bool) -> None:
+        """End guarding for good. `promoted`: because the candidate has all traffic, which stays there.
+
+        That it has ended is written before the watch ends, so that no guard that starts later returns the traffic.
+        Raises HookError while traffic has not returned, users meet both versions, or it went back although `promoted`;
+        then it is guarded as before.
+        """
+        self._check_can_close(promoted=promoted)
+        was_back = self.is_back
+        with self._changing:
+            self._file.write(self._to_state(is_closed=True), twice=True)
+            with self._backing:
+                self._is_closed = self.is_back == was_back
+        if not self._is_closed:  # meanwhile; that it went back is written next
+            self._refuse_if_back()
+        self.end()
+        self._file.forget({"is_back": self.is_back})
+
+    def _check_can_close(self, *, promoted: bool) -> None:
         """Raise HookError while traffic has not returned, or users meet both versions."""
+        if promoted:
+            self._refuse_if_back()
         if self.is_back and not self.is_returned():
             raise HookError(
                 f"the traffic of {self.setup.rollout} has not returned yet, so the guard goes on",
@@ -236,13 +260,6 @@ class GuardedRollout:
                     f"users of {name} still meet both versions: {show_shares(watch.wanted)}",
                     hint="give all to one arm first, or go back",
                 )
-
-    def forget(self) -> None:
-        """Remove the file. That of a rollout that went back gets another name: it stays refused."""
-        if self.is_back:
-            self._file.rename(ENDED_SUFFIX)
-        else:
-            self._file.remove()
 
     def end(self) -> None:
         """Stop watching."""
@@ -261,6 +278,8 @@ class GuardedRollout:
         That it goes back is written, if that is possible; nothing else is needed.
         """
         with self._backing:
+            if self._is_closed:
+                return
             is_first = not self.is_back
             if is_first:
                 self.why_back, self.by, self.is_back = why, by, True

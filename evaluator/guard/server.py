@@ -25,7 +25,7 @@ from evaluator.guard.places import (
     make_private_folder,
 )
 from evaluator.guard.rollouts import BY_GUARD, GuardedRollout, load_rollout
-from evaluator.guard.setup import NOT_KNOWN, VERSION, GuardSetup, GuardStatus, read_setup, to_plain
+from evaluator.guard.setup import VERSION, GuardSetup, GuardStatus, read_setup, to_plain
 from evaluator.guard.state_file import ENDED_SUFFIX, SUFFIX, StateFile, StoredState, find_state_files
 from evaluator.hooks import MaybeSent
 from evaluator.version import find_version
@@ -67,6 +67,9 @@ class Guard:
                     " look at the shares of its router, and set them yourself"
                 )
                 continue
+            if stored.state.get("is_closed"):
+                file.forget(stored.state)
+                continue
             try:
                 self._resume(name, file, stored)
             except (EvaluatorError, KeyError, TypeError, ValueError) as error:
@@ -82,7 +85,7 @@ class Guard:
             stored = StoredState(stored.number, stored.state, is_damaged=True)
         rollout.resume(stored)
         what = f"goes on going back ({rollout.why_back})" if rollout.is_back else "is guarded again"
-        self._say(f"{name}: {what}")
+        self._say(f"{rollout.setup.rollout}: {what}")
 
     # -------------------------------------------------------------- questions
 
@@ -106,7 +109,7 @@ class Guard:
             names = ("shares", "notes", "missing", "earlier")
             return {name: getattr(realised, name) for name in names}
         if verb == "close":
-            return self._close(rollout)
+            return self._close(rollout, promoted=bool(question["promoted"]))
         if verb == "renew":
             rollout.note_driver()
         if verb == "back":
@@ -114,16 +117,21 @@ class Guard:
         return to_plain(rollout.make_status())
 
     def _find(self, name: str) -> GuardedRollout:
-        """Find a rollout. Raises HookError."""
-        if name not in self.rollouts:
-            raise HookError(f"{NOT_KNOWN} {name}", hint="it is guarded once its driver has opened it")
-        return self.rollouts[name]
+        """Find a rollout by its name, or by its id alone: then the newest one. Raises HookError."""
+        if name in self.rollouts:
+            return self.rollouts[name]
+        of_id = [rollout for rollout in list(self.rollouts.values()) if rollout.setup.rollout == name]
+        if not of_id:
+            raise HookError(
+                f"the guard does not know the rollout {name}", hint="it is guarded once its driver has opened it"
+            )
+        return of_id[-1]
 
     def _open(self, setup: GuardSetup) -> GuardStatus:
         """Guard a rollout, unless it is guarded already. Raises EvaluatorError."""
-        name = setup.rollout
+        name = setup.name
         if not name or "/" in name or name.startswith(".") or len(name) > 100:
-            raise HookError(f"'{name}' is no id of a rollout")
+            raise HookError(f"'{setup.rollout}' is no id of a rollout")
         with self._openings.setdefault(name, threading.Lock()):
             if name in self.rollouts:
                 return self._open_again(self.rollouts[name], setup)
@@ -135,7 +143,7 @@ class Guard:
             rollout = GuardedRollout(setup, file, self._say)
             rollout.begin()
             self.rollouts[name] = rollout
-        self._say(f"{name}: {setup.release} is guarded")
+        self._say(f"{setup.rollout}: {setup.release} is guarded")
         return rollout.make_status()
 
     def _open_again(self, rollout: GuardedRollout, setup: GuardSetup) -> GuardStatus:
@@ -154,31 +162,30 @@ class Guard:
         for other in list(self.rollouts.values()):
             shared = sorted(other.services.keys() & services)
             if shared and other.is_returned():
-                self._close(other)  # else it would go on keeping their traffic at the baseline
+                self._close(other, promoted=False)  # else it would go on keeping their traffic at the baseline
             elif shared:
                 raise HookError(
-                    f"{', '.join(shared)} is guarded for the rollout {other.setup.rollout}",
-                    hint="one rollout of a service at a time: close or return the other one first",
+                    f"{', '.join(shared)} is guarded for the rollout {other.setup.rollout} of {other.setup.release},"
+                    " which was started earlier and has not returned",
+                    hint=f"evaluator rollback {other.setup.release} returns it; without a driver, it returns after "
+                    f"{other.setup.lease_s:g} s by itself",
                 )
 
     def _refuse_ended(self, setup: GuardSetup) -> None:
-        """Raise HookError for a rollout that went back and has ended; not for another one that got the same id."""
-        name = setup.rollout
-        file = StateFile(tuple(folder / f"{name}{ENDED_SUFFIX}" for folder in self.folders))
+        """Raise HookError for a rollout that went back and has ended."""
+        file = StateFile(tuple(folder / f"{setup.name}{ENDED_SUFFIX}" for folder in self.folders))
         with contextlib.closing(file):
             ended = file.read()
-        if ended is not None and ended.state.get("setup", {}).get("started_at", "") == setup.started_at:
+        if ended is not None:
             raise HookError(
-                f"the rollout {name} went back to the baseline: {ended.state.get('why_back')}",
+                f"the rollout {setup.rollout} went back to the baseline: {ended.state.get('why_back')}",
                 hint="start another rollout when the reason is gone",
             )
 
-    def _close(self, rollout: GuardedRollout) -> None:
+    def _close(self, rollout: GuardedRollout, *, promoted: bool) -> None:
         """End guarding a rollout. One that went back stays refused: its file gets another name. Raises HookError."""
-        rollout.check_can_close()
-        rollout.end()
-        rollout.forget()
-        del self.rollouts[rollout.setup.rollout]
+        rollout.close(promoted=promoted)
+        self.rollouts.pop(rollout.setup.name, None)
         self.idle_since = time.monotonic()
         self._say(f"{rollout.setup.rollout}: it has ended, and is not guarded any more")
 

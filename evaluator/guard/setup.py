@@ -14,9 +14,6 @@ from evaluator.records.rollouts import GuardLimits
 VERSION = 1
 """Version of the protocol, and of the files of rollouts. One that knows another refuses with a sentence."""
 
-NOT_KNOWN = "the guard does not know the rollout"
-"""How the guard begins its refusal of a rollout that was not opened, or was closed."""
-
 Shares = Mapping[str, float]
 """Arm → share of the requests, from 0 to 1."""
 
@@ -51,8 +48,13 @@ class GuardSetup:
     limits: GuardLimits
     lease_s: float = 60.0
     """Time without the driver after which traffic returns."""
-    started_at: str = ""
-    """When it was started; decisions that were begun again give the same ids to other rollouts."""
+    key: str = ""
+    """Differs between rollouts of one id: a store that was made again begins with `r1` again."""
+
+    @property
+    def name(self) -> str:
+        """By what the guard knows the rollout, and the name of its file: no other rollout ever has the same one."""
+        return join_name(self.rollout, self.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,8 @@ class GuardStatus:
 
     rollout: str
     release: str = ""
+    key: str = ""
+    """As in the setup."""
     is_exposed: bool = False
     """Do users meet a candidate, by the shares that were set or read?"""
     wanted: Mapping[str, Shares] = field(default_factory=dict)
@@ -94,15 +98,19 @@ class GuardStatus:
     is_returned: bool = False
     """Were all routers read back with all requests at the baseline?"""
     drift: str = ""
-    """How a router differs from the shares that were set, and what the guard did; empty: it does not."""
-    drifts: int = 0
-    """How often a router had other settings than were set, that of the service with most; servers that go down, and a
-    router that cannot be read for a moment, are none."""
+    """How a router whose settings were changed differs from the shares that were set, and what the guard did.
+
+    Empty: it does not. Servers that go down, and a router that cannot be read, are in `notes`."""
     looked_at: float = 0.0
     """When it looked last, in seconds since 1970; 0: not yet."""
     readings: tuple[GuardReading, ...] = ()
     notes: tuple[str, ...] = ()
     """What the guard cannot see of these routers, and what could not be done, as sentences."""
+
+
+def join_name(rollout: str, key: str) -> str:
+    """Join the id of a rollout and its key to the name by which the guard knows it."""
+    return f"{rollout}-{key}" if key else rollout
 
 
 def to_plain(record: GuardSetup | GuardStatus) -> dict[str, Any]:
@@ -124,7 +132,7 @@ def read_setup(plain: Mapping[str, Any]) -> GuardSetup:
             services=services,
             limits=GuardLimits(**plain["limits"]),
             lease_s=float(plain["lease_s"]),
-            started_at=str(plain.get("started_at", "")),
+            key=str(plain["key"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise HookError(

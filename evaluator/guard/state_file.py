@@ -53,11 +53,15 @@ class StateFile:
     paths: tuple[Path, ...]
     _handles: dict[Path, int] = field(default_factory=dict)
     """Open copies: they can be written although their folder was deleted."""
+    _current: set[Path] = field(default_factory=set)
+    """Copies that have the state that was read or written last."""
     _number: int = 0
     """Number of the state that was read or written last."""
 
     def make(self, state: State) -> None:
         """Make the copies, with their space reserved, and write a first state. Raises HookError if none can be."""
+        self.read()  # the new state has to be newer than that of a copy that could not be deleted
+        self.close()
         slot_bytes = max(SLOT_BYTES, len(json.dumps(state)) + _ROOM_TO_GROW)
         problems = []
         for path in self.paths:
@@ -81,17 +85,19 @@ class StateFile:
         for _ in range(2 if twice else 1):
             self._number += 1
             problems = []
+            self._current = set(self._handles)
             for path, handle in self._handles.items():
                 try:
                     _write_slot(handle, self._number, body)
                 except OSError as error:
+                    self._current.discard(path)
                     problems.append(f"{path}: {error.strerror or error}")
             if len(problems) == len(self._handles):
                 raise HookError(f"the guard cannot write its files: {'; '.join(problems)}", hint="check the disk")
 
     def read(self) -> StoredState | None:
         """Read the newest state of all copies, and keep those open that can be written; None if there is none."""
-        found: list[StoredState] = []
+        found: dict[Path, StoredState] = {}
         is_damaged = False
         for path in self.paths:
             try:
@@ -103,10 +109,12 @@ class StateFile:
             except OSError:
                 continue
             is_damaged |= is_wrong
-            found += [stored] if stored else []
+            if stored is not None:
+                found[path] = stored
         if not found:
             return None
-        newest = max(found, key=lambda stored: stored.number)
+        newest = max(found.values(), key=lambda stored: stored.number)
+        self._current = {path for path, stored in found.items() if stored.number == newest.number}
         self._number = max(self._number, newest.number)
         return StoredState(newest.number, newest.state, is_damaged)
 
@@ -130,10 +138,20 @@ class StateFile:
             with contextlib.suppress(OSError):
                 path.replace(path.with_suffix(suffix))
 
-    def remove(self) -> None:
-        """Close and delete all copies."""
+    def forget(self, state: State) -> None:
+        """Delete the copies of a rollout that has ended, as `state` says, which was written last.
+
+        Those of one that went back get another name: it stays refused. If a copy cannot be deleted that does not say
+        that it has ended, the others stay: theirs is the newer state.
+        """
+        if state["is_back"]:
+            self.rename(ENDED_SUFFIX)
+            return
+        older = [path for path in self.paths if path not in self._current]
         self.close()
-        for path in self.paths:
+        for path in (*older, *self._current):
+            if path in self._current and any(each.exists() for each in older):
+                return
             with contextlib.suppress(OSError):
                 path.unlink()
 

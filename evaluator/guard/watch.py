@@ -35,6 +35,9 @@ class ServiceWatch:
         self.drifts = 0
         """How often the router had other settings than were set."""
         self.drift = ""
+        """How the router differs from what was set, because its settings were changed; empty: they were not."""
+        self.router_note = ""
+        """What is unusual at the router, and no change of its settings: it cannot be read, or servers went down."""
         self.return_text = ""
         """What could not be done on the way back."""
         self.is_returned = False
@@ -42,6 +45,8 @@ class ServiceWatch:
         """When the shares were read last."""
         self._is_tried = False
         """Was the router tried? Before, a difference of shares means nothing."""
+        self._share_since: dict[str, tuple[float, float]] = {}
+        """Candidate → its share, and since when (monotonic, s) it has this one."""
         self._looks_fail_since: float | None = None
         self._look_problem = ""
 
@@ -95,6 +100,8 @@ class ServiceWatch:
         if self.log is None:
             seen = "only the router's counters are looked at" if self.counters else "the guard sees no requests at all"
             spots.append(f"{name}: there is no access log, so {seen}, and no response times")
+        elif self.log.note:
+            spots.append(f"{name}: {self.log.note}")
         return spots
 
     # -------------------------------------------------------------- each second
@@ -121,7 +128,7 @@ class ServiceWatch:
             reason = self.counters.find_reason(now)
         if not reason and self._looks_fail_since is not None and now - self._looks_fail_since > BLIND_S:
             reason = f"nothing could be looked at for {BLIND_S:g} s: {self._look_problem}"
-        return reason or self._find_silent_log(now)
+        return reason or self._find_silent_log(now) or self._find_unseen_candidate(now)
 
     def _find_silent_log(self, now: float) -> str:
         """Say that the log shows no request while the router counts some; empty if that is not so."""
@@ -134,6 +141,33 @@ class ServiceWatch:
             f"the router gave {started} requests to candidates within {BLIND_S:g} s, and the access log shows none"
             f" ({self.log.describe() or 'no line was added'})"
         )
+
+    def _find_unseen_candidate(self, now: float) -> str:
+        """Say that the log does not show a candidate that gets traffic; empty if that is not so.
+
+        The router's counters say whether it got requests; without them, its share and the baseline's requests do.
+        """
+        if self.log is None or self.log.problem:
+            return ""
+        for arm in self.router.candidates:
+            share = self.realised.get(arm, 0.0)
+            known, since = self._share_since.setdefault(arm, (share, now))
+            if share != known:
+                self._share_since[arm] = (share, now)
+                continue
+            if share <= 0 or now - since < BLIND_S or self.log.has_seen(arm):
+                continue
+            reason = ""
+            if self.counters is None:
+                reason = self.log.find_unseen(arm, share)
+            elif not self.counters.problem:
+                counters = self.counters.counters[arm]
+                ended = self.counters.windows[arm].count_started(now, BLIND_S) - counters.sessions - counters.queued
+                if ended >= self._limits.least:
+                    reason = self.log.describe_unseen(arm, f"the router gave {ended} to it that have ended")
+            if reason:
+                return reason
+        return ""
 
     def note_failed_look(self, problem: str) -> str:
         """Note that a look has failed as a whole; returns why the traffic has to return, empty if not yet."""
@@ -181,11 +215,11 @@ class ServiceWatch:
             settings = self._read_settings()
         except HookError as error:
             unread_s = self._clock() - self._router_read_at
-            self.drift = f"{self.service.service}: the router cannot be read: {error.message}"
+            self.router_note = f"{self.service.service}: the router cannot be read: {error.message}"
             if unread_s > max(BLIND_S, 2 * self._limits.health_s):
                 return f"the router of {self.service.service} cannot be read for {unread_s:.0f} s: {error.message}"
             return ""
-        self._router_read_at = self._clock()
+        self._router_read_at, self.router_note = self._clock(), ""
         difference = describe_drift(self.wanted, self.realised)
         if not difference:
             self.drift, self.settings = "", settings
@@ -193,15 +227,22 @@ class ServiceWatch:
         is_changed = self.settings is None or settings is None or bool(describe_drift(self.settings, settings))
         if is_changed:
             self.drifts += 1
-        self.drift = f"{self.service.service}: {difference}"
+        text = f"{self.service.service}: {difference}"
+        self._note_difference(text, is_changed=is_changed)
         if is_changed and self.drifts > 1:
             return f"the router of {self.service.service} has other shares than were set, again: {difference}"
         try:
             self.set_shares(self.wanted, {})
-            self.drift = f"{self.service.service}: {difference}; they were set again"
+            text += "; they were set again"
         except (EvaluatorError, MaybeSent) as error:
-            self.drift += f"; setting them again failed: {getattr(error, 'message', '') or error}"
+            text += f"; setting them again failed: {getattr(error, 'message', '') or error}"
+        self._note_difference(text, is_changed=is_changed)
         return ""
+
+    def _note_difference(self, text: str, *, is_changed: bool) -> None:
+        """Keep how the shares differ: as a drift, or, where servers have gone down or come back, as a note."""
+        self.drift = text if is_changed else ""
+        self.router_note = "" if is_changed else f"{text}, as servers went down or came back"
 
     def _read_settings(self) -> dict[str, float] | None:
         """Read the shares that the settings give; None if they cannot be given. Raises nothing."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from fnmatch import fnmatchcase
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 from evaluator.errors import SourceError
 from evaluator.pipeline.base import Say
 from evaluator.records import LogCounts, LogOptions, sum_counts
+from evaluator.records.access_logs import find_arm
 from evaluator.segments import REQUEST_SCHEMA, make_table
 from evaluator.sources.access_logs.server_stats import ServerStats
 from evaluator.sources.access_logs.tail_state import TailState
@@ -109,13 +109,7 @@ class RetryFinder:
 
     def _find_arm(self, server: str) -> str:
         """Arm of a server; empty if it belongs to none."""
-        arms = self._options.arms.items()
-        return next((arm for arm, patterns in arms if any(_matches(server, pattern) for pattern in patterns)), "")
-
-
-def _matches(server: str, pattern: str) -> bool:
-    """Does a name match a pattern with `*` and `?`?"""
-    return fnmatchcase(server, pattern.replace("[", "[[]"))
+        return find_arm(self._options, server) or ""
 
 
 def _make_rows(attempts: list[tuple[Mapping[str, object], str, str]]) -> pa.Table:

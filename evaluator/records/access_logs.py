@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 import re
 from collections import Counter
@@ -113,6 +114,17 @@ class LogOptions:
     service: str = ""
     sensitive: bool = False
     """If true, no text of a request is kept except its path."""
+
+
+def find_arm(options: LogOptions, name: str) -> str | None:
+    """Find the arm whose patterns match the name of a server, backend or field; None if none does.
+
+    `*` stands for any characters and `?` for one; brackets have no meaning.
+    """
+    for arm, patterns in options.arms.items():
+        if any(fnmatch.fnmatchcase(name, pattern.replace("[", "[[]")) for pattern in patterns):
+            return arm
+    return None
 
 
 @dataclass(frozen=True, slots=True)

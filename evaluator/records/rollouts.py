@@ -31,6 +31,10 @@ class Unanswered(StrEnum):
     STAY = "stay"
 
 
+AFTER_STAGES = "end"
+"""Stage of acts that are executed after all stages of a promotion."""
+
+
 @dataclass(frozen=True, slots=True)
 class Act:
     """A step that changes something by hooks."""
@@ -132,6 +136,18 @@ class RolloutPlan:
         """Number of steps before the final ones."""
         count = len(self.steps)
         while count and is_final(self.steps[count - 1]):
+            count -= 1
+        return count
+
+    @property
+    def watched(self) -> int:
+        """Number of steps before those that come last: the acts of `end`, and the final ones.
+
+        When these steps are done, the candidate has all traffic for good, and the guard's watch ends: what comes last
+        may take down the servers of the baseline.
+        """
+        count = self.body
+        while count and isinstance(step := self.steps[count - 1], Act) and step.stage == AFTER_STAGES:
             count -= 1
         return count
 

@@ -46,10 +46,6 @@ class TrafficStatus(Protocol):
     def drift(self) -> str:
         """How the realised shares differ from those that were given; empty if they do not."""
 
-    @property
-    def drifts(self) -> int:
-        """How often a router has had other settings than it was given."""
-
 
 class TrafficControl(Protocol):
     """The guard, which alone sets shares while users are exposed. Raises EvaluatorError where it cannot."""
@@ -63,8 +59,8 @@ class TrafficControl(Protocol):
     def back(self, why: str, by: str) -> TrafficStatus:
         """Return all traffic to the baseline."""
 
-    def close(self) -> None:
-        """End the watch: shares stay as they are."""
+    def close(self, *, promoted: bool) -> None:
+        """End the watch for good: shares stay as they are. `promoted`: it is refused if the traffic went back."""
 
 
 @dataclass(frozen=True, slots=True)

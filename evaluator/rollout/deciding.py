@@ -86,13 +86,13 @@ def _go_forward(plan: RolloutPlan, progress: RolloutProgress, now: float) -> Dec
     if progress.drifts >= MOST_DRIFTS and progress.was_shifted(plan):
         return _stop(f"the router had other shares than it was given, {progress.drifts} times")
     position = progress.position(plan)
+    if position >= plan.watched and plan.has_shift and not progress.confirmed:
+        return Decision(Todo.READ_BACK, why="whether the candidate has all traffic")
     if position < plan.body:
         step = plan.steps[position]
         if isinstance(step, Act):
             return _decide_act(plan, progress, step, position, now)
         return _decide_observation(plan, progress, step, position, now)
-    if plan.has_shift and not progress.confirmed:
-        return Decision(Todo.READ_BACK, why="whether the candidate has all traffic")
     return _finish(plan, progress, RolloutOutcome.PROMOTED)
 
 

@@ -287,20 +287,19 @@ class Driver:
             while self.parts.clock.monotonic() < until and not self._read_progress().going_back:
                 self._pause(POLL_S)
             return
-        # From now on an end of the driver must not give users back to servers that final acts take down: a guard that
-        # still watches would do that after the lease.
+        # From now on an end of the driver must not give users back to servers that final acts take down.
         try:
-            self.parts.traffic.close()
+            self.parts.traffic.close(promoted=True)
         except EvaluatorError as error:
-            self._say_once(f"the guard still watches: {error.message}")
-            self.parts.clock.wait(POLL_S)
+            self._say_once(f"the watch of the guard has not ended, so what comes last waits: {error.message}")
+            self._pause(POLL_S)
             return
         self._add(Event(EventKind.READ_BACK, now, text=f"all traffic is at {CANDIDATE}"))
 
     def _end(self, decision: Decision) -> None:
         """End the rollout."""
         with suppress(EvaluatorError):
-            self.parts.traffic.close()
+            self.parts.traffic.close(promoted=False)
         self._add(Event(EventKind.ENDED, self.parts.clock.now(), outcome=decision.outcome))
 
     # ------------------------------------------------------------------ what people say

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 from evaluator.errors import HookError, NotReached
 from evaluator.guard.client import GuardClient, connect, go_back_without_guard
-from evaluator.guard.setup import NOT_KNOWN, GuardedService, GuardSetup, GuardStatus
+from evaluator.guard.returning import close_without_guard, has_state_file
+from evaluator.guard.setup import GuardedService, GuardSetup, GuardStatus
 from evaluator.hooks import HookContext, Outcome, Step
 from evaluator.hooks.base import Action
 from evaluator.hooks.router import show_shares
@@ -26,65 +30,70 @@ class GuardedTraffic:
     def __init__(self, store: Path, setup: GuardSetup, say: Say) -> None:
         self.store, self.setup, self.say = store, setup, say
         self._client = GuardClient(store)
-        self._is_closed = False
+        self._said: set[str] = set()
+        """What the guard cannot see, as it was shown: once, also where it is opened again."""
 
     def open(self) -> GuardStatus:
         """Let the guard watch; one is started where none answers. Raises HookError, which says what is missing."""
         self._client = connect(self.store, start=True, say=self.say)
-        self._is_closed = False
-        return self._client.open(self.setup)
+        status = self._client.open(self.setup)
+        for note in status.notes:
+            if note not in self._said:
+                self._said.add(note)
+                self.say(f"the guard: {note}")
+        return status
 
     def renew(self) -> GuardStatus:
         """Say that the driver is there. A guard that has ended is started again, and goes on from its files."""
         try:
-            return self._client.renew(self.setup.rollout)
+            return self._client.renew(self.setup.name)
         except HookError:
             self.open()
-            return self._client.renew(self.setup.rollout)
+            return self._client.renew(self.setup.name)
 
     def set_shares(self, service: str, shares: Mapping[str, float], words: Mapping[str, str]) -> Outcome:
         """Give the arms of a service their shares. Raises HookError and MaybeSent as a router does."""
-        realised = self._client.set_shares(self.setup.rollout, service, shares, words)
+        realised = self._client.set_shares(self.setup.name, service, shares, words)
         texts = [f"the guard has set the shares: {show_shares(realised.shares)}", *realised.notes]
         return Outcome("acknowledged", "; ".join(texts), earlier=realised.earlier)
 
     def back(self, why: str, by: str) -> GuardStatus:
         """Return all traffic; without a guard, by the files that it has left. Raises HookError."""
         try:
-            return self._client.back(self.setup.rollout, why, by)
+            return self._client.back(self.setup.name, why, by)
         except HookError:  # it has ended, or its watch was closed
             pass
         try:
             self._client = connect(self.store, start=True, say=self.say)
             if self.setup.services:
                 self._client.open(self.setup)
-                self._is_closed = False
-            return self._client.back(self.setup.rollout, why, by)
+            return self._client.back(self.setup.name, why, by)
         except HookError as error:
             problem = error
         statuses = go_back_without_guard(self.store, self.setup.release, why, self.say)
         for status in statuses:
-            if status.rollout == self.setup.rollout:
+            if (status.rollout, status.key) == (self.setup.rollout, self.setup.key):
                 return status
         raise problem
 
-    def close(self) -> None:
-        """End the watch, of which no guard must be left that goes on. A guard that has ended is started for that.
+    def close(self, *, promoted: bool) -> None:
+        """End the watch for good. `promoted`: all traffic stays at the candidate, whatever starts later.
 
-        Raises HookError while users meet both versions, and where no guard answers.
+        Without a guard, one is started; where that is not possible, its file says that it has ended. Raises HookError
+        if it went back although `promoted`, while users meet both versions, and if a guard may go on watching.
         """
-        if self._is_closed or not self.setup.services:
+        with suppress(NotReached):
+            self._client.close(self.setup.name, promoted=promoted)
             return
+        if not has_state_file(self.store, self.setup.name):
+            return  # it was closed before, or never opened
         try:
-            try:
-                self._client.close(self.setup.rollout)
-            except NotReached:
-                self._client = connect(self.store, start=True, say=self.say)
-                self._client.close(self.setup.rollout)
-        except HookError as error:
-            if NOT_KNOWN not in error.message:  # otherwise it was closed before
-                raise
-        self._is_closed = True
+            self._client = connect(self.store, start=True, say=self.say)
+        except HookError:
+            close_without_guard(self.store, self.setup.name)
+            return
+        if self._client.guards(self.setup.name):
+            self._client.close(self.setup.name, promoted=promoted)
 
     def wrap(self, entry: HookEntry, step: Step) -> Step:
         """Make the hook of a shift, of which the guard sets the shares."""
@@ -164,8 +173,13 @@ def make_setup(rollout: Rollout, plan: RolloutPlan, policy: Policy, release: Rel
                 log=log,
             )
         )
-    started_at = rollout.started_at.isoformat()
-    return GuardSetup(rollout.id, rollout.release, tuple(services), plan.guard, plan.lease_s, started_at)
+    return GuardSetup(rollout.id, rollout.release, tuple(services), plan.guard, plan.lease_s, make_key(rollout))
+
+
+def make_key(rollout: Rollout) -> str:
+    """Make what tells a rollout from others of its id: the guard's files outlive a store that is made again."""
+    identity = json.dumps([rollout.id, rollout.release, rollout.started_at.isoformat(), rollout.plan_hash])
+    return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
 
 def _list_words(release: Release, service: str) -> dict[str, str]:

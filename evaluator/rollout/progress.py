@@ -173,7 +173,7 @@ def follow(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> Rollou
         case EventKind.DRIFTED:
             after = replace(progress, drifts=progress.drifts + 1, confirmed=False)
         case EventKind.READ_BACK:
-            after = replace(progress, confirmed=progress.position(plan) == plan.body)
+            after = replace(progress, confirmed=progress.position(plan) >= plan.watched)
         case EventKind.ENDED:
             after = replace(progress, outcome=event.outcome)
         case EventKind.UNDO_BEGUN:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 from evaluator.errors import EvaluatorError
-from evaluator.guard.setup import NOT_KNOWN
 from evaluator.records.rollouts import Event, EventKind, Rollout, RolloutOutcome
 from evaluator.rollout.collaborators import ActResult, Effects, EventStore, ProgressReport, TrafficControl
 from evaluator.rollout.describing import FAILED, OUTCOMES
@@ -55,7 +54,7 @@ def _return_traffic(traffic: TrafficControl, why: str) -> str:
             problem = "the router does not say that all traffic is at the baseline"
         except EvaluatorError as error:
             problem = error.message
-            if NOT_KNOWN in problem:
+            if "does not know the rollout" in problem:
                 return ""  # no guard has a file of it: no user ever met the candidate by it
         time.sleep(1.0)
     return problem

@@ -37,7 +37,7 @@ from evaluator.rollout.collaborators import Collaborators, ProgressReport, Syste
 from evaluator.rollout.describing import find_exit_code
 from evaluator.rollout.driving import Driver
 from evaluator.rollout.evidence import StepEvidence, freeze_policy, judge_step
-from evaluator.rollout.guarding import GuardedTraffic, make_setup
+from evaluator.rollout.guarding import GuardedTraffic, make_key, make_setup
 from evaluator.rollout.locking import driving_alone
 from evaluator.rollout.recording import StepRecorder
 from evaluator.rollout.returning import return_without_plan
@@ -202,7 +202,7 @@ def drive_rollout(store: Store, rollout: Rollout, settings: DriverSettings) -> i
         except StoreBusy:
             raise
         except EvaluatorError as error:
-            setup = GuardSetup(rollout.id, rollout.release, (), limits=GuardLimits(), lease_s=60.0)
+            setup = GuardSetup(rollout.id, rollout.release, (), GuardLimits(), key=make_key(rollout))
             traffic = GuardedTraffic(store.path, setup, settings.report.say)
             effects = _make_effects(store, rollout, None, traffic, settings)
             return return_without_plan(rollout, error.message, events, traffic, effects, settings.report)

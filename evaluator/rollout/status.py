@@ -9,7 +9,7 @@ from typing import Any
 
 from evaluator.errors import EvaluatorError, PlanNotReadable
 from evaluator.guard.client import GuardClient
-from evaluator.guard.setup import GuardStatus
+from evaluator.guard.setup import GuardStatus, join_name
 from evaluator.hooks.router import show_shares
 from evaluator.intents.rollout_plans import read_plan
 from evaluator.records.rollouts import Event, EventKind, Observe, Rollout, RolloutPlan, StepNeeds
@@ -23,6 +23,7 @@ from evaluator.rollout.describing import (
     find_exit_code,
     name_step,
 )
+from evaluator.rollout.guarding import make_key
 from evaluator.rollout.locking import DriverProcess, find_driver_of
 from evaluator.rollout.progress import RolloutProgress, StepState, fold
 from evaluator.store import Store
@@ -81,7 +82,7 @@ def read_status(store: Store, rollout: Rollout) -> RolloutStatus:
         problem = error.message
     guard = None
     try:
-        guard = GuardClient(store.path).look(rollout.id)
+        guard = GuardClient(store.path).look(join_name(rollout.id, make_key(rollout)))
     except EvaluatorError:
         guard = None
     driver = find_driver_of(store, rollout.id, rollout.plan.get("services", ()))

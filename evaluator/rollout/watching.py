@@ -43,10 +43,8 @@ class RolloutWatch:
         self._clock_offset: float | None = None
         """Time of the clock minus that which never goes back."""
         self._no_guard_since: float | None = None
-        self._drifts: int | None = None
-        """How often the guard has seen other settings than were set; None: it was not asked yet."""
-        self._drift = ""
-        """What it said of the shares at the last look."""
+        self._is_drifted = False
+        """Did the guard report a drift at the last look?"""
         self._lines: Mapping[str, int] = {}
         self._silent_s: dict[str, float] = {}
         self._looked_at: float | None = None
@@ -70,7 +68,8 @@ class RolloutWatch:
         is_watched = self.plan.has_shift and not progress.confirmed and not progress.returned
         if is_watched and (not progress.going_back or progress.was_shifted(self.plan)):
             self._look_at_guard(progress)
-        if progress.going_back or self._added:
+        # What comes last may take down the baseline: nothing but a failed act or a person turns it back then.
+        if progress.going_back or progress.confirmed or self._added:
             return self._added
         if progress.exposed(self.plan) > 0:
             self._look_for_silence(progress, passed_s)
@@ -154,18 +153,11 @@ class RolloutWatch:
             self._add(Event(EventKind.RETURNED, now))
 
     def _look_for_drift(self, progress: RolloutProgress, status: TrafficStatus) -> None:
-        """Write each drift once; the guard sets the shares again. The second one turns the rollout back (`decide`).
-
-        Servers that go down, and a router that cannot be read for a moment, are no drift: that is only shown.
-        """
-        before = progress.drifts if self._drifts is None else self._drifts
-        self._drifts = status.drifts
-        is_exposed = progress.exposed(self.plan) > 0
-        if status.drifts > before and is_exposed:
+        """Write each drift once; the guard sets the shares again. The second one turns the rollout back (`decide`)."""
+        is_new = status.drift and not self._is_drifted
+        self._is_drifted = bool(status.drift)
+        if is_new and progress.exposed(self.plan) > 0:
             self._add(Event(EventKind.DRIFTED, self.parts.clock.now(), text=status.drift))
-        elif status.drift and not self._drift and is_exposed:
-            self.parts.report.say(status.drift)
-        self._drift = status.drift
 
     # ------------------------------------------------------------------ data
 

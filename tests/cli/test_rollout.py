@@ -70,6 +70,7 @@ def test_each_step_is_shown_with_what_it_needs(plan):
     ]
     assert "cart: chances are not known: no history of cart" in text
     assert re.search(r"guard: .* within 15 s from 1.6 of (its|them)", text)
+    assert "by its requests a second: 0.1: not seen, 0.5: about 42 s, 1: about 22 s, 5: about 6 s, 20: " in text
     assert "alpha 0.0167 each" in text  # 0.05 over three judged stages
 
 

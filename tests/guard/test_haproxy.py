@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
 
 import pytest
 from guard_world import BASELINE, HALF, users, world
-from metrics_servers import wait_for
+from metrics_servers import program, wait_for
 
 from evaluator.errors import HookError
 from evaluator.records.rollouts import GuardLimits
@@ -17,13 +18,21 @@ from evaluator.records.rollouts import GuardLimits
     ("mode", "reason"),
     [
         ("half", "failed"),
-        ("killed", "failed"),
         ("resetting", "failed"),
         ("hanging", "have had no answer for at least 1.5 s"),
         ("slow", "took longer than 100 ms"),
     ],
 )
-def test_what_breaks_is_off_the_traffic(mode, reason, running):
+def test_what_breaks_is_off_the_traffic(mode, reason, shared):
+    break_canary(shared, mode, reason)
+
+
+def test_what_is_killed_is_off_the_traffic(running):
+    break_canary(running, "killed", "failed")
+
+
+def break_canary(running, mode, reason):
+    """Break the canary of a running rollout in a way, and look what the guard does."""
     limits = GuardLimits(p95_ms=100 if mode == "slow" else None, over_s=3, least=20, health_s=1)
     status = running.client.open(running.setup(limits))
     assert (status.is_exposed, status.realised, status.notes) == (False, {"cart": BASELINE}, ())
@@ -47,77 +56,77 @@ def test_what_breaks_is_off_the_traffic(mode, reason, running):
     assert running.shares() == BASELINE
 
 
-def test_a_healthy_candidate_stays(running):
-    running.begin()
-    with users(running.router.port, 60) as sent:
-        time.sleep(6)
-        status = running.client.renew("r1")
+def test_a_healthy_candidate_stays(shared):
+    shared.begin()
+    with users(shared.router.port, 60) as sent:
+        time.sleep(4)
+        status = shared.client.renew("r1")
     assert not status.is_back, status.why_back
     assert status.readings[1].failures == 0
-    assert sent.sent > 100
+    assert sent.sent > 60
     # A driver that connects twice is the same; another setup is not.
-    assert running.client.open(running.setup()).wanted == {"cart": HALF}
+    assert shared.client.open(shared.setup()).wanted == {"cart": HALF}
     with pytest.raises(HookError, match="guarded with other services or limits"):
-        running.client.open(running.setup(lease_s=99))
+        shared.client.open(shared.setup(lease_s=99))
     with pytest.raises(HookError, match="still meet both versions"):
-        running.client.close("r1")
-    running.client.set_shares("r1", "cart", {"canary": 1}, {})
-    running.client.close("r1")
-    assert running.shares()["canary"] == 1
+        shared.client.close("r1")
+    shared.client.set_shares("r1", "cart", {"canary": 1}, {})
+    shared.client.close("r1")
+    assert shared.shares()["canary"] == 1
     with pytest.raises(HookError, match="does not know the rollout r1"):
-        running.client.renew("r1")
+        shared.client.renew("r1")
 
 
-def test_a_person_goes_back_and_drained_servers_are_enabled(running):
-    running.begin()
-    running.command("set server shop/b1 state drain")
-    status = running.client.back("r1", "it looks wrong", "ann@example.org")
+def test_a_person_goes_back_and_drained_servers_are_enabled(shared):
+    shared.begin()
+    shared.command("set server shop/b1 state drain")
+    status = shared.client.back("r1", "it looks wrong", "ann@example.org")
     assert (status.is_returned, status.by, status.why_back) == (True, "ann@example.org", "it looks wrong")
-    assert running.shares() == BASELINE
-    assert "drain" not in running.command("show stat shop 4 -1").lower()
+    assert shared.shares() == BASELINE
+    assert "drain" not in shared.command("show stat shop 4 -1").lower()
     # What forgets that later is noticed.
-    running.command("set weight shop/c1 100")
-    wait_for(lambda: running.shares() == BASELINE, "the guard sets the baseline again")
+    shared.command("set weight shop/c1 100")
+    wait_for(lambda: shared.shares() == BASELINE, "the guard sets the baseline again")
 
 
-def test_a_driver_that_is_gone_loses_the_lease(running):
-    running.begin(lease_s=3)
-    for _ in range(8):
+def test_a_driver_that_is_gone_loses_the_lease(shared):
+    shared.begin(lease_s=2)
+    for _ in range(5):
         time.sleep(0.5)
-        assert not running.client.renew("r1").is_back
-    running.client.look("r1")
-    _, status = running.wait_for_back(8)
-    assert (status.by, status.why_back) == ("lease", "no driver was there for 3 s")
+        assert not shared.client.renew("r1").is_back
+    shared.client.look("r1")
+    _, status = shared.wait_for_back(8)
+    assert (status.by, status.why_back) == ("lease", "no driver was there for 2 s")
 
 
-def test_shares_that_are_forgotten_are_set_again_once(running):
-    running.begin()
-    running.command("set weight shop/c1 200")
-    wait_for(lambda: running.shares() == pytest.approx(HALF, abs=0.01), "the shares are set again")
-    assert not running.client.renew("r1").is_back
-    running.command("set weight shop/c1 200")
-    _, status = running.wait_for_back(5)
+def test_shares_that_are_forgotten_are_set_again_once(shared):
+    shared.begin()
+    shared.command("set weight shop/c1 200")
+    wait_for(lambda: shared.shares() == pytest.approx(HALF, abs=0.01), "the shares are set again")
+    assert not shared.client.renew("r1").is_back
+    shared.command("set weight shop/c1 200")
+    _, status = shared.wait_for_back(5)
     assert "has other shares than were set, again" in status.why_back
 
 
-def test_a_router_that_is_gone_is_tried_until_it_is_back(running):
-    running.begin()
-    running.router.process.send_signal(signal.SIGSTOP)
-    status = running.client.back("r1", "it looks wrong", "ann")
+def test_a_router_that_is_gone_is_tried_until_it_is_back(shared):
+    shared.begin()
+    shared.router.process.send_signal(signal.SIGSTOP)
+    status = shared.client.back("r1", "it looks wrong", "ann")
     assert (status.is_back, status.is_returned, status.is_exposed) == (True, False, True)
     assert "HAProxy" in status.notes[-1]
     with pytest.raises(HookError, match="has not returned yet"):
-        running.client.close("r1")
-    running.router.process.send_signal(signal.SIGCONT)
-    running.wait_for_back(10)
+        shared.client.close("r1")
+    shared.router.process.send_signal(signal.SIGCONT)
+    shared.wait_for_back(10)
 
 
-def test_a_hanging_router_is_a_reason_of_its_own_later(running, monkeypatch):
-    running.begin()
-    running.router.process.send_signal(signal.SIGSTOP)
+def test_a_hanging_router_is_a_reason_of_its_own_later(shared):
+    shared.begin()
+    shared.router.process.send_signal(signal.SIGSTOP)
     time.sleep(4)
-    status = running.client.renew("r1")
-    running.router.process.send_signal(signal.SIGCONT)
+    status = shared.client.renew("r1")
+    shared.router.process.send_signal(signal.SIGCONT)
     assert "cannot be read" in status.readings[1].text
     assert not status.is_back
 
@@ -129,3 +138,97 @@ def test_servers_that_are_down(tmp_path):
         made.canary.stop()
         wait_for(lambda: "finds all of its servers down" in made.client.renew("r1").why_back, "it is down")
         made.wait_for_back(5)
+
+
+# ------------------------------------------------------------------ what else happens to HAProxy
+
+
+def reload(made, *, keep: bool = False, pause_s: float = 0.0):
+    """Replace the process of HAProxy, as a reload does, or as a restart does that takes some time.
+
+    `keep`: with the state of its servers, as `server-state-file` keeps it.
+    """
+    config = made.folder / "haproxy.cfg"
+    if keep and "server-state-file" not in config.read_text():
+        lines = config.read_text().replace("global\n", f"global\n  server-state-file {made.folder}/state\n", 1)
+        config.write_text(lines.replace("defaults\n", "defaults\n  load-server-state-from-file global\n", 1))
+    (made.folder / "state").write_text(made.command("show servers state") + "\n")
+    old = made.router.process
+    finish = ["-sf", str(old.pid)]
+    if pause_s:
+        old.terminate()
+        old.wait(5)
+        time.sleep(pause_s)
+        finish = []
+    with made.router.log.open("ab") as log:
+        command = [program("haproxy"), "-db", "-f", str(config), *finish]
+        made.router.process = subprocess.Popen(command, stdout=log, stderr=subprocess.DEVNULL)
+    old.wait(10)
+
+
+@pytest.fixture
+def reloadable(running):
+    """A rollout that is guarded; processes of HAProxy that the test has started are ended."""
+    running.begin()
+    first = running.router.process
+    yield running
+    if running.router.process is not first:
+        running.router.process.kill()
+        running.router.process.wait(5)
+
+
+def get_drift(made):
+    """The drift that the guard reports, once there is one."""
+    wait_for(lambda: made.client.renew("r1").drift, "the guard notices it")
+    return made.client.look("r1").drift
+
+
+def test_a_reload_that_keeps_the_state_of_servers_changes_nothing(reloadable):
+    for _ in range(2):
+        reload(reloadable, keep=True)
+        wait_for(lambda: reloadable.shares() == pytest.approx(HALF, abs=0.01), "HAProxy is there")
+    time.sleep(1.2)
+    status = reloadable.client.renew("r1")
+    assert (status.is_back, status.drift) == (False, "")
+
+
+def test_the_second_reload_that_forgets_the_shares_is_one_too_many(reloadable):
+    reload(reloadable)
+    assert "baseline gets 100 % instead of 50 %, canary gets 0 % instead of 50 %" in get_drift(reloadable)
+    wait_for(lambda: reloadable.shares() == pytest.approx(HALF, abs=0.01), "the shares are set again")
+    assert not reloadable.client.renew("r1").is_back
+    reload(reloadable)
+    wait_for(lambda: reloadable.client.renew("r1").is_returned, "it goes back")
+    assert "has other shares than were set, again" in reloadable.client.look("r1").why_back
+
+
+def test_a_restart_is_one_change_although_the_router_is_away_meanwhile(reloadable):
+    reload(reloadable, pause_s=1.5)
+    seen = []
+    wait_for(lambda: seen.append(reloadable.client.renew("r1")) or "set again" in seen[-1].drift, "it is set again")
+    assert not seen[-1].is_back
+    assert reloadable.shares() == pytest.approx(HALF, abs=0.01)
+    wait_for(lambda: not reloadable.client.renew("r1").drift, "all is as before")
+    assert not [note for note in reloadable.client.look("r1").notes if "cannot be read" in note]
+
+
+def test_a_drained_server_of_the_baseline_is_no_change_of_shares(tmp_path):
+    with world(tmp_path, others=["b2"]) as made:
+        made.start()
+        made.begin()
+        drifts, notes = set(), set()
+
+        def look():
+            """Keep what the guard says; is it as before again?"""
+            status = made.client.renew("r1")
+            drifts.add(status.drift)
+            notes.update(status.notes)
+            return not status.notes
+
+        for state in ("drain", "ready", "drain"):
+            made.command(f"set server shop/b1 state {state}")
+            wait_for(lambda: not look(), "the guard notices it")
+            wait_for(look, "the shares are set again")
+        assert not made.client.renew("r1").is_back
+        assert drifts == {""}
+        assert any("as servers went down or came back" in note for note in notes)

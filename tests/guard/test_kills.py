@@ -10,8 +10,10 @@ from guard_world import BASELINE, HALF, users
 from metrics_servers import wait_for
 
 from evaluator.errors import HookError, NotReached
-from evaluator.guard.client import go_back_without_guard
+from evaluator.guard import client
 from evaluator.guard.places import list_socket_paths
+from evaluator.guard.returning import go_back_without_guard, has_state_file
+from evaluator.rollout.guarding import GuardedTraffic
 
 
 def test_a_guard_that_was_killed_goes_on(running):
@@ -96,3 +98,55 @@ def test_a_store_that_is_gone_returns_the_traffic(running):
     running.guard.wait(20)
     assert running.shares() == BASELINE
     assert "the store is gone" in running.output()
+
+
+# ------------------------------------------------------------------ the end of a promotion
+
+
+@pytest.fixture
+def promoted(running, monkeypatch):
+    """A rollout whose candidate has all traffic, as its driver has it: without it, traffic returns after 2 s."""
+    monkeypatch.setattr(client, "_ANSWER_S", 1.0)
+    monkeypatch.setattr(client, "_START_S", 1.5)
+    traffic = GuardedTraffic(running.store, running.setup(lease_s=2), lambda _: None)
+    traffic.open()
+    traffic.set_shares("cart", {"canary": 1}, {})
+    yield running, traffic
+    for started in client._STARTED:
+        started.kill()
+        started.wait(5)
+    client._STARTED.clear()
+
+
+def test_a_guard_that_was_killed_before_the_end_does_not_return_what_was_promoted(promoted, monkeypatch):
+    running, traffic = promoted
+    running.kill()
+    killed_at = time.monotonic()
+    monkeypatch.setattr(client, "_START_S", 15.0)
+    traffic.close(promoted=True)
+    running.client.ping()
+    time.sleep(max(3 - (time.monotonic() - killed_at), 0.5))
+    assert running.shares()["canary"] == 1
+    assert not has_state_file(running.store, traffic.setup.name)
+
+
+def test_without_any_guard_its_file_says_that_it_has_ended(promoted, monkeypatch):
+    running, traffic = promoted
+    running.kill()
+    monkeypatch.setattr(client.sys, "executable", "/nowhere/python")
+    traffic.close(promoted=True)
+    monkeypatch.undo()
+    running.start()
+    assert running.client.ping()["rollouts"] == []
+    assert running.shares()["canary"] == 1
+
+
+def test_a_guard_that_hangs_at_the_end_is_waited_for(promoted):
+    running, traffic = promoted
+    running.guard.send_signal(signal.SIGSTOP)
+    with pytest.raises(HookError, match="already guards the rollouts"):
+        traffic.close(promoted=True)
+    running.guard.send_signal(signal.SIGCONT)
+    wait_for(lambda: running.shares()["canary"] == 0, "the lease is over, and nothing was taken down")
+    with pytest.raises(HookError, match="went back to the baseline: no driver was there"):
+        traffic.close(promoted=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from guard_world import HALF, users
+from metrics_servers import wait_for
 
 from evaluator.errors import HookError, NotReached
 from evaluator.guard.client import connect
@@ -35,41 +36,41 @@ NO_SOCKET = {"socket": "/nowhere/admin.sock", "backend": "shop", "servers": {"ba
         ({"access_log": Path("/nowhere/haproxy.log")}, "there is no such file"),
     ],
 )
-def test_what_is_missing_is_said_before_the_first_shift(changed, message, running):
+def test_what_is_missing_is_said_before_the_first_shift(changed, message, shared):
     with pytest.raises(HookError, match=message):
-        running.client.open(running.setup(**changed))
-    assert not list((running.folder / "evaluator.data" / ".rollouts").glob("*.guard"))
-    assert running.client.ping()["rollouts"] == []
+        shared.client.open(shared.setup(**changed))
+    assert not list((shared.folder / "evaluator.data" / ".rollouts").glob("*.guard"))
+    assert shared.client.ping()["rollouts"] == []
 
 
-def test_a_log_of_another_format_is_refused(running, tmp_path):
+def test_a_log_of_another_format_is_refused(shared, tmp_path):
     log = tmp_path / "other.log"
     log.write_text("hello\n" * 10)
     with pytest.raises(HookError, match="no known format"):
-        running.client.open(running.setup(access_log=log))
+        shared.client.open(shared.setup(access_log=log))
 
 
-def test_lines_that_cannot_be_read_while_requests_come_are_a_reason(running, tmp_path):
+def test_lines_that_cannot_be_read_while_requests_come_are_a_reason(shared, tmp_path):
     log = tmp_path / "empty.log"
     log.touch()
-    running.client.open(running.setup(access_log=log))
-    running.client.set_shares("r1", "cart", HALF, {})
-    with users(running.router.port, 20):
-        time.sleep(3)
+    shared.client.open(shared.setup(access_log=log))
+    shared.client.set_shares("r1", "cart", HALF, {})
+    with users(shared.router.port, 20):
+        time.sleep(1.2)
         log.write_text("no request\n" * 50)
-        time.sleep(2)
-        status = running.client.renew("r1")
+        wait_for(lambda: "not known yet" in shared.client.renew("r1").readings[1].text, "the guard reads them")
+        status = shared.client.renew("r1")
     assert "format of the access log is not known yet" in status.readings[1].text
 
 
-def test_questions_that_are_none_are_answered(running):
-    client = running.client
+def test_questions_that_are_none_are_answered(shared):
+    client = shared.client
     with pytest.raises(HookError, match="cannot read the question"):
         client._ask("open", {}, 5)
     with pytest.raises(HookError, match="does not know 'dance'"):
         client._ask("dance", {}, 5)
     with pytest.raises(HookError, match=r"'\.\./x' is no id of a rollout"):
-        client._ask("open", {"setup": {**_plain(running), "rollout": "../x"}}, 5)
+        client._ask("open", {"setup": {**_plain(shared), "rollout": "../x"}}, 5)
     with pytest.raises(HookError, match="speaks version 1 of its protocol, and was asked in version 7"):
         client._ask("ping", {"v": 7}, 5)
 
@@ -97,13 +98,13 @@ def test_a_driver_starts_one_where_none_answers(tmp_path, monkeypatch):
         os.waitpid(pid, 0)
 
 
-def test_one_guard_for_a_store(running):
-    command = [sys.executable, "-m", "evaluator.guard", "--store", str(running.store)]
+def test_one_guard_for_a_store(shared):
+    command = [sys.executable, "-m", "evaluator.guard", "--store", str(shared.store)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 4
-    assert f"process {running.guard.pid}" in done.stdout
+    assert f"process {shared.guard.pid}" in done.stdout
     assert "already guards the rollouts" in done.stdout
-    assert running.client.ping()["pid"] == running.guard.pid
+    assert shared.client.ping()["pid"] == shared.guard.pid
 
 
 def test_a_folder_of_another_user_is_no_place_for_the_socket(tmp_path, monkeypatch):

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from metrics_servers import wait_for
 
 from evaluator.errors import HookError
 from evaluator.guard import routers
+from evaluator.guard.places import GuardLock
+from evaluator.guard.returning import close_without_guard, go_back_without_guard, has_state_file
 from evaluator.guard.rollouts import GuardedRollout
 from evaluator.guard.server import Guard
 from evaluator.guard.setup import VERSION, GuardedService, GuardSetup, GuardStatus, read_setup, read_status, to_plain
@@ -79,9 +84,9 @@ def scripted(monkeypatch):
         router.released.set()
 
 
-def make_setup(*services, lease_s=60.0, rollout="r1"):
+def make_setup(*services, lease_s=60.0, rollout="r1", key=""):
     guarded = tuple(GuardedService(name, name, {}) for name in services)
-    return GuardSetup(rollout, "cart@1.5.0", guarded, LIMITS, lease_s)
+    return GuardSetup(rollout, "cart@1.5.0", guarded, LIMITS, lease_s, key)
 
 
 @pytest.fixture
@@ -197,7 +202,9 @@ def test_a_router_that_cannot_be_read_is_a_reason_after_a_while(begin, scripted)
     watch = rollout.services["cart"]
     scripted["cart"].behaviour = "is gone"
     assert watch.check_shares() == ""
-    assert "cannot be read: it cannot be reached" in rollout.make_status().drift
+    status = rollout.make_status()
+    assert "cannot be read: it cannot be reached" in status.notes[-1]
+    assert status.drift == "", "it is not known that it has other shares"
     watch._router_read_at -= 40
     assert "cannot be read for 40 s" in watch.check_shares()
 
@@ -332,7 +339,174 @@ def test_another_rollout_of_a_service_is_refused_meanwhile(again):
     guard.answer({"v": VERSION, "do": "set_shares", "rollout": "r2", "service": "cart", "shares": HALF, "words": {}})
     with pytest.raises(HookError, match="went back to the baseline: enough"):
         guard.answer({"v": VERSION, "do": "open", "setup": to_plain(replace(setup, rollout="r1"))})
-    guard.answer({"v": VERSION, "do": "back", "rollout": "r2", "why": "enough", "by": "ann"})
-    another = replace(setup, rollout="r1", started_at="2026-12-01T09:00:00+00:00")
-    guard.answer({"v": VERSION, "do": "open", "setup": to_plain(another)})
-    assert list(guard.rollouts) == ["r1"], "decisions that were begun again give its id to another rollout"
+
+
+def ask(guard, verb, **question):
+    """Ask the guard as its clients do."""
+    return guard.answer({"v": VERSION, "do": verb, **question})
+
+
+@pytest.fixture
+def guard(tmp_path, monkeypatch, scripted):
+    """Makes a guard of the store; another one stands for its next process."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    guards = []
+
+    def start():
+        for earlier in guards:
+            for rollout in earlier.rollouts.values():
+                rollout.end()
+        made = Guard(tmp_path / "evaluator.duckdb", lambda _: None)
+        guards.append(made)
+        made.load()
+        return made
+
+    yield start
+    for each in guards:
+        for rollout in each.rollouts.values():
+            rollout.end()
+
+
+def test_a_store_that_was_made_again_has_other_rollouts(guard, scripted, tmp_path):
+    first, second = make_setup("cart", key="first"), make_setup("cart", key="second")
+    made = guard()
+    ask(made, "open", setup=to_plain(first))
+    ask(made, "back", rollout=first.name, why="it was wrong", by="ann")
+    ask(made, "close", rollout=first.name, promoted=False)
+    shutil.rmtree(tmp_path / "evaluator.data")  # the copies are on another disk
+    made = guard()
+    ask(made, "open", setup=to_plain(second))
+    ask(made, "set_shares", rollout=second.name, service="cart", shares=HALF, words={})
+    assert scripted["cart"].state == HALF
+    assert ask(made, "look", rollout="r1")["key"] == "second", "a person knows the id alone"
+    with pytest.raises(HookError, match="went back to the baseline: it was wrong"):
+        ask(made, "open", setup=to_plain(first))
+
+
+def test_an_earlier_rollout_of_the_same_id_is_finished_first(guard, scripted, tmp_path):
+    first, second = make_setup("cart", key="first", lease_s=5), make_setup("cart", key="second")
+    made = guard()
+    ask(made, "open", setup=to_plain(first))
+    ask(made, "set_shares", rollout=first.name, service="cart", shares=HALF, words={})
+    shutil.rmtree(tmp_path / "evaluator.data")
+    made = guard()
+    with pytest.raises(
+        HookError, match=r"cart is guarded for the rollout r1 of cart@1\.5\.0, which was started earlier"
+    ):
+        ask(made, "open", setup=to_plain(second))
+    ask(made, "back", rollout="r1", why="enough", by="ann")
+    assert scripted["cart"].state["canary"] == 0
+    assert not ask(made, "open", setup=to_plain(second))["is_back"]
+    assert list(made.rollouts) == [second.name]
+
+
+# ------------------------------------------------------------------ the end of a promotion
+
+ALL = {"canary": 1.0}
+
+
+@pytest.fixture
+def promoted(guard):
+    """A guard of a rollout whose candidate has all traffic, and its setup; another guard is made by the function."""
+    made, setup = guard(), make_setup("cart", key="k", lease_s=5)
+    ask(made, "open", setup=to_plain(setup))
+    ask(made, "set_shares", rollout=setup.name, service="cart", shares=ALL, words={})
+    return made, setup, guard
+
+
+def find_files(tmp_path):
+    return [path for path in tmp_path.rglob("*.guard") if path.is_file()]
+
+
+def test_no_guard_that_starts_later_returns_what_was_promoted(promoted, scripted, tmp_path):
+    made, setup, guard = promoted
+    ask(made, "close", rollout=setup.name, promoted=True)
+    assert find_files(tmp_path) == []
+    assert guard().rollouts == {}
+    assert scripted["cart"].state == {"baseline": 0.0, "canary": 1.0}
+
+
+def test_a_copy_that_cannot_be_deleted_says_that_it_has_ended(promoted, monkeypatch, tmp_path):
+    made, setup, guard = promoted
+    monkeypatch.setattr("pathlib.Path.unlink", lambda *_, **__: (_ for _ in ()).throw(OSError("read-only")))
+    ask(made, "close", rollout=setup.name, promoted=True)
+    assert len(find_files(tmp_path)) == 2
+    assert guard().rollouts == {}
+    assert go_back_without_guard(tmp_path / "evaluator.duckdb", setup.release, "why", print) == ()
+    assert list(again_open(guard, setup)) == [setup.name], "a driver that was killed in between opens it again"
+
+
+def again_open(guard, setup):
+    made = guard()
+    ask(made, "open", setup=to_plain(setup))
+    return made.rollouts
+
+
+def test_an_older_copy_that_stays_is_older(promoted, monkeypatch, tmp_path):
+    made, setup, guard = promoted
+    old = next(path for path in find_files(tmp_path) if "state" in path.parts)
+    os.close(made.rollouts[setup.name]._file._handles[old])
+    unlink = Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda path, **options: path != old and unlink(path, **options))
+    ask(made, "close", rollout=setup.name, promoted=True)
+    assert len(find_files(tmp_path)) == 2, "the copy that says that it has ended stays, too"
+    assert guard().rollouts == {}
+
+
+def test_what_went_back_is_not_promoted(promoted, scripted):
+    made, setup, _ = promoted
+    ask(made, "back", rollout=setup.name, why="it died", by="guard")
+    with pytest.raises(HookError, match="went back to the baseline: it died"):
+        ask(made, "close", rollout=setup.name, promoted=True)
+    ask(made, "close", rollout=setup.name, promoted=False)
+
+
+def test_what_goes_back_while_it_is_closed_is_not_promoted(promoted, scripted, monkeypatch):
+    made, setup, _ = promoted
+    rollout = made.rollouts[setup.name]
+    write = StateFile.write
+
+    def write_late(file, state, **options):
+        if state["is_closed"]:
+            with rollout._backing:
+                rollout.why_back, rollout.by, rollout.is_back = "it died", "guard", True
+        write(file, state, **options)
+
+    monkeypatch.setattr(StateFile, "write", write_late)
+    with pytest.raises(HookError, match="went back to the baseline: it died"):
+        ask(made, "close", rollout=setup.name, promoted=True)
+    assert list(made.rollouts) == [setup.name], "it is guarded on"
+
+
+def test_what_cannot_be_written_is_not_closed(promoted, monkeypatch):
+    made, setup, _ = promoted
+
+    def fail(*_arguments, **_options):
+        raise HookError("the disk is gone")
+
+    monkeypatch.setattr(StateFile, "write", fail)
+    with pytest.raises(HookError, match="disk is gone"):
+        ask(made, "close", rollout=setup.name, promoted=True)
+    made.rollouts[setup.name].go_back("why", "ann")
+    wait_for(made.rollouts[setup.name].is_returned, "it still goes back")
+
+
+def test_without_a_guard_the_file_is_closed(promoted, tmp_path):
+    made, setup, guard = promoted
+    store = tmp_path / "evaluator.duckdb"
+    lock = GuardLock(store)
+    with pytest.raises(HookError, match="already guards the rollouts"):
+        close_without_guard(store, setup.name)
+    lock.release()
+    made.rollouts[setup.name].end()
+    close_without_guard(store, setup.name)
+    assert not has_state_file(store, setup.name)
+    assert guard().rollouts == {}
+
+
+def test_without_a_guard_what_went_back_is_not_closed(promoted, tmp_path):
+    made, setup, _ = promoted
+    ask(made, "back", rollout=setup.name, why="it died", by="guard")
+    with pytest.raises(HookError, match="it died"):
+        close_without_guard(tmp_path / "evaluator.duckdb", setup.name)
+    assert has_state_file(tmp_path / "evaluator.duckdb", setup.name)

@@ -141,7 +141,7 @@ def check_event(plan: RolloutPlan, progress: RolloutProgress, event: Event, afte
     if event.step >= 0 and is_shift(step) and event.kind is not EventKind.ASKED and progress.outcome is None:
         assert after == progress or not after.returned, "a late shift may have come after the return"
     if event.kind is EventKind.READ_BACK and progress.outcome is None and after.confirmed:
-        assert set(after.states[: plan.body]) == {StepState.DONE}, "only the last share is all traffic"
+        assert set(after.states[: plan.watched]) == {StepState.DONE}, "only the last share is all traffic"
     if event.kind is EventKind.JUDGED and event.look is JudgedAt.MEANWHILE and event.verdict == "go":
         assert after == progress, "a look before its time allows nothing"
     if event.kind is EventKind.RETURNED and not progress.going_back:
