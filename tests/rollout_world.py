@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import threading
@@ -86,6 +87,7 @@ class FakeGuard:
         self.status = Status()
         self.calls: list[str] = []
         self.problem = ""
+        self.close_problem = ""
         self.at_close = lambda: None
         """Happens before the watch of a promoted rollout ends."""
         self.keeps_shares = True
@@ -129,6 +131,8 @@ class FakeGuard:
             self.at_close()
         if self._check("close").is_back and promoted:
             raise HookError("it went back")
+        if self.close_problem:
+            raise HookError(self.close_problem)
 
 
 @dataclass
@@ -171,7 +175,7 @@ class World:
         self.problem = ""
         self.change = ""
         self.store_problem = ""
-        self.others_no_go = ""
+        self.others_no_go, self.no_go_since = "", math.nan
         self.ended = 0
         self.lines = 0
 
@@ -225,6 +229,7 @@ class World:
         return found.pop(0) if len(found) > 1 else found[0]
 
     def find_no_go(self, since: float) -> str:
+        self.no_go_since = since
         return self.others_no_go
 
     def follow(self) -> None:

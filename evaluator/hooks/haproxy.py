@@ -268,8 +268,9 @@ class HaProxy(ServerRouter[HaProxyOptions]):
     def _go_back(self, weights: Mapping[str, int]) -> Applied:
         """Set as many weights (server → weight) as possible, after enabling the servers that get more than 0.
 
-        It is not refused because a server is down. What is missing is returned: weights that are not set, and servers
-        with more than 0 that cannot serve. Raises HookError, MaybeSent.
+        It is not refused because a server is down; but where all that gain are down, those that serve keep what they
+        have. What is missing is returned: weights that are not set, and servers with more than 0 that cannot serve.
+        Raises HookError, MaybeSent.
         """
         backend = self._read_backend()
         earlier = backend.read_weights(weights)
@@ -285,9 +286,12 @@ class HaProxy(ServerRouter[HaProxyOptions]):
             elif problem := self._change(f"set weight {backend.name}/{name} 0"):
                 problems.append(problem)
         losing = names[last_gain + 1 :]
-        current = self._read_again(problems).read_weights(backend.servers)
-        if any(weights.values()) and not any(weight for name, weight in current.items() if name not in losing):
-            # The server that was to get the traffic is missing or refuses it.
+        backend = self._read_again(problems)
+        current = backend.read_weights(backend.servers)
+        with_weight = {name for name, weight in current.items() if weight}
+        serving = {name for name in with_weight if backend.can_serve(name)}
+        if any(weights.values()) and (serving or with_weight) <= set(losing):
+            # The servers that were to get the traffic are missing, refuse it, or are down: torn down, for example.
             problems += [f"{name} keeps {current[name]}: otherwise no request would be served" for name in losing]
             targets |= {name: current[name] for name in losing}
         else:

@@ -42,7 +42,7 @@ from evaluator.intents.journal_records import (
     record_ended,
 )
 from evaluator.intents.people import may_act_alone, why_not
-from evaluator.intents.steps import PlannedHook, list_by_hand, make_context, plan_steps
+from evaluator.intents.steps import STILL_AT_CANDIDATE, PlannedHook, list_by_hand, make_context, plan_steps
 from evaluator.policy.going_back import choose_policy_to_go_back
 from evaluator.policy.promotion import PromotionRules
 from evaluator.records import BASELINE, Release
@@ -64,8 +64,7 @@ from evaluator.store.locks import locked_services
 from evaluator.wording import quote_command
 
 _TIME_S = 600.0
-"""How long a hook of an action from the journal may take, and how long to wait for a hook that is being executed when
-all else is undone."""
+"""How long a hook from the journal may take, and how long one that is being executed is waited for at the end."""
 _SHORT_WAIT_S = 15.0
 """How long to wait for the hook of a promotion that is being executed, before it is undone all the same."""
 _OTHERS_WAIT_S = 60.0
@@ -209,10 +208,7 @@ def _explain_nothing(journal: Journal, release_id: str) -> str:
 
 
 def _combine_versions(release_id: str, promotions: Sequence[JournalPromotion]) -> Release:
-    """Combine the versions of the promotions of a release, the oldest first.
-
-    What the newest put live, and what was live before the oldest.
-    """
+    """Combine versions of promotions, the oldest first: what the newest put live, and what was before the oldest."""
     if not promotions:
         return Release(release_id)
     baselines = {service.name: service.baseline for service in promotions[0].release.services}
@@ -268,6 +264,8 @@ class _GoingBack:
     """Hooks of promotions that are planned to be undone, and when their state was written."""
     undone: dict[HookId, datetime] = field(default_factory=dict)
     """Those of them that were undone, or tried: they are tried again only if they have acted since."""
+    is_traffic_left: bool = False
+    """Could a router not be taken back? Then undoing acts could take down servers with users."""
     secrets: Sequence[str] = ()
     """Those of all its hooks: what one of them has sent, the receiver of another one may repeat."""
 
@@ -315,13 +313,14 @@ class _GoingBack:
         acting = [hook for hook in planned if hook.event != ANNOUNCE]
         for _ in range(_MOST_ROUNDS):
             for hook in acting:
-                self._execute(hook)
+                if not self.is_traffic_left or not hook.needs_returned_traffic:
+                    self._execute(hook)
             if self.own.action is not Action.ROLLBACK:
                 break
             self._wait_for_hooks(_TIME_S)
-            acting = self.plan(only_undo=True)
-            if not acting:
+            if self.is_traffic_left or not (acting := self.plan(only_undo=True)):
                 break
+        self.lines += [f"acts before it are not undone: {STILL_AT_CANDIDATE}"] if self.is_traffic_left else []
         state = overall_state([delivery.outcome.state for delivery in self.deliveries])
         for hook in planned:
             if hook.event == ANNOUNCE:
@@ -374,6 +373,7 @@ class _GoingBack:
         self.deliveries.append(done)
         self.lines.append(f"{hook.event}: {hook.entry.kind}  {result.state}: {result.did}")
         if result.state != "acknowledged" and hook.event != ANNOUNCE:
+            self.is_traffic_left = self.is_traffic_left or hook.is_shift
             self.by_hand += [f"# {description}: {result.did}", *list_by_hand(hook, context)]
 
     def _list_promotions(self) -> list[JournalPromotion]:

@@ -27,7 +27,7 @@ from evaluator.intents.journal_trail import ActionWriter, record_actions
 from evaluator.intents.observing import explain_later_stop, find_latest, observe, services_of
 from evaluator.intents.plans import explain_no_hooks, plan_intent
 from evaluator.intents.returning import return_traffic
-from evaluator.intents.steps import HookId, PlannedHook, list_by_hand, make_context
+from evaluator.intents.steps import STILL_AT_CANDIDATE, HookId, PlannedHook, list_by_hand, make_context
 from evaluator.intents.versions import read_hook_release
 from evaluator.policy import Policy
 from evaluator.records import Release, StoredVerdict
@@ -278,16 +278,21 @@ class Execution:
         """Execute the hooks of an action in order, announce the result, and end the intent with a summary.
 
         A required hook that is not acknowledged stops the execution: the hooks after it are left out, except those that
-        announce. A rollback goes on: what can go back must, whatever else failed. `irreversible`: sentences about what
-        a rollback cannot undo, for the summary.
+        announce. A rollback goes on: what can go back must, whatever else failed; but where users may still be at the
+        candidate of a rollout, no act is undone. `irreversible`: sentences about what a rollback cannot undo, for the
+        summary.
         """
         self.secrets = list_secrets(hook.step for hook in planned)
         hooks = [hook for hook in planned if hook.event != ANNOUNCE]
         failed_hooks: list[str] = []
         states: list[IntentState] = []
+        is_returned = True
         for hook in hooks:
+            if not is_returned and hook.needs_returned_traffic:
+                continue
             states.append(self._run_hook(hook))
             if states[-1] is not IntentState.ACKNOWLEDGED:
+                is_returned = is_returned and not hook.is_shift
                 failed_hooks.append(f"hook {hook.position + 1} ({hook.entry.kind}) {states[-1]}")
                 if self.stopped_by:
                     failed_hooks.append(self.stopped_by)
@@ -299,7 +304,8 @@ class Execution:
             intent_state = IntentState.UNKNOWN if IntentState.UNKNOWN in states else IntentState.FAILED
             summary = failed_hooks
             if not_executed := len(hooks) - len(states):
-                summary = [*failed_hooks, f"{not_executed} after it not executed"]
+                why = "" if is_returned else f", because {STILL_AT_CANDIDATE}"
+                summary = [*failed_hooks, f"{not_executed} after it not executed{why}"]
         for hook in planned:
             if hook.event == ANNOUNCE:
                 self._run_hook(hook, outcome=intent_state)

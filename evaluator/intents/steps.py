@@ -52,6 +52,16 @@ class PlannedHook:
     also_undoes: tuple[HookId, ...] = ()
     """For `undo`: the hooks that are taken back together with it, because they changed the same router."""
 
+    @property
+    def is_shift(self) -> bool:
+        """Does it change the shares of a router, or take that back, for a rollout?"""
+        return bool(self.words.get("share"))
+
+    @property
+    def needs_returned_traffic(self) -> bool:
+        """Can it take down servers that have users, unless the traffic has returned? Undoing an act can."""
+        return self.event == UNDO and not self.is_shift
+
     def describe(self, context: HookContext) -> str:
         """Describe what the hook will do, for the person who confirms it, with the words of the context."""
         hook = self.step.hook
@@ -59,6 +69,10 @@ class PlannedHook:
             return hook.describe(context)
         earlier_value = hook.describe_value(self.earlier)  # empty: it read none
         return hook.describe_undo(context) + (f"; restores {earlier_value}" if earlier_value else "")
+
+
+STILL_AT_CANDIDATE = "users may still be at the candidate: its router could not be taken back"
+"""Why a rollback of a rollout leaves out the acts that follow: undoing them could take down servers with users."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +167,7 @@ def _plan_undoing(
 
 def _name_router(hook: PlannedHook) -> str:
     """Name the router that a hook of a rollout shifted, by its kind, options and service; empty for other hooks."""
-    if not hook.words.get("share"):
+    if not hook.is_shift:
         return ""
     options = {name: value for name, value in hook.entry.options.items() if name != "shares"}
     return json.dumps([hook.entry.kind, options, hook.words.get("service", "")], sort_keys=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from evaluator.errors import HookError, UnknownName
@@ -90,7 +90,9 @@ class ActSection(Section):
 class GuardSection(Section):
     """Limits that are looked at each second while users meet the candidate."""
 
-    failures: Share = Field(0.05, description="Largest share of failed requests of the candidate.")
+    failures: Annotated[Share, within(0, 1, ends=False)] = Field(
+        0.05, description="Largest share of failed requests of the candidate; more than 0."
+    )
     p95: PositiveDuration | None = Field(None, description="Longest 95th percentile of its response times.")
     over: PositiveDuration = Field(10.0, description="Time over which both are counted.")
     least: Annotated[int, within(1, 1_000_000)] = Field(20, description="Requests below which nothing is concluded.")
@@ -133,6 +135,17 @@ Groups = Annotated[
 ]
 
 
+LEAST_LEASE_S = 10.0
+"""A driver is seen each second; on a busy machine, or while a store is locked, some of them are missed."""
+
+
+def _check_lease(value: float) -> float:
+    """Refuse a lease in which a driver that is only slow would be taken for gone."""
+    if value < LEAST_LEASE_S:
+        raise ValueError(f"must be at least {LEAST_LEASE_S:g}s, or a driver that is only slow counts as gone")
+    return value
+
+
 class RolloutSection(Section):
     """How a release is taken to its users."""
 
@@ -148,7 +161,9 @@ class RolloutSection(Section):
         description="What is done before the stage of this name; `end`: after the last; `always`: whatever happened.",
     )
     guard: GuardSection = Field(default_factory=GuardSection)
-    lease: PositiveDuration = Field(60.0, description="Time without a driver after which traffic returns.")
+    lease: Annotated[Duration, AfterValidator(_check_lease)] = Field(
+        60.0, description="Time without a driver after which traffic returns; at least 10s."
+    )
     unanswered: UnansweredSection = Field(default_factory=UnansweredSection)
 
     @field_validator("router")

@@ -131,7 +131,7 @@ class StepJudge(Protocol):
         """Judge a step on the data until now."""
 
     def find_no_go(self, since: float) -> str:
-        """Say which verdict of others is NO-GO since a time (s since 1970); empty if none is."""
+        """Say which verdict is NO-GO since a time (s since 1970), and since the rollout began; empty if none is."""
 
 
 class Observing(Protocol):

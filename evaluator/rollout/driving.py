@@ -187,7 +187,10 @@ class Driver:
         self._add_judgement(decision, step)
 
     def _add_judgement(self, decision: Decision, step: Observe) -> None:
-        """Judge an observation and add the event. What cannot be judged has shown nothing."""
+        """Judge an observation and add the event. What cannot be judged has shown nothing.
+
+        Without the store it has failed: nothing would find a NO-GO until its deadline.
+        """
         started = self.parts.clock.monotonic()
         while True:
             try:
@@ -199,6 +202,9 @@ class Driver:
                     self._pause(POLL_S)
                     continue
                 text = f"it cannot be judged: {error.message}"
+                if isinstance(error, StoreError):
+                    self._add(Event(EventKind.FAILED, self.parts.clock.now(), decision.step, text=text))
+                    return
                 self._add_of_step(EventKind.JUDGED, decision, look=decision.look, verdict="inconclusive", text=text)
                 return
             self._add_of_step(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from evaluator.errors import PolicyError
 from evaluator.policy import Policy
 from evaluator.policy.rollout import RolloutSection
+from evaluator.records import BASELINE, CANDIDATE
 from evaluator.records.rollouts import GuardLimits, Observe, RolloutPlan, StepNeeds, Unanswered
 from evaluator.rollout.contradictions import refuse_contradictions
 from evaluator.rollout.strategies import STRATEGIES
@@ -77,6 +80,14 @@ def _check_routers(policy: Policy, section: RolloutSection, services: tuple[str,
             f"{policy.origin}: rollout.router names {', '.join(unknown)}, which is not rolled out",
             hint=f"the services are {', '.join(services)}",
         )
+    for service, entry in section.router.items():
+        servers = entry.options.get("servers")
+        if isinstance(servers, Mapping) and not {BASELINE, CANDIDATE} <= set(servers):
+            raise policy.refuse(
+                ("rollout", "router", service),
+                f"its servers are those of {', '.join(servers)}, but a rollout has the arms {BASELINE} and {CANDIDATE}",
+                hint=f"servers: {{{BASELINE}: [b1, b2], {CANDIDATE}: [c1, c2]}}",
+            )
     missing = [service for service in services if service not in section.router]
     if missing and any(stage.share is not None for stage in section.stages):
         raise PolicyError(

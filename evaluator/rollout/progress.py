@@ -61,6 +61,11 @@ class RolloutProgress:
     """One for each step of the plan."""
     begun_at: float | None = None
     """When the current step was begun; None: it was not."""
+    no_go_since: float = 0.0
+    """From when on a NO-GO of others turns it back (epoch s): 0 for its start.
+
+    Later only where a person lets it continue although there is no way back: they have seen the earlier ones.
+    """
     looks: tuple[JudgedAt, ...] = ()
     """Looks at its end, and at its deadline, at which the current observation was judged."""
     verdict: str = ""
@@ -159,7 +164,8 @@ def follow(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> Rollou
         case EventKind.HELD:
             after = progress if progress.going_back else replace(progress, held=True, why_held=event.text)
         case EventKind.CONTINUED:
-            after = replace(progress, held=False, why_held="")
+            since = event.at if progress.find_irreversible(plan) else progress.no_go_since
+            after = replace(progress, held=False, why_held="", no_go_since=since)
         case EventKind.RETURNED:
             after = replace(progress, returned=progress.going_back)
         case EventKind.RETURN_FAILED:

@@ -10,7 +10,7 @@ from evaluator.rollout.collaborators import ActResult, Effects, EventStore, Prog
 from evaluator.rollout.describing import FAILED, OUTCOMES
 
 TRIES = 30
-"""How often the traffic is returned, a second apart, before the acts are undone all the same."""
+"""How often the traffic is returned, a second apart, before the rollback tries it, too: without it no act is undone."""
 
 
 def return_without_plan(

@@ -15,13 +15,13 @@ from evaluator.guard.recognise import find_settings
 from evaluator.guard.routers import ServiceRouter
 from evaluator.guard.setup import GuardSetup
 from evaluator.guard.watch import ServiceWatch
-from evaluator.intents import find_latest, may, why_not
+from evaluator.intents import may, why_not
 from evaluator.intents.executing import LoadPolicy
 from evaluator.intents.rollout_plans import explain_hold, read_plan
 from evaluator.pipeline.tailing import LATENESS_S, TailPlan
 from evaluator.policy import Policy, parse_policy
 from evaluator.policy.promotion import PromotionRules
-from evaluator.records import CANDIDATE, Release
+from evaluator.records import CANDIDATE, Release, VerdictWord
 from evaluator.records.intents import Person, PersonRole
 from evaluator.records.rollouts import (
     Act,
@@ -279,12 +279,16 @@ class StoreJudge:
         return judge_step(Store.open(self.path), self.rollout, self.plan, position, look, datetime.now(UTC))
 
     def find_no_go(self, since: float) -> str:
-        """Say that the newest verdict of the release is NO-GO, if it was judged since a time (epoch s)."""
+        """Say that a verdict of the release is NO-GO, if it was judged since the rollout began and a time (epoch s).
+
+        Not only the newest verdict counts: one of a step may follow that of a person at once.
+        """
         store = Store.open(self.path, decisions_only=True, wait_s=STORE_WAIT_S)
-        latest = find_latest(store, self.rollout.release)
-        if latest is None or latest.word != "no_go" or latest.judged_at.timestamp() < since:
-            return ""
-        return f"the verdict of {latest.judged_at:%Y-%m-%d %H:%M} UTC is NO-GO"
+        earliest = max(since, self.rollout.started_at.timestamp())
+        for verdict in reversed(store.control.verdicts(self.rollout.release)):
+            if verdict.word == VerdictWord.NO_GO and verdict.judged_at.timestamp() >= earliest:
+                return f"the verdict of {verdict.judged_at:%Y-%m-%d %H:%M} UTC is NO-GO"
+        return ""
 
 
 def find_running_rollout(store: Store, release: str) -> Rollout | None:

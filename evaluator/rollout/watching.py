@@ -85,7 +85,12 @@ class RolloutWatch:
         self._add_event(event)
 
     def _stop(self, progress: RolloutProgress, why: str, cause: StopCause = StopCause.FAILURE) -> None:
-        """Go back: traffic first, then the event, unless there is no way back."""
+        """Go back: traffic first, then the event, unless there is no way back.
+
+        What is held because there is no way back is held already: it is not written each second.
+        """
+        if progress.held and progress.find_irreversible(self.plan):
+            return
         if progress.was_shifted(self.plan) and not progress.find_irreversible(self.plan):
             with suppress(EvaluatorError):
                 self.parts.traffic.back(why, "driver")
@@ -172,14 +177,14 @@ class RolloutWatch:
         self._lines = dict(lines)
 
     def _look_at_verdicts(self, progress: RolloutProgress) -> None:
-        """Go back if others have judged the release NO-GO since the current step began."""
+        """Go back if others have judged the release NO-GO since the rollout began, also between two steps."""
         now = self.parts.clock.monotonic()
         position = progress.position(self.plan)
-        if now - self._verdicts_at < VERDICTS_S or progress.begun_at is None or position >= self.plan.body:
+        if now - self._verdicts_at < VERDICTS_S or position >= self.plan.body:
             return
         self._verdicts_at = now
         try:
-            found = self.parts.judge.find_no_go(progress.begun_at)
+            found = self.parts.judge.find_no_go(progress.no_go_since)
         except EvaluatorError:  # what cannot be read now is read the next time
             return
         if found:

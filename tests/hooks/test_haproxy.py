@@ -190,6 +190,18 @@ def test_going_back_sets_what_can_be_set_and_reports_the_rest(proxy):
 
 
 @pytest.mark.usefixtures("ready")
+def test_going_back_to_servers_that_are_all_down_leaves_traffic_where_it_is_served(proxy):
+    """After a promotion the old servers are taken down: a rollback must not give them all users."""
+    hook = hook_for(proxy, backend="checked", servers={"baseline": "canary", "canary": ["baseline", "spare"]})
+    before = hook.read()
+    back = hook.undo(make_context(), {"canary": 100, "baseline": 0, "spare": 0})
+    assert back.state == "failed"
+    assert f"baseline keeps {before['baseline']}: otherwise no request would be served" in back.did
+    assert "canary is DOWN" in back.did
+    assert hook.read()["baseline"] == before["baseline"] > 0
+
+
+@pytest.mark.usefixtures("ready")
 def test_going_back_never_leaves_all_servers_without_traffic(proxy):
     """A misspelt baseline fails the test of the hook; in a rollback, the canary then keeps the traffic."""
     hook_for(proxy).execute(make_context())

@@ -668,6 +668,36 @@ def test_a_router_that_disappears_half_way_fails_the_shift_and_is_left_to_a_pers
     assert lines()[-1] == 'set-{"baseline":1.0,"canary":0.0}'
 
 
+SET_UNLESS_BROKEN = ["sh", "-c", f"test ! -e HERE/broken && ({SET})", "sh", "${shares}"]
+BREAKABLE = {"command": ROUTER["command"] | {"set": SET_UNLESS_BROKEN}}
+
+
+@pytest.mark.parametrize("from_journal", [False, True])
+def test_no_act_is_undone_while_users_may_be_at_what_it_would_take_down(
+    store, start, step, rules, folder, lines, from_journal
+):
+    def turn_back():
+        if from_journal:
+            acted = go_back(store, rules)
+            return acted.state, "; ".join(acted.lines)
+        back = request_rollback_of(store, lambda _: rules, rollout, "evaluator", "")
+        state = execute(store, lambda _: rules, back.id, "w").state
+        return state, "; ".join(row.text for row in store.control.audit(RELEASE))
+
+    rollout, plan = start(router={"cart": BREAKABLE})
+    for position in (DEPLOY, TO_5):
+        assert step(rollout, plan, position).state is IntentState.ACKNOWLEDGED
+    (folder / "broken").touch()
+    before = lines()
+    state, said = turn_back()
+    assert state is not IntentState.ACKNOWLEDGED
+    assert lines() == before
+    assert "users may still be at the candidate" in said
+    (folder / "broken").unlink()
+    assert turn_back()[0] is IntentState.ACKNOWLEDGED
+    assert lines()[len(before) :] == ['set-{"baseline":1.0,"canary":0.0}', "two-back-deploy", "one-back-deploy"]
+
+
 @pytest.mark.parametrize("irreversible", [False, True])
 def test_what_ends_a_rollout_is_as_in_the_fold_of_its_events(folder, irreversible):
     acts = {"5 %": [{"name": "deploy", "hooks": [write("one")], "irreversible": irreversible}]}

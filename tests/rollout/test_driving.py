@@ -9,6 +9,7 @@ from rollout_world import (
     CANARY,
     DEPLOY,
     DNS,
+    HOOK,
     TEARDOWN,
     TO_5,
     TO_50,
@@ -176,6 +177,41 @@ def test_a_no_go_of_others_turns_it_back(world):
     assert find_exit_code(world.plan, world.events) == 1
 
 
+def test_a_no_go_of_others_turns_it_back_while_an_act_waits_for_people():
+    stages = [CANARY["stages"][0], CANARY["stages"][1] | {"agree": 1}, CANARY["stages"][2]]
+    world = World(make_plan(CANARY | {"stages": stages}))
+    world.at(40, lambda: setattr(world, "others_no_go", "ann judged it: NO-GO"))
+    assert world.drive() is BACK
+    assert world.no_go_since == 0.0, "also one from before the current step counts"
+    assert TO_50 not in world.executed
+    assert world.clock.elapsed < 60
+
+
+def test_what_is_held_without_a_way_back_is_written_once():
+    acts = CANARY["acts"] | {"50 %": [{"name": "migrate", "hooks": HOOK, "irreversible": True}]}
+    world = World(make_plan(CANARY | {"acts": acts}))
+    seen_at = []
+
+    def go_on():
+        seen_at.append(world.clock.now())
+        world.others_no_go = ""
+        world.events.append(Event(EventKind.CONTINUED, world.clock.now(), person="ann"))
+
+    world.at(35, lambda: setattr(world, "others_no_go", "ann judged it: NO-GO"))
+    world.at(300, go_on)
+    assert world.drive() is PROMOTED
+    assert world.kinds().count("stopped") == 1
+    assert world.no_go_since == seen_at[0], "who lets it go on has seen the earlier ones"
+
+
+def test_final_acts_wait_until_no_guard_is_left_that_would_return_the_traffic(world):
+    world.traffic.close_problem = "no guard answers"
+    world.at(200, lambda: setattr(world.traffic, "close_problem", ""))
+    world.at(150, lambda: world.executed.append("150 s"))
+    assert world.drive() is PROMOTED
+    assert world.executed.index("150 s") < world.executed.index(TEARDOWN)
+
+
 def test_a_step_without_data_fails(world):
     world.failures[AT_5] = "the load has failed three times"
     assert world.drive() is BACK
@@ -189,6 +225,8 @@ def test_a_judgement_that_fails_is_never_a_go(world):
     world.judge = fail
     assert world.drive() is BACK
     assert any("it cannot be judged: the data are damaged" in event.text for event in world.events)
+    assert "asked" not in world.kinds(), "without the store, nobody is asked to go on blindly"
+    assert world.clock.elapsed < 40, "and it does not wait for the deadline"
 
 
 def test_a_plan_that_was_edited_goes_back(world):
