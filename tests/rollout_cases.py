@@ -118,7 +118,7 @@ def make_cases() -> dict[str, tuple[RolloutFacts, float]]:
                     *to_five[:-3],
                     at(70, EventKind.BEGUN, 3),
                     replace(judge(671, 3, "inconclusive", no_harm=False), text=missing),
-                    at(672, EventKind.ASKED, 3, text="5 % has not shown what it needs (no_harm)"),
+                    at(672, EventKind.ASKED, 3, text="5 % has not shown what it needs (no harm)"),
                 ),
                 verdicts,
             ),

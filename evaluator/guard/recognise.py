@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evaluator.errors import EvaluatorError, InputError
+from evaluator.errors import EvaluatorError, InputError, SourceError
 from evaluator.guard.log_lines import read_layout, write_layout
 from evaluator.records.access_logs import LogLayout
 from evaluator.sources.access_logs.options import AccessLogSource, LogSettings, combine_settings
@@ -49,7 +49,12 @@ def recognise(path: Path, settings: LogSettings) -> LogLayout:
             check=False,
         )
         answer = json.loads(done.stdout)
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired:
+        raise SourceError(
+            f"the format of {path} was not recognised within {_LIMIT_S:g} s: this machine is very busy",
+            hint="try again, or name it in the policy: sources: {access_log: {format: haproxy}}",
+        ) from None
+    except (OSError, ValueError) as error:
         raise InputError(f"the format of {path} could not be recognised: {type(error).__name__}") from None
     if "error" in answer:
         raise InputError(answer["error"], hint=answer.get("hint"))

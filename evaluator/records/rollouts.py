@@ -23,6 +23,11 @@ class StepNeeds(StrEnum):
     """No NO-GO, enough judged requests, and failures below the guard's limit."""
     NOTHING = "nothing"
 
+    @property
+    def label(self) -> str:
+        """The same for people."""
+        return "GO" if self is StepNeeds.GO else self.value.replace("_", " ")
+
 
 class Unanswered(StrEnum):
     """What happens if a person who is asked does not answer in time."""

@@ -153,7 +153,7 @@ def _look(
             return Decision(Todo.JUDGE, position, look=look)
         if _has_shown(step.needs, progress):
             return Decision(Todo.PASS, position)
-    return _ask(plan, progress, position, now, f"{step.name} has not shown what it needs ({step.needs})")
+    return _ask(plan, progress, position, now, f"{step.name} has not shown what it needs ({step.needs.label})")
 
 
 def _has_shown(needs: StepNeeds, progress: RolloutProgress) -> bool:

@@ -20,7 +20,6 @@ from evaluator.rollout.deciding import Decision, Todo
 from evaluator.rollout.progress import RolloutProgress, StepState, fold
 from evaluator.wording import count_of, format_duration, format_number
 
-NEEDS = {StepNeeds.GO: "GO", StepNeeds.NO_HARM: "no harm", StepNeeds.NOTHING: "nothing"}
 OUTCOMES = {
     RolloutOutcome.PROMOTED: "promoted: all users have the candidate",
     RolloutOutcome.ROLLED_BACK: "rolled back: all users have the baseline, and all acts are undone",
@@ -105,7 +104,7 @@ def describe_needs(step: Step) -> str:
     """Describe what a step needs: `no harm in 500 requests of each arm`; of an act its conditions, empty if none."""
     if isinstance(step, Observe):
         requests = f" in {count_of(step.least, 'request')} of each arm" if step.needs is StepNeeds.NO_HARM else ""
-        return NEEDS[step.needs] + requests
+        return step.needs.label + requests
     conditions = [
         count_of(step.agree, "agreement") if step.agree else "",
         f"tried for {format_duration(step.retry_for_s)}" if step.retry_for_s else "",
@@ -144,7 +143,7 @@ def _list_parts(
     if isinstance(step, Observe):
         yield step.environment
         if step.needs is not StepNeeds.NOTHING:
-            yield f"needs {NEEDS[step.needs]}"
+            yield f"needs {step.needs.label}"
     if exposed := progress.exposed(plan):
         yield f"{format_number(100 * exposed)} % of the users"
     if decision.until is not None and decision.todo is Todo.WAIT:

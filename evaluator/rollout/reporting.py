@@ -26,7 +26,7 @@ from evaluator.records.rollouts import (
 from evaluator.reports import VERDICT_WORDS, read_stored
 from evaluator.reports.rollout import Happening, RolloutPage, Rung, StepRequests, StepRow, StepVerdict
 from evaluator.rollout.deciding import Todo, decide
-from evaluator.rollout.describing import NEEDS, describe_needs, describe_place
+from evaluator.rollout.describing import describe_needs, describe_place
 from evaluator.rollout.locking import find_driver_of
 from evaluator.rollout.progress import RolloutProgress, StepState, begin_progress, fold, follow
 from evaluator.store import Store
@@ -348,7 +348,7 @@ def list_rungs(facts: RolloutFacts, plan: RolloutPlan) -> Iterator[Rung]:
             name=step.name,
             place=place,
             state=state,
-            needs=NEEDS[step.needs],
+            needs=step.needs.label,
             note="not judged" if state == "turned" and verdict is None else note,
             wanted=step.share or None,
             realised=realised.get(step.name) if step.share else None,

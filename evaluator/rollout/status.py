@@ -15,7 +15,6 @@ from evaluator.intents.rollout_plans import read_plan
 from evaluator.records.rollouts import Event, EventKind, Observe, Rollout, RolloutPlan, StepNeeds
 from evaluator.rollout.deciding import decide
 from evaluator.rollout.describing import (
-    NEEDS,
     OUTCOMES,
     describe_event,
     describe_now,
@@ -138,7 +137,7 @@ def _describe_steps(plan: RolloutPlan, progress: RolloutProgress) -> Iterator[st
             mark = "✗"  # the rollout has gone back before it ended
         facts = []
         if isinstance(step, Observe) and step.needs is not StepNeeds.NOTHING:
-            facts.append(f"needs {NEEDS[step.needs]}")
+            facts.append(f"needs {step.needs.label}")
         if isinstance(step, Observe) and step.share:
             facts.append(f"{format_number(100 * step.share)} % of the users")
         if is_now:
