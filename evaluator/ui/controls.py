@@ -39,14 +39,15 @@ def _set_from_address(options: Sequence[str], key: str, default: str) -> bool:
     Otherwise what the reader has chosen in the control stays. Returns whether the address names none of `options`, and
     nothing was chosen instead: then the control has no value.
     """
-    from_address = st.query_params.get(key)
+    from_address, value = st.query_params.get(key), st.session_state.get(key, default)
     if from_address != st.session_state.get(_name_written(key)):
-        st.session_state[key] = default if from_address is None else from_address if from_address in options else None
-    elif st.session_state.get(key, default) is None and from_address not in options:
-        pass  # the reader has not chosen another one yet
-    elif st.session_state.get(key) not in options:
-        st.session_state[key] = default
-    return st.session_state[key] is None
+        value = default if from_address is None else from_address
+    is_unknown = value not in options and from_address is not None and from_address not in options
+    if value not in options:
+        value = None if is_unknown and value in (None, from_address) else default
+    # Set in any case: on another page of the same session it is the value of a control that is gone.
+    st.session_state[key] = value
+    return value is None
 
 
 def _name_written(key: str) -> str:

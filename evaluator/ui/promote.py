@@ -132,8 +132,9 @@ def _choose_action(verdict: Verdict | None) -> Action:
     elif st.session_state["action"] not in (*names, None):
         st.session_state["action"] = names[0]
     chosen = st.segmented_control("What to do", names, key="action", required=st.session_state["action"] is not None)
-    if chosen is None:
+    if chosen is None and from_address not in (None, *names):
         raise UnknownName("action", clean(from_address), names, hint="choose one of these")
+    chosen = chosen or names[0]
     if from_address != chosen:
         st.query_params["action"] = chosen
     return ACTIONS[chosen]

@@ -700,8 +700,11 @@ def test_no_act_is_undone_while_users_may_be_at_what_it_would_take_down(
 
 @pytest.mark.parametrize("irreversible", [False, True])
 def test_what_ends_a_rollout_is_as_in_the_fold_of_its_events(folder, irreversible):
-    acts = {"5 %": [{"name": "deploy", "hooks": [write("one")], "irreversible": irreversible}]}
-    plan = make_plan(parse_policy(make_values(folder, acts=acts)), RELEASE)
+    plan = make_plan(
+        parse_policy(make_values(folder, acts={"5 %": [{"name": "deploy", "hooks": [write("one")]}]})), RELEASE
+    )
+    deploy = replace(plan.steps[DEPLOY], irreversible=irreversible)
+    plan = replace(plan, steps=tuple(deploy if n == DEPLOY else step for n, step in enumerate(plan.steps)))
     possible = [
         Event(EventKind.BEGUN, 0.0, DEPLOY),
         Event(EventKind.BEGUN, 0.0, TO_5),

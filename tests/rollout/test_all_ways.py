@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -50,6 +51,8 @@ TIMES = (0.0, 60.0, 120.0, 10_000.0)
 
 def make_plan(strategy: str, *, unanswered: str = "baseline", irreversible: bool = False) -> RolloutPlan:
     acts = ACTS if strategy != "big_bang" else {name: acts for name, acts in ACTS.items() if name != "test"}
+    if strategy != "big_bang":  # two final acts are enough in one of them: each makes five times as many states
+        acts = acts | {"always": ACTS["always"][:1]}
     if irreversible:
         acts = acts | {"end": [ACTS["end"][0] | {"irreversible": True}]}
     section = RolloutSection.model_validate(
@@ -232,6 +235,8 @@ def explore(name: str) -> dict[RolloutProgress, set[RolloutProgress]]:
                     continue  # as is the third drift
                 before, after = after, follow(plan, after, event)
                 check_event(plan, before, event, after)
+            # Why it is held or goes back decides nothing (`decide`); with it there are three times as many states.
+            after = replace(after, why_held="", why_back="", cause_back=None)
             following[progress].add(after)
             waiting.append(after)
     return following

@@ -435,7 +435,7 @@ def mixtures(draw):
     return {arm: draw(st.lists(st.sampled_from(FORMATS[arm][3]), max_size=12)) for arm in FORMATS}
 
 
-@hypothesis.settings(max_examples=20, deadline=None, derandomize=True, database=None)
+@hypothesis.settings(max_examples=12, deadline=None, derandomize=True, database=None)
 @hypothesis.given(mixtures())
 def test_mixtures_of_odd_rows(tmp_path_factory, mixture):
     folder = tmp_path_factory.mktemp("mixture")
