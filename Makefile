@@ -22,7 +22,7 @@ demo-rollout: $(READY)
 	$(BIN)/evaluator demo rollout --regression production-errors
 
 test: check servers
-	$(BIN)/pytest --numprocesses 5 --dist loadscope --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses 4 --dist loadscope --no-loadscope-reorder
 
 servers:
 	.ci/install-servers
