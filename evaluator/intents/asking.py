@@ -247,13 +247,16 @@ def list_left_by_hand(store: Store, policy: Policy, intent: Intent) -> list[str]
     planned, _ = plan_intent(store, policy.promotion, intent, release)
     verdict = find_latest(store, intent.release)
     deliveries = {delivery.position: delivery for delivery in store.control.deliveries(intent.id)}
+    if not deliveries:  # it was not begun
+        return []
     lines: list[str] = []
     for hook in planned:
         delivery = deliveries.get(hook.position)
-        is_left = delivery is not None and delivery.outcome.state is not IntentState.ACKNOWLEDGED
-        if delivery and is_left and hook.event != ANNOUNCE:
+        is_left = delivery is None or delivery.outcome.state is not IntentState.ACKNOWLEDGED
+        if is_left and hook.event != ANNOUNCE:
             context = make_context(intent, release, verdict, hook)
-            lines += [f"# {hook.describe(context)}: {delivery.outcome.text}", *list_by_hand(hook, context)]
+            text = delivery.outcome.text if delivery else "it was not executed, because one before it failed"
+            lines += [f"# {hook.describe(context)}: {text}", *list_by_hand(hook, context)]
     return lines
 
 

@@ -320,7 +320,7 @@ class _GoingBack:
             self._wait_for_hooks(_TIME_S)
             if self.is_traffic_left or not (acting := self.plan(only_undo=True)):
                 break
-        self.lines += [f"acts before it are not undone: {STILL_AT_CANDIDATE}"] if self.is_traffic_left else []
+        self.lines += [f"what was done before it is not undone: {STILL_AT_CANDIDATE}"] if self.is_traffic_left else []
         state = overall_state([delivery.outcome.state for delivery in self.deliveries])
         for hook in planned:
             if hook.event == ANNOUNCE:
@@ -373,7 +373,7 @@ class _GoingBack:
         self.deliveries.append(done)
         self.lines.append(f"{hook.event}: {hook.entry.kind}  {result.state}: {result.did}")
         if result.state != "acknowledged" and hook.event != ANNOUNCE:
-            self.is_traffic_left = self.is_traffic_left or hook.is_shift
+            self.is_traffic_left = self.is_traffic_left or hook.returns_traffic
             self.by_hand += [f"# {description}: {result.did}", *list_by_hand(hook, context)]
 
     def _list_promotions(self) -> list[JournalPromotion]:

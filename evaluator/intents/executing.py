@@ -279,8 +279,8 @@ class Execution:
 
         A required hook that is not acknowledged stops the execution: the hooks after it are left out, except those that
         announce. A rollback goes on: what can go back must, whatever else failed; but where users may still be at the
-        candidate of a rollout, no act is undone. `irreversible`: sentences about what a rollback cannot undo, for the
-        summary.
+        candidate, nothing is undone that was done before they came there. `irreversible`: sentences about what a
+        rollback cannot undo, for the summary.
         """
         self.secrets = list_secrets(hook.step for hook in planned)
         hooks = [hook for hook in planned if hook.event != ANNOUNCE]
@@ -292,7 +292,7 @@ class Execution:
                 continue
             states.append(self._run_hook(hook))
             if states[-1] is not IntentState.ACKNOWLEDGED:
-                is_returned = is_returned and not hook.is_shift
+                is_returned = is_returned and not hook.returns_traffic
                 failed_hooks.append(f"hook {hook.position + 1} ({hook.entry.kind}) {states[-1]}")
                 if self.stopped_by:
                     failed_hooks.append(self.stopped_by)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from evaluator.errors import EvaluatorError
-from evaluator.hooks import HookContext, Step, describe_current, find_obstacle, make_step, write_by_hand
+from evaluator.hooks import HookContext, Router, Step, describe_current, find_obstacle, make_step, write_by_hand
 from evaluator.hooks.templates import fill_url
 from evaluator.hooks.unusable import UnusableHook
 from evaluator.intents.checking import hash_verdict
@@ -58,9 +58,15 @@ class PlannedHook:
         return bool(self.words.get("share"))
 
     @property
+    def returns_traffic(self) -> bool:
+        """Does it return the users to the baseline by a router? If it fails, they may still be at the candidate."""
+        goes_back = self.event in (UNDO, Action.ROLLBACK)
+        return self.is_shift or (goes_back and isinstance(self.step.hook, Router))
+
+    @property
     def needs_returned_traffic(self) -> bool:
-        """Can it take down servers that have users, unless the traffic has returned? Undoing an act can."""
-        return self.event == UNDO and not self.is_shift
+        """Can it take down servers that have users, unless the traffic has returned? Undoing a deployment can."""
+        return self.event == UNDO and not self.returns_traffic
 
     def describe(self, context: HookContext) -> str:
         """Describe what the hook will do, for the person who confirms it, with the words of the context."""
@@ -72,7 +78,7 @@ class PlannedHook:
 
 
 STILL_AT_CANDIDATE = "users may still be at the candidate: its router could not be taken back"
-"""Why a rollback of a rollout leaves out the acts that follow: undoing them could take down servers with users."""
+"""Why a rollback leaves out what follows a router that failed: undoing it could take down servers with users."""
 
 
 @dataclass(frozen=True, slots=True)

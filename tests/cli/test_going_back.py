@@ -455,3 +455,41 @@ def test_a_promotion_that_hangs_delays_a_rollback_and_does_not_stop_it(run, prox
     assert run("audit", "show", "cart@1.9.0")[0] == 0
     [_, rollback] = Store.open(run.store).control.intents()
     assert (rollback.action, rollback.state, rollback.id) == ("rollback", "acknowledged", "i2")
+
+
+ROUTER = """\
+import pathlib, sys
+if sys.argv[1] == "get":
+    print(pathlib.Path("shares.json").read_text())
+elif pathlib.Path("broken").exists():
+    sys.exit("the router is away")
+else:
+    pathlib.Path("shares.json").write_text(sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("fault", [None, remove_all])
+def test_a_deployment_is_not_undone_while_its_router_keeps_the_users(fault, run):
+    """Undoing it would take down the servers that they are at."""
+    (run.folder / "router.py").write_text(ROUTER)
+    (run.folder / "shares.json").write_text('{"baseline": 1.0, "canary": 0.0}')
+    router = [sys.executable, "router.py"]
+    hooks = [
+        {"command": {"run": ["touch", "deployed"], "undo": ["rm", "deployed"], "required": True}},
+        {"command": {"set": [*router, "set", "${shares}"], "get": [*router, "get"]}},
+    ]
+    (run.folder / "evaluator.yaml").write_text(json.dumps({"hooks": {"promote": hooks}}))
+    assert run("promote", "cart@1.9.0", "--yes")[0] == 0
+    assert json.loads((run.folder / "shares.json").read_text())["canary"] == 1
+    (run.folder / "broken").touch()
+    if fault:
+        fault(run)
+    code, out, err = run("rollback", "cart@1.9.0", "--yes", "--reason", "odd")
+    assert code == 4
+    assert "users may still be at the candidate: its router could not be taken back" in out
+    assert (run.folder / "deployed").exists(), err
+    (run.folder / "broken").unlink()
+    code, out, err = run("rollback", "cart@1.9.0", "--yes", "--reason", "the router is back")
+    assert code == 0, err
+    assert json.loads((run.folder / "shares.json").read_text())["canary"] == 0
+    assert not (run.folder / "deployed").exists()

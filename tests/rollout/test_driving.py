@@ -109,6 +109,13 @@ def test_unanswered_may_mean_to_stay():
     assert world.drive() is PROMOTED
 
 
+def test_a_shift_waits_until_the_router_has_found_that_the_new_servers_serve(world):
+    """A router looks at them from time to time: right after a deployment it still takes them for down."""
+    world.results[TO_5] = [ActResult("failed", "c1 is DOWN"), ActResult("failed", "c1 is DOWN"), ActResult("done")]
+    assert world.drive() is PROMOTED
+    assert any("c1 is DOWN; it is tried again" in text for text in world.said)
+
+
 def test_an_act_that_fails_is_tried_again_for_its_time():
     acts = CANARY["acts"] | {"5 %": [CANARY["acts"]["5 %"][0] | {"retry_for": "30s"}]}
     world = World(make_plan(CANARY | {"acts": acts}))

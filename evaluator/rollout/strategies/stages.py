@@ -7,6 +7,9 @@ from collections.abc import Iterator, Sequence
 from evaluator.policy.rollout import ActSection, RolloutSection, StageSection
 from evaluator.records.rollouts import Act, Observe, Step, StepNeeds
 
+SHIFT_RETRY_S = 30.0
+"""How long a shift is tried again that changed nothing: a router finds by its own checks that new servers can serve."""
+
 
 def list_acts(section: RolloutSection, stage: str, *, final: bool = False) -> Iterator[Act]:
     """List the acts before a stage, or those of `end` and `always`."""
@@ -46,6 +49,7 @@ def list_with_traffic(section: RolloutSection, services: Sequence[str]) -> Itera
                 stage=stage.name,
                 services=tuple(services),
                 share=stage.share,
+                retry_for_s=SHIFT_RETRY_S,
                 agree=stage.agree,
             )
             yield observe(stage, services)
