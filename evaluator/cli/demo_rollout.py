@@ -308,10 +308,11 @@ def describe_exposure(facts: RolloutFacts, environments: Environments) -> str:
     traffic = read_traffic(environments.router.log, start=facts.rollout.started_at.timestamp())
     logged, total = traffic.requests["canary"], sum(traffic.requests.values())
     sent = max(count_sessions(environments.socket)["canary"], logged)
-    failed = traffic.failures["canary"] + sent - logged
     of_all = count_of(total + sent - logged, "request")
-    without = f"{format_count(failed)} failed or had no answer"
-    return f"  the candidate got {format_count(sent)} of {of_all} of users, by HAProxy; {without}"
+    results = f"{format_count(traffic.failures['canary'])} failed"
+    if sent > logged:
+        results += f", and {format_count(sent - logged)} had no answer, or not yet"
+    return f"  the candidate got {format_count(sent)} of {of_all} of users, by HAProxy: {results}"
 
 
 def _list_rows(facts: RolloutFacts, plan: RolloutPlan) -> Iterator[tuple[str, ...]]:
