@@ -90,6 +90,19 @@ def test_an_unchanged_release_shows_no_harm(store):
     assert verdict["policy"]["alpha_no_go"] == 0.0125
 
 
+def test_what_an_earlier_rollout_has_recorded_shows_nothing(store):
+    """It had a stage of the same name, and its GO is not that of this one."""
+    land(store, REQUESTS)
+    plan = make_plan()
+    rollout = start(store, plan, POLICY, ROUTER)
+    with store.control.file.opened(write=True) as connection:
+        connection.execute("DELETE FROM rollout_events")
+    Rollouts(store.control.file).add_event(rollout, Event(EventKind.BEGUN, EPOCH + 60, 1))
+    evidence = judge_step(store, rollout, plan, 1, JudgedAt.BAKE, NOW)
+    assert (evidence.word, evidence.no_harm, evidence.exposed) == (VerdictWord.INCONCLUSIVE, False, 0)
+    assert "no requests of cart were recorded in 5 %" in evidence.missing[0]
+
+
 def keep(requests: Requests, mask) -> Requests:
     names = ("ts_us", "run", "arm", "endpoint", "instance", "response_us", "response_bytes", "failed", "status")
     rows = {name: getattr(requests, name)[mask] for name in (*names, "exception")}

@@ -1,5 +1,6 @@
 """Rollouts and their events in the file of decisions."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -84,6 +85,9 @@ def test_two_rollouts_of_one_service_are_refused(store):
         rollouts.start(make_draft())
     with pytest.raises(UsageError, match="r1 of cart@2 has not ended, and it has cart, too"):
         rollouts.start(make_draft("cart@3"))
+    of_another_service = replace(make_draft(), plan={**make_draft().plan, "services": ["shop"]})
+    with pytest.raises(UsageError, match=r"r1 of cart@2 has not ended$"):
+        rollouts.start(of_another_service)
 
 
 def test_a_plan_that_was_edited_is_found(store):
