@@ -324,4 +324,4 @@ def _list_rows(facts: RolloutFacts, plan: RolloutPlan) -> Iterator[tuple[str, ..
         row = exposures.get(rung.name)
         shares = [f"{format_number(100 * share)} %" if share else "–" for share in (rung.wanted, rung.realised)]
         counts = [format_count(row.candidate), format_count(row.candidate_failures)] if row else ["–", "–"]
-        yield (rung.name, rung.needs, "–" if rung.state == "later" else rung.note, *shares, *counts)
+        yield (rung.name, rung.needs, "–" if rung.state in ("later", "skipped") else rung.note, *shares, *counts)

@@ -17,11 +17,12 @@ from evaluator.reports.base import VERDICT_WORDS, fold_findings, put_worst_first
 from evaluator.reports.templating import make_environment, read_template
 from evaluator.wording import format_number
 
-RUNG_MARKS = {"done": "✓", "now": "●", "later": "○", "turned": "✗", "undone": "↩"}
+RUNG_MARKS = {"done": "✓", "now": "●", "later": "○", "skipped": "–", "turned": "✗", "undone": "↩"}
 RUNG_WORDS = {
     "done": "done",
     "now": "now",
     "later": "to come",
+    "skipped": "not reached",
     "turned": "turned back here",
     "undone": "passed, then undone",
 }
@@ -43,7 +44,8 @@ class Rung:
     place: str
     """Environment, and the services if the others have stages of their own."""
     state: str
-    """`done`, `now`, `later` (it has not begun), `turned` (here it went back), `undone` (passed, then undone)."""
+    """`done`, `now`, `later` (it has not begun), `skipped` (nor will it begin), `turned` (here it went back), `undone`
+    (passed, then undone)."""
     needs: str
     note: str = ""
     """What it showed, or needs: a few words."""

@@ -26,6 +26,9 @@ OUTCOMES = {
     RolloutOutcome.ROLLED_BACK_PARTLY: "rolled back in part: all users have the baseline, but not all acts are undone",
 }
 
+LOOKS = {JudgedAt.MEANWHILE: "meanwhile", JudgedAt.BAKE: "after its time", JudgedAt.DEADLINE: "at its deadline"}
+"""When an observation is judged, for people."""
+
 PROMOTED, TURNED_BACK, NOT_ALLOWED, FAILED = 0, 1, 3, 4
 """Exit codes: promoted; NO-GO or the guard; people declined, did not answer, or stopped it; a hook failed."""
 
@@ -74,9 +77,8 @@ def _describe_judgement(event: Event) -> str:
     if not event.verdict:
         return "has ended"
     word = event.verdict.replace("_", "-").upper()
-    when = {JudgedAt.MEANWHILE: "meanwhile", JudgedAt.BAKE: "after its time", JudgedAt.DEADLINE: "at its deadline"}
     harm = ", no harm shown" if event.no_harm else ""
-    return f"is {word}{harm} ({when[event.look]})"
+    return f"is {word}{harm} ({LOOKS[event.look]})"
 
 
 def _name_step(plan: RolloutPlan, position: int) -> str:

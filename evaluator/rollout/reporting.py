@@ -26,7 +26,7 @@ from evaluator.records.rollouts import (
 from evaluator.reports import VERDICT_WORDS, read_stored
 from evaluator.reports.rollout import Happening, RolloutPage, Rung, StepRequests, StepRow, StepVerdict
 from evaluator.rollout.deciding import Todo, decide
-from evaluator.rollout.describing import describe_needs, describe_place
+from evaluator.rollout.describing import LOOKS, describe_needs, describe_place
 from evaluator.rollout.locking import find_driver_of
 from evaluator.rollout.progress import RolloutProgress, StepState, begin_progress, fold, follow
 from evaluator.store import Store
@@ -371,7 +371,7 @@ def _find_rung_state(plan: RolloutPlan, progress: RolloutProgress, turned: int |
     if current in numbers:
         return "now" if turned is None else "turned"
     if current < numbers[0]:
-        return "later"
+        return "later" if turned is None else "skipped"
     has_users = bool(plan.steps[numbers[-1]].share)
     return "undone" if turned is not None and has_users else "done"
 
@@ -426,7 +426,7 @@ def _list_happenings(plan: RolloutPlan, rollout: Rollout, events: Sequence[Event
         what = _HAPPENINGS.get(event.kind, event.kind.value.replace("_", " "))
         if event.kind is EventKind.JUDGED:
             no_harm = ", no harm shown" if event.no_harm else ""
-            what = f"judged {event.look}: {event.verdict.replace('_', '-').upper()}{no_harm}"
+            what = f"judged {LOOKS[event.look]}: {event.verdict.replace('_', '-').upper()}{no_harm}"
         elif event.kind is EventKind.ENDED and event.outcome:
             what = f"ended: {event.outcome.replace('_', ' ')}"
         name = plan.steps[event.step].name if 0 <= event.step < len(plan.steps) else ""

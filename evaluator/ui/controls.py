@@ -20,9 +20,9 @@ def choose(label: str, options: Sequence[str], key: str, default: str, kind: str
     a link meant is not replaced by something else.
     """
     is_unknown = _set_from_address(options, key, default)
-    chosen: str | None = column.selectbox(
-        label, options, index=None, key=key, placeholder="choose another" if is_unknown else "choose"
-    )
+    # The first index has no effect, because the value is set; without one, a reader could leave nothing chosen.
+    index = None if is_unknown else 0
+    chosen: str | None = column.selectbox(label, options, index=index, key=key, placeholder="choose another")
     from_address = st.query_params.get(key)
     if chosen is None:
         st.session_state[_name_written(key)] = from_address

@@ -39,7 +39,7 @@ def test_a_rollout_that_went_back_says_where_why_and_when(report):
     assert (shown.word, shown.kind) == ("ROLLED BACK ↩", "no_go")
     why = "the guard: 38 of 61 requests of cart failed in 10 s, more than 5 %"
     assert shown.why == f"Turned back at 50 %: {why}."
-    assert [rung.state for rung in shown.ladder] == ["done", "undone", "turned", "later"]
+    assert [rung.state for rung in shown.ladder] == ["done", "undone", "turned", "skipped"]
     assert [(rung.wanted, rung.realised and round(rung.realised, 3)) for rung in shown.ladder] == [
         (None, None),
         (0.05, 0.05),
