@@ -98,7 +98,7 @@ class StepRequests:
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
+class ReportedEvent:
     """One event of the rollout."""
 
     at: datetime
@@ -140,7 +140,7 @@ class RolloutPage:
     steps: tuple[StepRow, ...]
     exposures: tuple[StepRequests, ...]
     exposure_note: str
-    happenings: tuple[Happening, ...]
+    happenings: tuple[ReportedEvent, ...]
     verdicts: tuple[StepVerdict, ...]
     rules: tuple[tuple[str, str], ...]
     """Limits that held while users met the candidate."""

@@ -24,7 +24,7 @@ from evaluator.records.rollouts import (
     from_plain,
 )
 from evaluator.reports import VERDICT_WORDS, read_stored
-from evaluator.reports.rollout import Happening, RolloutPage, Rung, StepRequests, StepRow, StepVerdict
+from evaluator.reports.rollout import ReportedEvent, RolloutPage, Rung, StepRequests, StepRow, StepVerdict
 from evaluator.rollout.deciding import Todo, decide
 from evaluator.rollout.describing import LOOKS, describe_needs, describe_place
 from evaluator.rollout.locking import find_driver_of
@@ -417,9 +417,9 @@ def _list_steps(
 # ------------------------------------------------------------------ events and rules
 
 
-def _list_happenings(plan: RolloutPlan, rollout: Rollout, events: Sequence[Event]) -> Iterator[Happening]:
+def _list_happenings(plan: RolloutPlan, rollout: Rollout, events: Sequence[Event]) -> Iterator[ReportedEvent]:
     """List what happened, the oldest first, without the begins and ends of steps."""
-    yield Happening(rollout.started_at, "started", "", rollout.person, rollout.reason)
+    yield ReportedEvent(rollout.started_at, "started", "", rollout.person, rollout.reason)
     for event in events:
         if event.kind in (EventKind.BEGUN, EventKind.DONE) and not event.person:
             continue  # the table of the steps has these
@@ -430,7 +430,7 @@ def _list_happenings(plan: RolloutPlan, rollout: Rollout, events: Sequence[Event
         elif event.kind is EventKind.ENDED and event.outcome:
             what = f"ended: {event.outcome.replace('_', ' ')}"
         name = plan.steps[event.step].name if 0 <= event.step < len(plan.steps) else ""
-        yield Happening(datetime.fromtimestamp(event.at, UTC), what, name, event.person, event.text)
+        yield ReportedEvent(datetime.fromtimestamp(event.at, UTC), what, name, event.person, event.text)
 
 
 def _list_rules(rollout: Rollout, plan: RolloutPlan) -> Iterator[tuple[str, str]]:

@@ -79,7 +79,7 @@ def freeze_all(policy: Policy) -> dict[str, Any]:
     return {**freeze_policy(policy), **policy.afterwards, **({"sources": sources} if sources else {})}
 
 
-def thaw_policy(rollout: Rollout) -> Policy:
+def read_frozen_policy(rollout: Rollout) -> Policy:
     """Read the policy that a rollout was started with. Raises PlanNotReadable."""
     try:
         return parse_policy(rollout.policy, origin=f"policy of rollout {rollout.id}")
@@ -92,7 +92,7 @@ def thaw_policy(rollout: Rollout) -> Policy:
 
 def check_start(store: Store, plan: RolloutPlan, draft: Rollout, release: Release) -> None:
     """Look whether a rollout can be driven here: routers, logs, loads. Changes nothing. Raises EvaluatorError."""
-    policy = thaw_policy(draft)
+    policy = read_frozen_policy(draft)
     setup = make_setup(draft, plan, policy, release)
     needs_log = {
         service
@@ -195,7 +195,7 @@ def drive_rollout(store: Store, rollout: Rollout, settings: DriverSettings) -> i
         events = StoredEvents(store, rollout)
         traffic: GuardedTraffic
         try:
-            plan, policy = read_plan(rollout), thaw_policy(rollout)
+            plan, policy = read_plan(rollout), read_frozen_policy(rollout)
             release = store.control.release(rollout.release)
             setup = make_setup(rollout, plan, policy, release)
             tails = make_tail_plans(store, rollout, plan, policy, release)
