@@ -19,8 +19,9 @@ from evaluator.ui.curves import show_distribution, show_metric, show_timeline
 from evaluator.ui.details import show_history, show_method, show_queries, show_runs
 from evaluator.ui.faults import make_fault_card
 from evaluator.ui.frame import guarded
+from evaluator.ui.metric_table import make_verdict_table
 from evaluator.ui.notes import show_notes
-from evaluator.ui.panels import show_metrics
+from evaluator.ui.panels import offer_metrics
 from evaluator.ui.pieces import (
     clean,
     link,
@@ -186,16 +187,15 @@ def _show_metrics(workspace: Workspace, view: ReleaseView, verdict: Verdict, num
 
     `number`: the place of the verdict in the history of its release, from 0; None: the latest.
     """
-    st.subheader("Metrics, the furthest beyond its margin first", anchor="metrics")
+    st.subheader("Metrics, worst first", anchor="metrics")
     metrics = rank_comparisons([comparison for comparison in verdict.evidence.comparisons if not comparison.scan])
     if not metrics:
         show_empty("Nothing could be compared.", "The reasons above say what is missing.")
         return
     verdict_number = -1 if number is None else number  # an index of Python, in the snippet
     snippet = TABLE_SNIPPET.format(store=str(workspace.store), release=view.release.id, number=verdict_number)
-    has_several_candidates = len({comparison.arm for comparison in metrics}) > 1
-    colors = color_judged_arms(verdict.evidence)
-    show_metrics(metrics, view.release.id, colors, "metrics", snippet, with_arms=has_several_candidates)
+    show(make_verdict_table(verdict, color_judged_arms(verdict.evidence)))
+    offer_metrics(metrics, "metrics", snippet)
 
 
 def _show_figures(workspace: Workspace, view: ReleaseView, verdict: Verdict, *, newest: bool) -> None:

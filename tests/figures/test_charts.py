@@ -49,7 +49,45 @@ def draw_all(verdict):
     }
 
 
-KIND_NAMES = ["forest", "forest_wide", "over_time", "units", "shift", "distribution", "strip0", "strip1", "strip2"]
+def test_a_line_at_the_top_of_its_strip_is_not_cut():
+    slots = {"p50_ms": [50.0] * 2, "p95_ms": [60.0] * 2, "failures": [0.0] * 2, "per_s": [9.0] * 2}
+    arms = [{"name": name, "users": [45.0, 90.0], **slots} for name in ("baseline", "canary")]
+    timeline = {"seconds": [0, 1], "slot_s": 1, "shaded": [], "events": [], "arms": arms}
+    users = draw_timeline(timeline, colors=color_arms(P95))[-1]
+    assert users.title == "Users: baseline at most 90, canary at most 90"
+    lines = [
+        re.findall(r"[\d.]+", e.get("d")) for e in ET.fromstring(to_svg(users, "x")).iter() if e.get("stroke-dasharray")
+    ]
+    highest_y = min(float(y) for line in lines for y in line[1::2])
+    assert highest_y >= 2  # half of the line's width is above it
+
+
+def test_quantiles_that_are_hardly_known_neither_stretch_the_axis_nor_make_the_title():
+    percent = [10, 50, 80, 95, 99, 99.9]
+    curve = {
+        "arm": "canary", "percent": percent, "baseline_ms": [1.0] * 6, "candidate_ms": [1.0] * 6,
+        "estimate": [0.01, 0.02, 0.06, 0.04, 0.05, 2.6],
+        "lower": [0.0, 0.01, 0.03, 0.0, 0.01, 0.1],
+        "upper": [0.02, 0.03, 0.09, 0.08, 0.09, None],
+    }  # fmt: skip
+    figure = draw_shift(curve, color=color_arms(["canary"])["canary"])
+    assert figure.title == ("It changed most at p80: +6 %, and +2 % at p50; beyond p99 too few requests are known")
+    assert "p99.9" not in to_svg(figure, "x")
+    assert ("p99.9", "1 ms", "1 ms", "+260 %", "+10 %", "∞") in figure.rows
+
+
+KIND_NAMES = [
+    "forest",
+    "forest_wide",
+    "over_time",
+    "units",
+    "shift",
+    "distribution",
+    "strip0",
+    "strip1",
+    "strip2",
+    "strip3",
+]
 
 
 @pytest.mark.parametrize("kind", KIND_NAMES)
@@ -151,7 +189,7 @@ def test_strips_of_the_timeline_stand_below_each_other():
         shaded_x = float(re.match(r"translate\(([\d.]+)", shift)[1]) + float(re.match(r"M([\d.]+)", warm_up)[1])
         width = float(re.search(r"h([\d.]+)", warm_up)[1])
         places.append((shaded_x, shaded_x + width))
-    assert len(places) == 4
+    assert len(places) == 5
     for ends in zip(*places, strict=True):
         assert max(ends) - min(ends) <= 1.5
 
@@ -163,7 +201,8 @@ def test_the_title_of_latency_does_not_let_one_moment_speak_for_an_arm():
     timeline = {"seconds": [0, 1, 2, 3], "slot_s": 1, "arms": arms, "shaded": [], "events": []}
     titles = [figure.title for figure in draw_timeline(timeline, colors=color_arms(P95))]
     assert titles == [
-        "p95 (thin line: median): baseline typically 170 ms, at most 320 ms; canary typically 240 ms, at most 320 ms"
+        "Median: baseline typically 50 ms, at most 50 ms; canary typically 50 ms, at most 50 ms",
+        "p95: baseline typically 170 ms, at most 320 ms; canary typically 240 ms, at most 320 ms",
     ]
 
 
