@@ -18,7 +18,7 @@ from evaluator.records import OutcomeOptions, Release
 from evaluator.simulate import Change, scrape, simulate
 from evaluator.store import Store
 
-KINDS = ("forest", "band", "units", "shift", "distribution", "timeline")
+KINDS = ("forest", "band", "windows", "units", "shift", "distribution", "timeline")
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ def draw_over_time(row: Comparison, curve: Mapping[str, Any], *, color: str, wid
     ]
     x = alt.X(
         "time:Q",
-        title=f"{time_unit} of judged data",
+        title=f"{time_unit} of judged data, all from the start until then",
         axis=alt.Axis(tickCount=6, labelFlush=False, labelOverlap=True),
         scale=alt.Scale(nice=False, zero=False),
     )

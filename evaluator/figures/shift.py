@@ -32,9 +32,9 @@ def draw_shift(curve: Mapping[str, Any], *, color: str, width: int = NARROW) -> 
     whole_curve, curve = curve, _take_known(curve)
     unknown = ""
     if len(curve["percent"]) < len(whole_curve["percent"]):
-        unknown = "; further ones are not known: too few requests"
+        unknown = f"; known from p{curve['percent'][0]:g} to p{curve['percent'][-1]:g} only"
         if curve["percent"][0] == whole_curve["percent"][0]:
-            unknown = f"; beyond p{curve['percent'][-1]:g} too few requests are known"
+            unknown = f"; not known beyond p{curve['percent'][-1]:g}"
     title = f"{_write_title(curve)}{unknown}"
     domain = _find_domain(curve)
     low, high = domain  # what lies beyond is cut; an infinite end of an interval (None) ends there

@@ -24,13 +24,31 @@ from evaluator.figures.base import (
 from evaluator.wording import choose_time_scale, format_duration, format_number, format_value
 
 HEIGHT = 130
-AXIS_HEIGHT = 18
+AXIS_HEIGHT = 32
 """Room for the labels of the axis of time, px."""
 MARGIN_LEFT = 42
 """Room for the labels of the vertical axes, the same in all strips so that their times are aligned."""
 TABLE_ROWS = 40
 HEADROOM = 0.06
 """Share of a vertical axis that is above its highest value, so that its line is not cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The time zone in which times of day are written."""
+
+    name: str = "UTC"
+    offset_s: float = 0.0
+    """Seconds that its time is ahead of UTC."""
+
+    def write_labels(self, start_epoch_s: float, divisor: float) -> str:
+        """Write the expression of a chart for the labels of its axis of time: the time, and below it the time of day.
+
+        `start_epoch_s`: of the axis, seconds since the epoch; `divisor`: seconds in a unit of the axis.
+        """
+        ms = f"{1000 * (start_epoch_s + self.offset_s):.0f} + datum.value * {1000 * divisor:.0f}"
+        # The text of UTC at a time that is moved by the offset is that of the zone, wherever the figure is drawn.
+        return f"[format(datum.value, '~r'), utcFormat({ms}, '{'%H:%M' if divisor > 1 else '%H:%M:%S'}')]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +78,16 @@ def draw_timeline(
     *,
     colors: Mapping[str, str],
     width: int = NARROW,
+    clock: Clock | None = None,
+    events: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[Figure, ...]:
     """Draw what happened during the load as strips with one axis of time, a figure per strip.
 
     `timeline` and `readings` are what `trace_timeline` and `trace_readings` return; `colors` are those of the arms
-    by name; `width` is in px.
+    by name; `width` is in px. `clock`: in which time zone the time of day is written, `None`: UTC; with several runs on
+    the axis there is none. `events`: further ones, as those of the timeline.
     """
+    timeline = {**timeline, "events": [*timeline["events"], *events]}
     strips = _make_strips(timeline, readings)
     end_s = timeline["seconds"][-1] + timeline["slot_s"] if timeline["seconds"] else 0
     divisor, time_unit = choose_time_unit(end_s)
@@ -73,7 +95,9 @@ def draw_timeline(
     for index, strip in enumerate(strips):
         # Events are named in the first strip, and the axis of time is below the last.
         is_first, is_last = index == 0, index == len(strips) - 1
-        chart = _layer_strip(strip, timeline, colors, end_s, width, with_names=is_first, with_axis=is_last)
+        chart = _layer_strip(
+            strip, timeline, colors, end_s, width, clock or Clock(), with_names=is_first, with_axis=is_last
+        )
         figures.append(
             Figure(
                 finish(chart, width=width, height=HEIGHT + (AXIS_HEIGHT if is_last else 0)),
@@ -190,6 +214,7 @@ def _layer_strip(
     colors: Mapping[str, str],
     end_s: float,
     width: int,
+    clock: Clock,
     *,
     with_names: bool,
     with_axis: bool,
@@ -201,16 +226,24 @@ def _layer_strip(
     import altair as alt
 
     divisor, time_unit = choose_time_unit(end_s)
+    tick_count = max(width // 60, 4)
+    labels: dict[str, Any] = {}
+    title = time_unit
+    if with_axis and timeline.get("runs") == 1:
+        labels["labelExpr"] = clock.write_labels(timeline["start_epoch_s"], divisor)
+        title = f"{time_unit} of load, and time of day ({clock.name})"
+        tick_count = max(width // 90, 4)  # times of day need more room
     x = alt.X(
         "time:Q",
-        title=time_unit if with_axis else None,
+        title=title if with_axis else None,
         axis=alt.Axis(
             labels=with_axis,
             ticks=with_axis,
             grid=True,
             labelOverlap=True,
             labelFlush=True,
-            tickCount=max(width // 60, 4),
+            tickCount=tick_count,
+            **labels,
         ),
         scale=alt.Scale(domain=[0, end_s / divisor], nice=False),
     )

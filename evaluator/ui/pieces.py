@@ -95,7 +95,7 @@ def mark_up_time(moment: datetime | None, *, with_seconds: bool = False) -> Mark
     """Write a time in the reader's time zone as `<time>`, with UTC as its tooltip; a dash if it is None."""
     if moment is None:
         return Markup("–")
-    utc, local = moment.astimezone(UTC), moment.astimezone(_find_time_zone())
+    utc, local = moment.astimezone(UTC), moment.astimezone(find_time_zone())
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
         utc.isoformat(),
         f"{utc:%Y-%m-%d %H:%M:%S} UTC",
@@ -103,7 +103,7 @@ def mark_up_time(moment: datetime | None, *, with_seconds: bool = False) -> Mark
     )
 
 
-def _find_time_zone() -> tzinfo:
+def find_time_zone() -> tzinfo:
     """Find the time zone of the reader's browser; UTC if the browser names none, or an unknown one."""
     from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 

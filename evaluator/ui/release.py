@@ -21,6 +21,7 @@ from evaluator.ui.faults import make_fault_card
 from evaluator.ui.frame import guarded
 from evaluator.ui.metric_table import make_verdict_table
 from evaluator.ui.notes import show_notes
+from evaluator.ui.outcomes import show_arms
 from evaluator.ui.panels import offer_metrics
 from evaluator.ui.pieces import (
     clean,
@@ -77,6 +78,7 @@ def show_release() -> None:
     if verdict is None:
         return
     is_newest = number in (None, len(view.verdicts) - 1)
+    guarded(lambda: show_arms(verdict, color_judged_arms(verdict.evidence)))()
     _show_metrics(workspace, view, verdict, number)
     _show_figures(workspace, view, verdict, newest=is_newest)
     show_health(verdict.evidence.findings)
@@ -156,6 +158,8 @@ def _list_notes(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> Se
     requests = " + ".join(f"{arm.requests:,}" for arm in verdict.evidence.arms if arm.requests)
     notes = [Markup("judged {} ({})").format(write_age(verdict.judged_at, now()), mark_up_time(verdict.judged_at))]
     notes += [Markup("{} requests").format(requests)] if requests else []
+    units = " + ".join(f"{arm.units:,}" for arm in verdict.evidence.arms if arm.units)
+    notes += [Markup("{} units").format(units)] if units else []
     live = " + ".join(f"{arm.production.requests:,}" for arm in verdict.evidence.arms if arm.production)
     notes += [Markup("{} requests of production").format(live)] if live else []
     if is_live(view.runs):
@@ -213,7 +217,8 @@ def _show_figures(workspace: Workspace, view: ReleaseView, verdict: Verdict, *, 
     guarded(load_figures)()
     if figures:
         colors = color_judged_arms(verdict.evidence)
-        show(make_legend({arm: to_css_color(color) for arm, color in colors.items()}))
+        if any(arm.requests for arm in verdict.evidence.arms):  # else there are no figures
+            show(make_legend({arm: to_css_color(color) for arm, color in colors.items()}))
         guarded(lambda: show_metric(workspace, verdict, figures, colors))()
         guarded(lambda: show_distribution(workspace, verdict, figures, colors))()
         guarded(lambda: show_timeline(workspace, verdict, figures, colors))()

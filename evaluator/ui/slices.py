@@ -45,8 +45,10 @@ def show_slices(workspace: Workspace, view: ReleaseView, verdict: Verdict, span_
 
     `span_s`: how long the load was, in seconds.
     """
-    st.subheader("Endpoints", anchor="endpoints")
     comparisons = [comparison for comparison in verdict.evidence.comparisons if comparison.scan]
+    if not comparisons and not any(arm.requests for arm in verdict.evidence.arms):
+        return  # outcomes have no endpoints
+    st.subheader("Endpoints", anchor="endpoints")
     if comparisons:
         _show_ranking(workspace, view, comparisons, color_judged_arms(verdict.evidence))
     else:

@@ -71,7 +71,7 @@ def test_quantiles_that_are_hardly_known_neither_stretch_the_axis_nor_make_the_t
         "upper": [0.02, 0.03, 0.09, 0.08, 0.09, None],
     }  # fmt: skip
     figure = draw_shift(curve, color=color_arms(["canary"])["canary"])
-    assert figure.title == ("It changed most at p80: +6 %, and +2 % at p50; beyond p99 too few requests are known")
+    assert figure.title == ("It changed most at p80: +6 %, and +2 % at p50; not known beyond p99")
     assert "p99.9" not in to_svg(figure, "x")
     assert ("p99.9", "1 ms", "1 ms", "+260 %", "+10 %", "∞") in figure.rows
 
