@@ -7,7 +7,7 @@ metrics and the ranking of endpoints need only the comparisons of the verdict.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from evaluator.assess.requests import RequestPairs
@@ -72,18 +72,7 @@ def trace_release(
         drawn = [
             comparison for comparison in on_requests if comparison.must_be_within and comparison.effect is not None
         ][:MOST_METRICS]
-        failing = [
-            comparison
-            for comparison in on_requests
-            if comparison.scan
-            and comparison.status is MetricStatus.FAIL
-            and comparison.rule.slice.endpoint in requests.cells.endpoints
-        ]
-        # The scan compares times and failures, of which a rise is harm: the largest, in margins, comes first.
-        failing.sort(
-            key=lambda row: -row.effect.estimate / row.rule.margin.value if row.effect and row.rule.margin else 0
-        )
-        failing = failing[:MOST_ENDPOINTS]
+        failing = _pick_failing(on_requests, requests.cells.endpoints)
         requests = add_endpoints(requests, failing)
         windows = cut_windows(requests)
         candidates = list(dict.fromkeys(comparison.arm for comparison in drawn))
@@ -110,3 +99,15 @@ def trace_release(
     metric_by_query = {query.text: (metric, rule.name) for metric, rule in reading_rules for query in metric.queries}
     figures["readings"] = [] if readings is None else trace_readings(readings, axis, metric_by_query)
     return figures
+
+
+def _pick_failing(comparisons: Sequence[Comparison], endpoints: Collection[str]) -> list[Comparison]:
+    """Pick the comparisons of the scan that fail, of `endpoints`: the largest harm, in margins, first."""
+    failing = [
+        row
+        for row in comparisons
+        if row.scan and row.status is MetricStatus.FAIL and row.rule.slice.endpoint in endpoints
+    ]
+    # The scan compares times and failures, of which a rise is harm.
+    failing.sort(key=lambda row: -row.effect.estimate / row.rule.margin.value if row.effect and row.rule.margin else 0)
+    return failing[:MOST_ENDPOINTS]

@@ -14,14 +14,14 @@ from evaluator.figures.forest import draw_forest, pick_decisive, rank_by_margin
 from evaluator.figures.over_time import draw_over_time
 from evaluator.figures.plan import draw_exposure, draw_plan, draw_precision
 from evaluator.figures.shift import draw_shift
-from evaluator.figures.timeline import Clock, draw_timeline, explain_timeline
+from evaluator.figures.timeline import TimeOfDay, draw_timeline, explain_timeline
 from evaluator.figures.units import draw_units
 from evaluator.figures.windows import draw_windows
 
 __all__ = [
     "PALETTE",
-    "Clock",
     "Figure",
+    "TimeOfDay",
     "color_arms",
     "color_judged_arms",
     "draw_distribution",

@@ -34,7 +34,7 @@ HEADROOM = 0.06
 
 
 @dataclass(frozen=True, slots=True)
-class Clock:
+class TimeOfDay:
     """The time zone in which times of day are written."""
 
     name: str = "UTC"
@@ -78,7 +78,7 @@ def draw_timeline(
     *,
     colors: Mapping[str, str],
     width: int = NARROW,
-    clock: Clock | None = None,
+    clock: TimeOfDay | None = None,
     events: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[Figure, ...]:
     """Draw what happened during the load as strips with one axis of time, a figure per strip.
@@ -96,7 +96,7 @@ def draw_timeline(
         # Events are named in the first strip, and the axis of time is below the last.
         is_first, is_last = index == 0, index == len(strips) - 1
         chart = _layer_strip(
-            strip, timeline, colors, end_s, width, clock or Clock(), with_names=is_first, with_axis=is_last
+            strip, timeline, colors, end_s, width, clock or TimeOfDay(), with_names=is_first, with_axis=is_last
         )
         figures.append(
             Figure(
@@ -214,7 +214,7 @@ def _layer_strip(
     colors: Mapping[str, str],
     end_s: float,
     width: int,
-    clock: Clock,
+    clock: TimeOfDay,
     *,
     with_names: bool,
     with_axis: bool,

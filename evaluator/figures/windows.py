@@ -45,26 +45,7 @@ def draw_windows(row: Comparison, curve: Mapping[str, Any], *, color: str, width
     margin = row.rule.margin
     edge = margin.value * scale.factor * (1 if is_worse_upwards(row) else -1) if margin else 0.0
     low, high = _find_domain(curve, scale, edge)
-    windows = list(zip(curve["begin"], curve["end"], curve["estimate"], curve["lower"], curve["upper"], strict=True))
-    points = []
-    rows = []
-    for begin_s, end_s, estimate, lower, upper in windows:
-        change = FAILS if estimate is None else scale.write(estimate)
-        ends = "−∞" if lower is None else scale.write(lower), "∞" if upper is None else scale.write(upper)
-        span = f"{format_number(begin_s / divisor)}–{format_number(end_s / divisor)}"
-        rows.append((span, change, *ends))
-        points.append(
-            {
-                "begin": begin_s / divisor,
-                "end": end_s / divisor,
-                "middle": (begin_s + end_s) / 2 / divisor,
-                "change": high if estimate is None else min(max(estimate * scale.factor, low), high),
-                "lower": low if lower is None else min(max(lower * scale.factor, low), high),
-                "upper": high if upper is None else max(min(upper * scale.factor, high), low),
-                "fails": estimate is None,
-                "tip": f"{time_unit} {span}: {change} ({ends[0]} … {ends[1]})",
-            }
-        )
+    points = _make_points(curve, scale, (low, high), divisor)
     x = alt.X(
         "begin:Q",
         title=f"{time_unit} of judged data, each window by itself",
@@ -100,8 +81,42 @@ def draw_windows(row: Comparison, curve: Mapping[str, Any], *, color: str, width
         alt=f"The change of {name_comparison(row)} on {row.arm} in each of {len(points)} windows by itself, with its "
         f"interval and the margin. {title}.",
         head=(time_unit, "change", "from", "to"),
-        rows=tuple(rows),
+        rows=tuple((point["span"], point["text"], point["from"], point["to"]) for point in points),
     )
+
+
+def _make_points(
+    curve: Mapping[str, Any], scale: EffectScale, domain: tuple[float, float], divisor: float
+) -> list[dict[str, Any]]:
+    """Make the data of each window: its place, and its texts; what lies beyond `domain` is moved to its end.
+
+    `divisor`: seconds in a unit of the axis of time.
+    """
+    low, high = domain
+    points = []
+    for begin_s, end_s, estimate, lower, upper in zip(
+        curve["begin"], curve["end"], curve["estimate"], curve["lower"], curve["upper"], strict=True
+    ):
+        texts = {
+            "span": f"{format_number(begin_s / divisor)}–{format_number(end_s / divisor)}",
+            "text": FAILS if estimate is None else scale.write(estimate),
+            "from": "−∞" if lower is None else scale.write(lower),
+            "to": "∞" if upper is None else scale.write(upper),
+        }
+        points.append(
+            {
+                **texts,
+                "begin": begin_s / divisor,
+                "end": end_s / divisor,
+                "middle": (begin_s + end_s) / 2 / divisor,
+                "change": high if estimate is None else min(max(estimate * scale.factor, low), high),
+                "lower": low if lower is None else min(max(lower * scale.factor, low), high),
+                "upper": high if upper is None else max(min(upper * scale.factor, high), low),
+                "fails": estimate is None,
+                "tip": "{span}: {text} ({from} … {to})".format(**texts),
+            }
+        )
+    return points
 
 
 def _write_title(row: Comparison, curve: Mapping[str, Any], divisor: float, time_unit: str) -> str:
@@ -122,17 +137,19 @@ def _write_title(row: Comparison, curve: Mapping[str, Any], divisor: float, time
             f"{scale.write(curve['estimate'][worst])}"
         )
     if all(beyond):
-        return f"{name}: beyond the {allowed} allowed in each window of {length}, from the start on"
+        return f"{name}: estimated beyond the {allowed} allowed in each window of {length}, from the start on"
     # Windows at the end of which all are beyond, and those that are beyond before.
     trailing = beyond[::-1].index(False)
     before = sum(beyond) - trailing
     if trailing < LEAST_TRAILING:
         minute = f"{time_unit.removesuffix('s')} {format_number(curve['begin'][beyond.index(True)] / divisor)}"
         first = f"first from {minute} on" if sum(beyond) > 1 else f"from {minute} on"
-        return f"{name}: beyond the {allowed} allowed in {sum(beyond)} of {count} windows of {length}, {first}"
+        return (
+            f"{name}: estimated beyond the {allowed} allowed in {sum(beyond)} of {count} windows of {length}, {first}"
+        )
     begin = f"{time_unit.removesuffix('s')} {format_number(curve['begin'][count - trailing] / divisor)}"
     earlier = f", and in {before} before" if before else ""
-    return f"{name}: beyond the {allowed} allowed in each window of {length} from {begin} on{earlier}"
+    return f"{name}: estimated beyond the {allowed} allowed in each window of {length} from {begin} on{earlier}"
 
 
 def _find_domain(curve: Mapping[str, Any], scale: EffectScale, edge: float) -> tuple[float, float]:

@@ -243,11 +243,11 @@ def show_health(findings: Sequence[Finding]) -> None:
 def mark_up_status(comparison: Comparison) -> Markup:
     """Write the status of a comparison with its mark, coloured."""
     return Markup('<span class="status {}">{}</span>').format(
-        _find_status_class(comparison), mark_status(comparison, watched_mark="· shown only")
+        find_status_class(comparison), mark_status(comparison, watched_mark="· shown only")
     )
 
 
-def _find_status_class(comparison: Comparison) -> str:
+def find_status_class(comparison: Comparison) -> str:
     """Return the CSS class that colours a status: `watch` for a watched metric with data, else the status itself."""
     return "watch" if is_only_shown(comparison) else comparison.status.value
 
@@ -283,7 +283,7 @@ def _make_heat_cell(release_id: str, comparison: Comparison | None) -> Markup:
     change = format_change(comparison) if comparison.effect else "no data"
     label = f"{release_id}, {name_metric(comparison.rule)}: {comparison.status.value.replace('_', ' ')}, {change}"
     return Markup('<td class="{}"><a href="{}" target="_self" aria-label="{}">{}<small>{}</small></a></td>').format(
-        _find_status_class(comparison),
+        find_status_class(comparison),
         write_address("release", at="metric", release=release_id, metric=comparison.rule.name, arm=comparison.arm),
         clean(label),
         mark_status(comparison, watched_mark="·").split(" ")[0],  # without its word

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -321,3 +321,23 @@ def test_a_unit_whose_quantile_is_a_failure_says_so():
     _, traced = trace(replace(cells, moments=moments))
     units = next(curve["units"]["units"] for curve in traced["metrics"] if curve["name"] == "latency_p95")
     assert [unit["value"] for unit in units if unit.get("fails")] == [None]
+
+
+def test_a_restart_and_the_end_of_the_ramp_are_events():
+    requests = simulate(replace(SHORT, spawn_s=100.0, users=30), 3)
+    elapsed_s = (requests.ts_us - requests.ts_us.min()) / 1e6
+    name = next(name for name in requests.instances if name.startswith("canary"))
+    gone = (requests.instance == requests.instances.index(name)) & (elapsed_s > 180) & (elapsed_s < 240)
+    columns = {
+        field.name: values[~gone]
+        for field in fields(requests)
+        if isinstance(values := getattr(requests, field.name), np.ndarray)
+    }
+    _, traced = trace(to_cells(replace(requests, **columns), bucket_s=1))
+    events = {event["what"]: event["at"] for event in traced["timeline"]["events"]}
+    slot_s = traced["timeline"]["slot_s"]
+    assert abs(events[f"{name} starts"] - 240) <= slot_s
+    assert 50 < events["30 users"] <= 100 + slot_s
+    assert sum(what.endswith(" starts") for what in events) == 1
+    _, quiet = trace(simulate_cells(replace(SHORT, spawn_s=0.0), 3))
+    assert not [event for event in quiet["timeline"]["events"] if event["what"].endswith((" starts", " users"))]

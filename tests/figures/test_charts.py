@@ -9,6 +9,7 @@ from reporting import HOSTILE, find_verdict
 
 from evaluator.figures import (
     PALETTE,
+    TimeOfDay,
     color_arms,
     draw_distribution,
     draw_forest,
@@ -238,3 +239,25 @@ def test_ticks_below_one_are_not_in_thousandths():
     labels = re.findall(r">([\d.]+[mk]?)</text>", drawn)
     assert not [label for label in labels if label.endswith("m")]
     assert [label for label in labels if label.endswith("k")]
+
+
+def test_the_axis_of_time_has_the_time_of_day_of_the_reader_unless_runs_follow_each_other():
+    slots = {"p50_ms": [50.0] * 3, "p95_ms": [60.0] * 3, "failures": [0.0] * 3, "per_s": [9.0] * 3, "users": []}
+    arms = [{"name": name, **slots} for name in ("baseline", "canary")]
+    start_s = 1_767_571_200  # 2026-01-05 00:00 UTC
+    timeline = {
+        "seconds": [0, 600, 1200], "slot_s": 600, "shaded": [], "events": [], "arms": arms, "start_epoch_s": start_s,
+    }  # fmt: skip
+    zone = TimeOfDay("Asia/Kolkata", 19_800.0)
+    events = [{"at": 900.0, "what": "note: deploy"}]
+
+    def read(runs, **options):
+        figures = draw_timeline({**timeline, "runs": runs}, colors=color_arms(P95), events=events, **options)
+        return to_svg(figures[0], "x"), to_svg(figures[-1], "x")
+
+    first, last = read(1, clock=zone)
+    assert "note: deploy" in first
+    assert "05:50" in last
+    assert "time of day (Asia/Kolkata)" in last
+    assert "00:20" in read(1)[1]
+    assert "time of day" not in read(2)[1]
