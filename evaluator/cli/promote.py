@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -174,10 +175,7 @@ def _go_back_without_store(
     rules = load_rules(session.find_policy, release, journal, say)
     reason = reason or f"the decisions cannot be used: {problem.message}"
 
-    def list_lines() -> list[str]:
-        """List the lines for a shell that the policy alone knows."""
-        return list_policy_by_hand(rules, action, person, release, reason)
-
+    list_lines = partial(list_policy_by_hand, rules, action, person, release, reason)
     try:
         _read_or_make(session, journal)
     except StoreError as error:
