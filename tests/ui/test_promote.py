@@ -114,6 +114,23 @@ def test_an_unjudged_release_cannot_be_promoted(page, shop, text):
 # ------------------------------------------------------------------ asking
 
 
+def test_where_the_baseline_may_be_gone_the_page_says_so_and_asks_whether_it_runs(page, shop, text, monkeypatch):
+    path = shop(HOOKS)
+    store = Store.open(path)
+    ask(store, load(path)(), system_person(), ActionRequest(Action.PROMOTE, "cart@1.9.0", "all is well"))
+    execute_waiting(store, load(path), "w")
+    monkeypatch.setattr("evaluator.intents.previews.find_obstacles", lambda *_: {0: "teardown may have taken it down"})
+    shown = page("promote", path, release="cart@1.9.0", action="Roll back")
+    assert "would be refused now: teardown may have taken it down" in text(shown)
+    fill(shown, "reason", "carts are odd")
+    fill(shown, "typed", "cart@1.9.0")
+    shown.checkbox(key="baseline-runs").check()
+    press(shown, "Roll back")
+    events = [row.event for row in store.control.audit("cart@1.9.0") if row.actor == ME]
+    assert events.index("baseline_runs") < len(events) - 1
+    assert [intent.action for intent in store.control.intents()] == [Action.PROMOTE, Action.ROLLBACK]
+
+
 def test_the_name_is_typed_and_a_reason_given_before_anything_is_requested(page, shop, html):
     path = shop(HOOKS)
     shown = page("promote", path, release="cart@1.9.0")
