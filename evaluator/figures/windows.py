@@ -125,6 +125,8 @@ def _write_title(row: Comparison, curve: Mapping[str, Any], divisor: float, time
     count = len(curve["begin"])
     length = format_duration(curve["end"][0] - curve["begin"][0])
     values = keep_finite(curve["estimate"])
+    if row.rule.margin is None and not values:
+        return f"{name}: a failure in each window of {length}"
     if row.rule.margin is None:
         return f"{name} within each {length}: {scale.write(min(values))} to {scale.write(max(values))}"
     sign, allowed = 1 if is_worse_upwards(row) else -1, format_margin(row.rule.margin, row.unit)
