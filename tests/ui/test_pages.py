@@ -6,6 +6,7 @@ import shutil
 from html import unescape
 from pathlib import Path
 
+import pytest
 from streamlit.testing.v1 import AppTest
 
 from evaluator import ui
