@@ -200,6 +200,25 @@ def name_role(row: Comparison) -> str:
     return "scan" if row.scan else row.rule.role.value
 
 
+def explain_adjustment(row: Comparison) -> str:
+    """Say that a metric is open although its interval lies beyond its margin, as it is decided with others.
+
+    Empty for any other row.
+    """
+    effect, margin, p_value, adjusted = row.effect, row.rule.margin, row.p_value, row.p_value_adjusted
+    if row.status is not MetricStatus.INCONCLUSIVE or row.unresolved or is_watched(row):
+        return ""
+    if effect is None or margin is None or p_value is None or adjusted is None or not adjusted > p_value:
+        return ""
+    least_harm = effect.lower if row.rule.direction is Direction.LOWER else -effect.upper
+    if not least_harm > margin.value:
+        return ""
+    others = "endpoints" if row.scan else "gates"
+    p_values = f"p {format_number(p_value)}, adjusted {format_number(min(adjusted, 1.0))}"
+    allowed = format_margin(margin, row.unit)
+    return f"beyond {allowed} by itself, but not after allowing for the other {others} ({p_values})"
+
+
 def explain_row(row: Comparison) -> str:
     """Say what a row of the table of metrics does not show; empty if its numbers and its status say it all.
 
@@ -220,16 +239,8 @@ def explain_row(row: Comparison) -> str:
         return row.reason
     if row.unresolved:
         return row.unresolved
-    p_value, adjusted = row.p_value, row.p_value_adjusted
-    if is_beyond and p_value is not None and adjusted is not None and adjusted > p_value:
-        others = "endpoints" if row.scan else "gates"
-        p_values = f"p {format_number(p_value)}, adjusted {format_number(min(adjusted, 1.0))}"
-        return (
-            f"beyond {format_margin(margin, row.unit)} by itself, but not after allowing for the other {others} "
-            f"({p_values})"
-        )
     is_open_by_itself = not (is_beyond or is_within) and not row.rule.limit.count
-    return "" if is_open_by_itself else row.reason
+    return "" if is_open_by_itself else explain_adjustment(row) or row.reason
 
 
 def count_both(row: Comparison) -> str:

@@ -22,6 +22,7 @@ from evaluator.reports.base import (
     clean_and_cut,
     count_both,
     describe_data,
+    explain_adjustment,
     fold_findings,
     format_allowed,
     format_both,
@@ -213,8 +214,9 @@ def _make_row(row: Comparison, writer: _Writer, label_counts: Mapping[str, int])
         change = change.replace(" … ", "…")
         margin = margin.split(", ")[0]  # without limits: reasons name them
         status = status.replace("inconclusive", "unsure")
+    note = row.no_data or explain_adjustment(row)
     cells = (label, name_role(row), *format_both(row), change, margin, status, count_both(row))
-    return _Row(tuple(map(writer.clean, cells)), None if is_watched(row) else row.status, row.no_data or "")
+    return _Row(tuple(map(writer.clean, cells)), None if is_watched(row) else row.status, note)
 
 
 def _choose_columns(rows: Sequence[_Row], writer: _Writer) -> tuple[tuple[int, ...], list[int]]:

@@ -122,7 +122,10 @@ def test_the_decision_and_the_margin_are_labelled(figures):
     text = " ".join(node.text or "" for node in ET.fromstring(to_svg(figures["over_time"], "x")).iter())
     assert "10 % allowed" in text
     assert "decided" in text
-    assert figures["over_time"].title.startswith("p95 rose")
+    assert re.fullmatch(
+        r"p95 by all data up to each time: \+[\d.]+ % of 10 % allowed at the end; shown to be worse after .*",
+        figures["over_time"].title,
+    )
 
 
 def test_dots_tell_their_numbers(figures):
@@ -218,8 +221,7 @@ def test_an_instance_of_which_too_many_requests_fail_is_at_the_edge_with_its_nam
     ]
     figure = draw_units(row, {"of": "instance", "units": units}, colors=color_arms(["canary"]))
     assert figure.title == (
-        "p99: c-3 of canary: too many requests fail; other instances of canary 531 ms to 531 ms; "
-        "baseline 500 ms to 500 ms"
+        "p99: c-3 of canary: too many requests fail; other instances of canary 531 ms; baseline 500 ms"
     )
     assert ("c-3", "canary", "too many requests fail", "900") in figure.rows
     svg = to_svg(figure, "x")
@@ -261,3 +263,22 @@ def test_the_axis_of_time_has_the_time_of_day_of_the_reader_unless_runs_follow_e
     assert "time of day (Asia/Kolkata)" in last
     assert "00:20" in read(1)[1]
     assert "time of day" not in read(2)[1]
+
+
+def test_an_instance_that_stands_out_is_named(verdict):
+    row = next(row for row in verdict.evidence.comparisons if row.rule.name == "latency_p95" and not row.scan)
+    values = {"baseline": [100.0, 104.0, 102.0], "canary": [103.0, 160.0, 101.0]}
+    units = [
+        {"arm": arm, "name": f"{arm}-{number}", "value": value, "n": 900}
+        for arm, numbers in values.items()
+        for number, value in enumerate(numbers)
+    ]
+    figure = draw_units(row, {"of": "instance", "units": units}, colors=color_arms(["canary"]))
+    assert figure.title == (
+        "p95: canary-1 alone has 160 ms; other instances of canary 101 ms to 103 ms, baseline 100 ms to 104 ms"
+    )
+    assert ">canary-1<" in to_svg(figure, "x")
+    near = [{**unit, "value": 109.0} if unit["value"] == 160.0 else unit for unit in units]
+    assert "alone" not in draw_units(row, {"of": "instance", "units": near}, colors=color_arms(["canary"])).title
+    better = [{**unit, "value": 20.0} if unit["value"] == 160.0 else unit for unit in units]
+    assert "alone" not in draw_units(row, {"of": "instance", "units": better}, colors=color_arms(["canary"])).title
