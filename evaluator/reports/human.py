@@ -55,7 +55,7 @@ COLORS: Mapping[VerdictWord | MetricStatus, str] = {
     MetricStatus.FAIL: "red",
 }
 NBSP = "\N{NO-BREAK SPACE}"
-_TIED = re.compile(
+TIED = re.compile(
     r"(?<=\d) (?=(?:%|pp|ms|s|min|h|µs|ns|/s)(?:\W|$))|(?<=\d) (?=…|\.\.)|(?<=min|max) (?=[+−±\-\d])"
     r"|(?<=…) (?=[+−±\-\d∞m])|(?<=\.\.) (?=[+\-\dim])"
 )
@@ -133,7 +133,7 @@ class _Writer(Page):
         text = _LONG_WORD.sub(rf"\1{self.clean('…')}", self.clean(text))
         text = _COMMAND_TO_COPY.sub(lambda match: match[0].replace(" ", NBSP), text)
         lines = textwrap.wrap(
-            _TIED.sub(NBSP, text),  # spaces at which no line may be broken
+            TIED.sub(NBSP, text),  # spaces at which no line may be broken
             max(self.width, 40),
             initial_indent=indent,
             subsequent_indent=next_indent,

@@ -14,6 +14,7 @@ import streamlit as st
 from evaluator.figures import PALETTE, Figure, to_image
 from evaluator.records import Comparison
 from evaluator.reports.base import escape_formula, format_allowed, format_both, format_effect, name_role
+from evaluator.reports.human import TIED
 from evaluator.ui.metric_table import make_metrics_table
 from evaluator.ui.pieces import clean, show, show_markup, show_table
 from evaluator.wording import name_comparison
@@ -62,7 +63,7 @@ def offer_metrics(comparisons: Sequence[Comparison], name: str, snippet: str) ->
 
 def show_figure(figure: Figure, name: str, snippet: str) -> None:
     """Show a figure under its finding, and offer its numbers; `name`: unique on the page, and the name of its files."""
-    show_markup('<p class="ev-figure">{}</p>', clean(figure.title))
+    show_markup('<p class="ev-figure">{}</p>', TIED.sub("\N{NO-BREAK SPACE}", clean(figure.title)))
     spec = _use_page_colors(figure.chart.to_dict())
     spec.pop("width", None)  # it takes the width of its column
     st.vega_lite_chart(spec=spec, theme=None, width="stretch", key=f"figure-{name}", alt=figure.alt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import streamlit as st
 
@@ -141,7 +142,10 @@ def _show_closer(workspace: Workspace, view: ReleaseView, verdict: Verdict, span
     colors = color_judged_arms(verdict.evidence)
     drawable = list_drawable(comparisons, figures)
     if drawable:
-        data, comparison = drawable[0]
+        data, worst = drawable[0]
+        # All that was compared is of this endpoint: the figures name it.
+        of_endpoint = replace(worst.rule.slice, endpoint=chosen_endpoint)
+        worst = replace(worst, rule=replace(worst.rule, slice=of_endpoint))
         show_markup('<p class="muted">Figures of the metric that is worst there.</p>')
-        show_metric_figures(comparison, data, colors, "closer", lambda _: snippet)
+        show_metric_figures(worst, data, colors, "closer", lambda _: snippet)
     show_strips(figures.get("timeline"), colors, "closer-timeline", snippet)

@@ -14,6 +14,9 @@ from evaluator.reports.base import mark_status
 from evaluator.ui.pieces import find_status_class, link, to_css_color
 from evaluator.wording import format_change
 
+CUMULATIVE = ", by all data up to each time"
+"""What follows the change of a metric that has no windows of its own: too few requests."""
+
 
 def make_small_multiples(
     drawable: Sequence[tuple[str, Mapping[str, Any], Comparison]],
@@ -29,15 +32,15 @@ def make_small_multiples(
     """
     tiles = []
     lines = [
-        (name, comparison, harms)
+        (name, data, comparison, harms)
         for name, data, comparison in drawable
         if comparison.rule.margin and comparison.rule.margin.value > 0 and (harms := _list_harms(data, comparison))
     ]
     if len(lines) < 2:
         return Markup("")
-    shown = [min(max(harm, -FARTHEST), FARTHEST) for _, _, harms in lines for *_, harm in harms]
+    shown = [min(max(harm, -FARTHEST), FARTHEST) for *_, harms in lines for *_, harm in harms]
     low, high = min([*shown, -LEAST_AXIS]), max([*shown, LEAST_AXIS])
-    for name, comparison, harms in lines:
+    for name, data, comparison, harms in lines:
         title = link(
             "release",
             text=name_row(comparison, with_arm=with_arms),
@@ -53,7 +56,7 @@ def make_small_multiples(
                 find_status_class(comparison),
                 mark_status(comparison, watched_mark="·").split(" ")[0],  # without its word
                 title,
-                format_change(comparison),
+                format_change(comparison) + (CUMULATIVE if not data.get("windows") else ""),
                 _draw_line(harms, low, high, to_css_color(colors[comparison.arm])),
             )
         )
