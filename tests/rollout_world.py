@@ -78,6 +78,7 @@ class Status:
     by: str = ""
     is_returned: bool = False
     drift: str = ""
+    counted: str = ""
 
 
 class FakeGuard:

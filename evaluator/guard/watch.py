@@ -291,6 +291,8 @@ class ServiceWatch:
                     p95_ms=counts.find_p95() if counts else None,
                     sessions=counters.sessions if counters else None,
                     queued=counters.queued if counters else None,
+                    counted=counters.started if counters else None,
+                    counted_failures=counters.failures if counters else None,
                     text=self._describe(arm, now),
                 )
             )

@@ -43,6 +43,10 @@ class TrafficStatus(Protocol):
         """Have all routers said, when they were read back, that all traffic is at the baseline?"""
 
     @property
+    def counted(self) -> str:
+        """What routers have counted of the candidates' requests: a part of a sentence; empty if they do not say."""
+
+    @property
     def drift(self) -> str:
         """How the realised shares differ from those that were given; empty if they do not."""
 

@@ -252,8 +252,9 @@ class Driver:
         """Return the traffic once; if that fails, the next decision is the same."""
         problem = ""
         try:
-            if self.parts.traffic.back(why, "driver").is_returned:
-                self._add(Event(EventKind.RETURNED, self.parts.clock.now()))
+            status = self.parts.traffic.back(why, "driver")
+            if status.is_returned:
+                self._add(Event(EventKind.RETURNED, self.parts.clock.now(), text=status.counted))
                 return
         except EvaluatorError as error:
             problem = error.message
@@ -294,7 +295,8 @@ class Driver:
             self._say_once(f"the watch of the guard has not ended, so what comes last waits: {error.message}")
             self._pause(POLL_S)
             return
-        self._add(Event(EventKind.READ_BACK, now, text=f"all traffic is at {CANDIDATE}"))
+        text = "; ".join(filter(None, (f"all traffic is at {CANDIDATE}", status.counted)))
+        self._add(Event(EventKind.READ_BACK, now, text=text))
 
     def _end(self, decision: Decision) -> None:
         """End the rollout."""
