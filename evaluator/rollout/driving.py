@@ -22,6 +22,7 @@ from evaluator.rollout.deciding import Decision, Todo, decide
 from evaluator.rollout.describing import describe_event, describe_now
 from evaluator.rollout.progress import RolloutProgress, StepState, fold
 from evaluator.rollout.watching import RolloutWatch, is_at_candidate
+from evaluator.wording import quote_command
 
 POLL_S = 1.0
 RETRY_S = 5.0
@@ -113,8 +114,10 @@ class Driver:
             case Todo.PASS:
                 self._add_of_step(EventKind.DONE, decision, text=decision.why)
             case Todo.ASK:
-                self._call(lambda: self.parts.effects.ask(decision.step, decision.why))
+                request = self._call(lambda: self.parts.effects.ask(decision.step, decision.why))
                 self._add_of_step(EventKind.ASKED, decision, text=decision.why)
+                agree, decline = quote_command("approve", request), quote_command("reject", request)
+                self.parts.report.say(f"to answer: `{agree}`, or `{decline}`")
             case Todo.STOP:
                 self._stop_rollout(progress, decision.why, decision.cause)
             case Todo.RETURN:
@@ -138,7 +141,7 @@ class Driver:
         if begun_at is None:
             begun_at = self.parts.clock.now()
             self._add_of_step(EventKind.BEGUN, decision)
-        is_again = False
+        is_again = progress.states[position] is StepState.FAILED
         while True:
             result = self._call_act(partial(self.parts.effects.execute, position, again=is_again))
             left_s = begun_at + act.retry_for_s - self.parts.clock.now()

@@ -282,7 +282,7 @@ def _choose_next_action(release: str, progress: RolloutProgress) -> str:
     if progress.held:
         return f"`{resume}` to go on, or `{rollback}`"
     if progress.asked_at is not None:
-        return f"`{quote_command('approve', release)}` to go on, or `{quote_command('reject', release)}` to go back"
+        return "`evaluator approve` lists what waits for an answer"
     return f"`{quote_command('rollout', 'status', release)}`; `{rollback}` turns it back at once"
 
 
