@@ -308,7 +308,7 @@ def _list_facts(
         failures = sum(row.candidate_failures for row in facts.exposures)
         yield "met the candidate", f"{count_of(requests, 'request')}, {format_number(failures)} of them failed"
     if counted := find_counted(events):
-        yield "beside the log", f"{counted}; the log has no line of some that never got an answer"
+        yield "next to the log", f"{counted}; the log has no line of some that never got an answer"
     returned_s = find_return_s(events)
     if returned_s is not None:
         is_at_once = returned_s < LEAST_SHOWN_S

@@ -72,7 +72,7 @@ def test_what_the_router_counted_stands_beside_what_the_log_says(cases):
         replace(event, text=counted) if event.kind is EventKind.RETURNED else event for event in facts.events
     )
     shown = make_report(replace(facts, events=events), START + timedelta(seconds=seconds))
-    assert dict(shown.facts)["beside the log"].startswith(counted)
+    assert dict(shown.facts)["next to the log"].startswith(counted)
     assert counted in to_html(shown)
 
 
