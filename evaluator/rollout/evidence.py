@@ -40,7 +40,7 @@ from evaluator.records import (
 from evaluator.records.rollouts import EventKind, JudgedAt, Observe, Rollout, RolloutPlan, StepNeeds
 from evaluator.reports import to_json
 from evaluator.rollout.checks import StepTime, bound_failures, check_step, forbids_no_harm, list_servers
-from evaluator.sources.access_logs.tail_state import read_watermark
+from evaluator.sources.access_logs.tail_state import read_tail_state
 from evaluator.stats.shaping.cells import recode
 from evaluator.stats.shaping.narrow import narrow
 from evaluator.store import Store
@@ -217,7 +217,8 @@ class _Asked:
             if run.state is RunState.COMPLETE:
                 continue
             folder = self.store.data.segment_folder(run).parent
-            if run.state is not RunState.RUNNING or (read_watermark(folder, run.service) or 0.0) < time.ends:
+            log = read_tail_state(folder, run.service)
+            if run.state is not RunState.RUNNING or log is None or (log.watermark or 0.0) < time.ends:
                 return False
         return True
 
