@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from evaluator.health.per_instance_load import find_differing
 from evaluator.pipeline.assessing import Judged
-from evaluator.records import Effect, EvidenceKind
+from evaluator.records import EvidenceKind
 from evaluator.stats.estimators.services import JointChange, ServicePanel, compare_services, explain_missing
-from evaluator.wording import format_change, format_interval, format_number
+from evaluator.wording import format_number
 
 MOST_NAMED = 3
 """Services that are named in a NO-GO, those with the largest change first."""
@@ -52,14 +52,18 @@ def _find_panel(judged: Judged | None) -> ServicePanel | str | None:
 
 def _describe(change: JointChange, margin: float, *, is_harm: bool) -> str:
     """Describe the change of all services together."""
-    effect = Effect("relative", change.effect, change.lower, change.upper)
+    interval = f"{_write_change(change.lower)} … {_write_change(change.upper)}"
     text = (
-        f"all {len(change.by_service)} services together: typical times {format_change(effect, 'ms')} "
-        f"({format_interval(effect, 'ms')})"
+        f"all {len(change.by_service)} services together: typical times {_write_change(change.effect)} % ({interval})"
     )
     allowed = f"{format_number(100 * margin)} %"
     if not is_harm:
         return f"{text}; up to {allowed} is allowed (joint_margin)"
     largest = sorted(change.by_service, key=change.by_service.__getitem__, reverse=True)[:MOST_NAMED]
-    named = ", ".join(f"{name} {format_number(100 * change.by_service[name], sign=True)} %" for name in largest)
+    named = ", ".join(f"{name} {_write_change(change.by_service[name])} %" for name in largest)
     return f"{text}, more than the {allowed} allowed (joint_margin); most: {named}"
+
+
+def _write_change(change: float) -> str:
+    """Write a relative change in percent, with its sign, to a hundredth of a percent."""
+    return format_number(round(100 * change, 2), sign=True)
