@@ -48,12 +48,12 @@ class Case:
 CASES = (
     Case("identical", 0.0, most=0.05),
     Case("at the margin (+1 %)", MARGIN, most=0.05),
-    Case("at the margin, all candidates drift together by 4 %", MARGIN, shared_sd=0.04, most=0.05),
+    Case("at the margin, all candidates drift together by 2 %", MARGIN, shared_sd=0.02, most=0.05),
     Case("at the margin, 1 + 1 instances", MARGIN, instances=(1, 1), most=0.05),
     Case("at the margin, 3 services", MARGIN, services=3, most=0.05),
     Case("+3 %", 0.03, least=0.8, most_alone=0.2),
     Case("+3 %, 3 services", 0.03, services=3),
-    Case("+3 %, all candidates drift together by 4 %", 0.03, shared_sd=0.04),
+    Case("+3 %, all candidates drift together by 2 %", 0.03, shared_sd=0.02),
 )
 
 

@@ -57,7 +57,7 @@ def test_ten_services_show_what_each_alone_does_not():
     services = simulate_services(10, 0.03, duration_s=900.0, instances=(4, 4))
     alone = [compare_services({name: part}, alpha=ALPHA, margin=0.01) for name, part in services.items()]
     joint = compare_services(services, alpha=ALPHA, margin=0.01)
-    assert joint.p_worse < ALPHA / 2
+    assert joint.p_worse < ALPHA
     assert sum(change.p_worse < ALPHA / 10 for change in alone) <= 2
     assert joint.se < 0.5 * min(change.se for change in alone)
     mean_log = np.mean([math.log1p(change.effect) for change in alone])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -111,7 +111,12 @@ def _find_uncertainty(measured: Mapping[str, TypicalTimes]) -> Uncertainty:
     """Find the uncertainty of the mean change: shared over time, independent between the instances of services."""
     time = time_variance(_add_influences([*measured.values()])[None, :])
     spreads = [times.find_spread() for times in measured.values()]
-    return add_time(time, _join_instances(spreads), _join_histories(spreads))
+    uncertainty = add_time(time, _join_instances(spreads), _join_histories(spreads))
+    # Slow drift makes the variance over time too small, which the quantile of few degrees of freedom makes up for. The
+    # instances of many services would make it look certain: it has at most the degrees of freedom of a single one.
+    alone = [times.find_spread().find_uncertainty(times.log_ratio)[1] for times in measured.values()]
+    most = np.max([single.df for single in alone], axis=0)
+    return replace(uncertainty, df=np.minimum(uncertainty.df, most))
 
 
 def _add_influences(measured: list[TypicalTimes]) -> FloatArray:
