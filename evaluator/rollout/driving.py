@@ -212,7 +212,7 @@ class Driver:
                 return
             self._add_of_step(
                 EventKind.JUDGED, decision, look=decision.look, verdict=str(found.word), no_harm=found.no_harm,
-                data_hash=found.data_hash, text="; ".join(found.missing),
+                data_hash=found.data_hash, text="; ".join(found.missing), note=found.note,
             )  # fmt: skip
             return
 
