@@ -11,7 +11,7 @@ import streamlit as st
 from markupsafe import Markup
 
 from evaluator.figures.base import PALETTE, is_worse_upwards, name_row
-from evaluator.records import BASELINE, Comparison, Finding, Verdict, VerdictWord
+from evaluator.records import BASELINE, Comparison, FailureCount, Finding, Verdict, VerdictWord
 from evaluator.reports import VERDICT_WORDS, plain_text
 from evaluator.reports.base import (
     HEALTH_MARKS,
@@ -25,6 +25,7 @@ from evaluator.reports.base import (
     name_role,
     put_worst_first,
 )
+from evaluator.reports.failures import describe_kinds
 from evaluator.reports.overview import HeatMap
 from evaluator.ui.reads import DEFAULT_STORE, find_store_path
 from evaluator.wording import add_options, format_change, name_metric
@@ -256,11 +257,12 @@ def make_metrics_table(
     *,
     with_arms: bool = False,
     caption: str = "metrics",
+    failures: Sequence[FailureCount] | None = None,
 ) -> Markup:
     """Make a table of comparisons, in the given order: status, values, change, and its interval against the margin.
 
     Each name is a link to the figures of the metric, or of the endpoint for comparisons of the scan. `colors`: those of
-    the arms, by name. `with_arms` adds the arm to the names.
+    the arms, by name. `with_arms` adds the arm to the names. `failures`: their kinds are written below a name.
     """
     head = ("metric", "status", "role", "baseline", "candidate", "change", "against the margin", "allowed")
     table_rows = []
@@ -274,6 +276,8 @@ def make_metrics_table(
             link("release", text=name, at=heading, release=release_id, **chosen),
             clean(comparison.reason or comparison.no_data or ""),
         )
+        if kinds := describe_kinds(comparison, failures):
+            name_cell += Markup('<span class="reason">{}</span>').format(clean(kinds))
         interval = draw_interval(comparison, to_css_color(colors[comparison.arm]))
         numbers = (*format_both(comparison), format_effect(comparison), interval, format_allowed(comparison))
         table_rows.append((name_cell, mark_up_status(comparison), name_role(comparison), *numbers))

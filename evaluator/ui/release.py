@@ -195,7 +195,15 @@ def _show_metrics(workspace: Workspace, view: ReleaseView, verdict: Verdict, num
     snippet = TABLE_SNIPPET.format(store=str(workspace.store), release=view.release.id, number=verdict_number)
     has_several_candidates = len({comparison.arm for comparison in metrics}) > 1
     colors = color_judged_arms(verdict.evidence)
-    show_metrics(metrics, view.release.id, colors, "metrics", snippet, with_arms=has_several_candidates)
+    show_metrics(
+        metrics,
+        view.release.id,
+        colors,
+        "metrics",
+        snippet,
+        with_arms=has_several_candidates,
+        failures=verdict.failures,
+    )
 
 
 def _show_figures(workspace: Workspace, view: ReleaseView, verdict: Verdict, *, newest: bool) -> None:

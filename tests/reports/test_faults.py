@@ -11,7 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from reporting import find_verdict
 
-from evaluator.records import Fault, FaultKind, FaultOnset, FaultPlace
+from evaluator.records import FailureKind, Fault, FaultOnset, FaultPlace
 from evaluator.reports import FORMATS, Page, from_json, to_json
 from evaluator.reports.faults import NOTHING_SHOWN, list_faults, list_parts, name_minute, write_fault
 from evaluator.reports.html import to_html
@@ -28,7 +28,7 @@ FAULT = Fault(
     requests=812,
     baseline=0.001,
     candidate=0.0507,
-    kinds=(FaultKind(503, "HTTP 503", 41),),
+    kinds=(FailureKind(503, "HTTP 503", 41),),
 )
 ALL, NONE = FaultPlace("all", (), 4), FaultPlace("not_known", (), 4)
 SLOW = replace(FAULT, what="response_time", baseline=None, candidate=2.04, kinds=())
@@ -80,7 +80,7 @@ SLOW = replace(FAULT, what="response_time", baseline=None, candidate=2.04, kinds
                 endpoints=FaultPlace("some", ("GET /a", "GET /b", "GET /c"), 5),
                 instances=FaultPlace("all", ("pod",), 1),
                 onset=replace(STEP, since=None, earliest_s=300.0, latest_s=700.0),
-                kinds=(FaultKind(-1, "ConnectionError('refused')", 30), FaultKind(502, "bad gateway", 11)),
+                kinds=(FailureKind(-1, "ConnectionError('refused')", 30), FailureKind(502, "bad gateway", 11)),
             ),
             (
                 "GET /a, GET /b and GET /c fail more often on the only instance of canary since"
@@ -133,6 +133,7 @@ def test_parts_name_what_they_are_about():
         "instance": "canary-3",
         "time": "2026-11-25 16:18 UTC",
         "onset": "minute 8",
+        "kinds": "503",
     }
     assert parts["time"].at == SINCE
 

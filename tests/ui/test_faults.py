@@ -8,7 +8,7 @@ import pytest
 from reporting import find_verdict
 from stored import HOSTILE
 
-from evaluator.records import Fault, FaultKind, FaultOnset, FaultPlace
+from evaluator.records import FailureKind, Fault, FaultOnset, FaultPlace
 from evaluator.ui.faults import make_fault_card
 
 
@@ -42,7 +42,7 @@ def test_a_go_has_no_card_and_an_open_verdict_has_one(page, store_path, text, re
 
 def test_hostile_names_stay_text():
     place = FaultPlace("some", (HOSTILE,), 5, others_fine=True)
-    kinds = (FaultKind(-1, HOSTILE, 3),)
+    kinds = (FailureKind(-1, HOSTILE, 3),)
     fault = Fault(HOSTILE, "failures", place, place, FaultOnset("start"), 9, baseline=0.1, candidate=0.5, kinds=kinds)
     card = make_fault_card(replace(find_verdict("no_go"), faults=(fault,)))
     assert "<img" not in card
