@@ -105,7 +105,8 @@ def _show_action(workspace: Workspace, view: ReleaseView, verdict: Verdict | Non
     forecast = read_forecast(workspace, policy, view.release.id, action)
     _show_what_happens(view, policy.promotion, action, forecast)
     is_possible = all(condition.met for condition in conditions) and not forecast.problem
-    _show_form(workspace, view, reader, action, is_possible=is_possible)
+    to_nothing = any(step.returns_to_nothing for step in forecast.steps)
+    _show_form(workspace, view, reader, action, is_possible=is_possible, to_nothing=to_nothing)
 
 
 def _read_policy(workspace: Workspace, release_id: str, action: Action) -> Policy:
@@ -188,9 +189,12 @@ def _show_what_happens(view: ReleaseView, rules: PromotionRules, action: Action,
     show_steps(forecast)
 
 
-def _show_form(workspace: Workspace, view: ReleaseView, reader: Reader, action: Action, *, is_possible: bool) -> None:
+def _show_form(
+    workspace: Workspace, view: ReleaseView, reader: Reader, action: Action, *, is_possible: bool, to_nothing: bool
+) -> None:
     """Show the form that requests an action; its button works only if the action `is_possible`.
 
+    `to_nothing`: it would give users to servers that may have been taken down, unless the reader says that they run.
     A reader who may only read sees the reason instead.
     Raises UsageError if the name that the reader typed is not that of the release, or the login is too old.
     """
@@ -200,6 +204,9 @@ def _show_form(workspace: Workspace, view: ReleaseView, reader: Reader, action: 
     with st.form("ask", border=True):
         reason = st.text_input("Reason, in one sentence", key="reason", max_chars=1000)
         typed_name = st.text_input("Type the release's name to confirm", key="typed", max_chars=300).strip()
+        baseline_runs = to_nothing and st.checkbox(
+            "The servers of the baseline run: I have looked", key="baseline-runs"
+        )
         label = next(name for name, named_action in ACTIONS.items() if named_action is action)
         is_pressed = st.form_submit_button(label, type="primary", disabled=not is_possible, key="ask-button")
     if not is_possible:
@@ -210,5 +217,6 @@ def _show_form(workspace: Workspace, view: ReleaseView, reader: Reader, action: 
         raise UsageError(f"{typed_name or 'nothing'} was typed, not {release_id}: nothing was done")
     demand_recent_login(reader)
     store = open_store(workspace, decisions_only=action not in PROMOTING)
-    ask(store, _read_policy(workspace, release_id, action), reader, ActionRequest(action, release_id, reason))
+    request = ActionRequest(action, release_id, reason, baseline_runs)
+    ask(store, _read_policy(workspace, release_id, action), reader, request)
     st.rerun()
