@@ -33,6 +33,10 @@ def test_a_no_go_has_a_card_below_its_answer_whose_parts_are_links(page, store_p
     links = [unescape(address) for address in re.findall(r'href="([^"]*)"', card)]
     assert all("release=cart%401.6.0" in address and "metric=latency_p50" in address for address in links)
     assert any(address.endswith("#timeline") for address in links)
+    # Of how many requests fail, and with which kinds.
+    table = page_text.split('aria-label="failures"')[1].split("</table>", maxsplit=1)[0]
+    assert re.search(r">\d+ of [\d,]+ \(", table)
+    assert " × 503" in table
 
 
 @pytest.mark.parametrize(("release", "has_card"), [("cart@1.9.0", False), ("cart@1.7.0", True)])
