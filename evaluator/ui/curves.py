@@ -38,7 +38,7 @@ def show_metric(workspace: Workspace, verdict: Verdict, figures: FigureData, col
 
     `colors` are the colours of the arms by name.
     """
-    st.subheader("Metric by metric", anchor="metric")
+    st.header("Metric by metric", anchor="metric")
     comparison_by_key = {
         (comparison.rule.name, comparison.arm, comparison.rule.slice.endpoint): comparison
         for comparison in verdict.evidence.comparisons
@@ -114,7 +114,7 @@ def show_distribution(workspace: Workspace, verdict: Verdict, figures: FigureDat
     """Show two figures for each candidate: the change at each quantile, and the distributions of both arms."""
     if not figures.get("quantiles"):
         return
-    st.subheader("Where in the distribution it moved", anchor="distribution")
+    st.header("Where in the distribution it moved", anchor="distribution")
     for index, curve in enumerate(figures["quantiles"]):
         arm = curve["arm"]
         left, right = st.columns(2, gap="large")
@@ -134,7 +134,7 @@ def show_timeline(workspace: Workspace, verdict: Verdict, figures: FigureData, c
     timeline = figures.get("timeline")
     if not timeline:
         return
-    st.subheader("What happened when", anchor="timeline")
+    st.header("What happened when", anchor="timeline")
     show_markup('<p class="muted">{}</p>', clean(explain_timeline(timeline)))
     for index, figure in enumerate(draw_timeline(timeline, figures.get("readings", ()), colors=colors)):
         show_figure(figure, f"timeline-{index}", _write_snippet(workspace, verdict, "timeline()"))

@@ -45,7 +45,7 @@ def show_slices(workspace: Workspace, view: ReleaseView, verdict: Verdict, span_
 
     `span_s`: how long the load was, in seconds.
     """
-    st.subheader("Endpoints", anchor="endpoints")
+    st.header("Endpoints", anchor="endpoints")
     comparisons = [comparison for comparison in verdict.evidence.comparisons if comparison.scan]
     if comparisons:
         _show_ranking(workspace, view, comparisons, color_judged_arms(verdict.evidence))
@@ -92,7 +92,7 @@ def _show_closer(workspace: Workspace, view: ReleaseView, verdict: Verdict, span
 
     Cells are read only when the reader has chosen, since that takes a while.
     """
-    st.subheader("Look closer", anchor="closer")
+    st.header("Look closer", anchor="closer")
     endpoints = {
         comparison.rule.slice.endpoint for comparison in verdict.evidence.comparisons if comparison.rule.slice.endpoint
     }
