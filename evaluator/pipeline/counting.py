@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -29,7 +30,7 @@ class RecordedArm:
     requests: int
     failures: int
     rate_per_s: float
-    """Requests a second, of the last RECENT_S."""
+    """Requests a second, of the last RECENT_S, or since the start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,10 @@ class _Count:
 
     arms: Mapping[str, tuple[int, int]]
     """Arm → requests and failures."""
+    first_s: float
+    """Start of its oldest request, seconds since 1970."""
     last_s: float
-    """Start of its newest request, seconds since 1970."""
+    """Start of its newest request."""
 
 
 def list_running(runs: Sequence[Run]) -> tuple[Run, ...]:
@@ -65,33 +68,34 @@ def count_recorded(store: Store, runs: Sequence[Run]) -> tuple[RecordedArm, ...]
 
     Empty without segments. One that cannot be read is left out: landing it names the reason.
     """
-    counts = [
-        count for run in runs for path in segment_paths(store.data.segment_folder(run)) if (count := _count(path))
-    ]
+    counts = []
+    for run in runs:
+        for path in segment_paths(store.data.segment_folder(run)):
+            with suppress(OSError, pa.ArrowException):
+                counts += _count(path)
     newest_s = max((count.last_s for count in counts), default=0.0)
     recent = [count for count in counts if newest_s - count.last_s < RECENT_S]
+    recent_s = max(newest_s - min((count.first_s for count in recent), default=newest_s), 1.0)
     names = sorted({arm for count in counts for arm in count.arms}, key=lambda arm: (arm != BASELINE, arm))
     return tuple(
         RecordedArm(
             name,
             requests=sum(count.arms.get(name, (0, 0))[0] for count in counts),
             failures=sum(count.arms.get(name, (0, 0))[1] for count in counts),
-            rate_per_s=sum(count.arms.get(name, (0, 0))[0] for count in recent) / RECENT_S,
+            rate_per_s=sum(count.arms.get(name, (0, 0))[0] for count in recent) / recent_s,
         )
         for name in names
     )
 
 
 @lru_cache(maxsize=100_000)
-def _count(path: Path) -> _Count | None:
-    """Count the rows of a segment; None if it cannot be read, or is empty."""
-    try:
-        rows = pq.read_table(path, columns=["arm", "failed", "ts"])
-    except (OSError, pa.ArrowException):
-        return None
+def _count(path: Path) -> tuple[_Count, ...]:
+    """Count the rows of a segment; empty without rows. Raises OSError and ArrowException."""
+    rows = pq.read_table(path, columns=["arm", "failed", "ts"])
     if not len(rows):
-        return None
+        return ()
     rows = rows.set_column(0, "arm", pc.cast(rows["arm"], pa.string()))
     counted = rows.group_by("arm").aggregate([("failed", "count"), ("failed", "sum")]).to_pylist()
-    last: datetime = pc.max(rows["ts"]).as_py()
-    return _Count({row["arm"]: (row["failed_count"], row["failed_sum"]) for row in counted}, last.timestamp())
+    times = pc.min_max(rows["ts"]).as_py()
+    arms = {row["arm"]: (row["failed_count"], row["failed_sum"]) for row in counted}
+    return (_Count(arms, times["min"].timestamp(), times["max"].timestamp()),)

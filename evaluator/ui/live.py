@@ -78,7 +78,7 @@ def _make_progress(running: Sequence[Run]) -> Markup:
         replicates = int(run.fingerprint.get("replicates", 1))
         repeated = f", run {run.replicate + 1} of {replicates}" if replicates > 1 else ""
         lines.append(
-            Markup('<li><span class="ev-badge ok">recording</span>{} ({}{}) {}</li>').format(
+            Markup("<li>recorded: {} ({}{}) {}</li>").format(
                 describe_progress(run, present), clean(run.source), repeated, bar
             )
         )
