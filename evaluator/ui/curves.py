@@ -169,7 +169,7 @@ def show_distribution(workspace: Workspace, verdict: Verdict, figures: FigureDat
     """Show two figures for each candidate: the change at each quantile, and the distributions of both arms."""
     if not figures.get("quantiles"):
         return
-    st.subheader("Where in the distribution it moved", anchor="distribution")
+    st.header("Where in the distribution it moved", anchor="distribution")
     for index, curve in enumerate(figures["quantiles"]):
         arm = curve["arm"]
         left, right = st.columns(2, gap="large")
@@ -189,7 +189,7 @@ def show_timeline(workspace: Workspace, verdict: Verdict, figures: FigureData, c
     timeline = figures.get("timeline")
     if not timeline:
         return
-    st.subheader("What happened when", anchor="timeline")
+    st.header("What happened when", anchor="timeline")
     show_markup('<p class="muted">{}</p>', clean(explain_timeline(timeline)))
     events = list_events(read_trail(workspace), verdict.release.id, timeline)
     snippet = _write_snippet(workspace, verdict, "timeline()")

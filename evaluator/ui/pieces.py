@@ -44,6 +44,11 @@ def name_tab(page: str, release_id: str, word: VerdictWord | None) -> None:
     st.set_page_config(page_title=f"{mark}{clean(release_id)} · {page}")
 
 
+def show_sections() -> None:
+    """Put links to the headings below on the page: `navigation.js` writes them, as soon as there are headings."""
+    show(Markup('<nav class="ev-sections" aria-label="sections of this page"></nav>'))
+
+
 def show_list(items: Iterable[Markup]) -> None:
     """Put a list on the page; each item is an `<li>`."""
     show_markup('<ul class="ev-list">{}</ul>', Markup("").join(items))
@@ -207,8 +212,8 @@ def make_banner(verdict: Verdict, notes: Sequence[Markup]) -> Markup:
     reasons = Markup("").join(Markup("<li>{}</li>").format(clean(reason.text)) for reason in verdict.reasons[:4])
     unlisted = Markup('<p class="muted">and {} more reasons, below</p>').format(len(verdict.reasons) - 4)
     return Markup(
-        '<section class="ev-banner is-{}" aria-label="verdict"><p><span class="word {}">{}</span>'
-        '<span class="name">{}</span> <span class="muted">{}</span></p><ul>{}</ul>{}'
+        '<section class="ev-banner is-{}" aria-label="verdict"><h1><span class="word {}">{}</span>'
+        '<span class="name">{}</span> <span class="against">{}</span></h1><ul>{}</ul>{}'
         '<p class="next"><strong>Next:</strong> {}</p><p class="said muted">{}</p></section>'
     ).format(
         verdict.word.value,
@@ -225,7 +230,7 @@ def make_banner(verdict: Verdict, notes: Sequence[Markup]) -> Markup:
 
 def show_health(findings: Sequence[Finding]) -> None:
     """Show the health checks with what they found, the worst first."""
-    st.subheader("Was it a fair comparison?", anchor="health")
+    st.header("Was it a fair comparison?", anchor="health")
     if not findings:
         show_empty("No check was made.", "")
         return

@@ -12,7 +12,8 @@ from evaluator.policy.promotion import PromotionRules
 from evaluator.records import Verdict, VerdictWord
 from evaluator.records.intents import PROMOTING, Action, PersonRole
 from evaluator.ui.acting import Forecast, read_forecast
-from evaluator.ui.frame import guarded
+from evaluator.ui.controls import choose_release
+from evaluator.ui.frame import guarded, show_empty_store
 from evaluator.ui.identity import Reader, demand_recent_login, find_reader, has_recent_login, show_refusal
 from evaluator.ui.pieces import (
     clean,
@@ -40,7 +41,6 @@ from evaluator.ui.reads import (
     read_policy,
     read_policy_to_go_back,
 )
-from evaluator.ui.release import choose_release
 from evaluator.ui.requests import show_requests, show_steps
 
 ACTIONS = {
@@ -62,11 +62,13 @@ def show_promote() -> None:
 
     It needs decisions only, so that a release can be held or rolled back whatever uses the data, or has become of them.
     """
-    st.title("Promote")
     workspace = find_workspace()
-    release_id = choose_release(read_decided_summaries(workspace))
-    if release_id is None:
+    names = [summary.release.id for summary in read_decided_summaries(workspace)]
+    if not names:
+        st.title("Promote")
+        show_empty_store()
         return
+    release_id = choose_release("Promote", names, names[0])
     view, reader = read_decided_release(workspace, release_id), find_reader()
     verdict = read_past_verdict(view, None)
     name_tab("Promote", release_id, verdict.word if verdict else None)
@@ -88,7 +90,7 @@ def _show_action(workspace: Workspace, view: ReleaseView, verdict: Verdict | Non
     conditions = _list_reader_conditions(policy.promotion, reader, action)
     if verdict and action is Action.PROMOTE:
         conditions = (*list_conditions(open_store(workspace), policy, verdict), *conditions)
-    st.subheader("Conditions", anchor="conditions")
+    st.header("Conditions", anchor="conditions")
     show_list(
         Markup('<li><span class="status {}">{}</span> {}{}</li>').format(
             "ok" if condition.met else "fail",
@@ -169,7 +171,7 @@ def _list_reader_conditions(rules: PromotionRules, reader: Reader, action: Actio
 
 def _show_what_happens(view: ReleaseView, rules: PromotionRules, action: Action, forecast: Forecast) -> None:
     """Show what an action would change: versions of each service, hooks in their order, and who has to approve."""
-    st.subheader("What would happen", anchor="changes")
+    st.header("What would happen", anchor="changes")
     services = [
         (service.name, f"{service.baseline or '?'} → {service.canary or '?'}") for service in view.release.services
     ]

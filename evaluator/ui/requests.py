@@ -42,7 +42,7 @@ def show_requests(workspace: Workspace, release: str, reader: Reader) -> None:
     records = read_intents(workspace, release)
     shown_states = [(record.intent.id, record.intent.state) for record in records]
     is_under_way = any(state not in FINAL_STATES for _, state in shown_states)
-    st.subheader("Requests", anchor="requests")
+    st.header("Requests", anchor="requests")
 
     @st.fragment(run_every=REFRESH_S if is_under_way else QUIET_REFRESH_S)
     @guarded

@@ -50,7 +50,7 @@ def show_slices(workspace: Workspace, view: ReleaseView, verdict: Verdict, span_
     comparisons = [comparison for comparison in verdict.evidence.comparisons if comparison.scan]
     if not comparisons and not any(arm.requests for arm in verdict.evidence.arms):
         return  # outcomes have no endpoints
-    st.subheader("Endpoints", anchor="endpoints")
+    st.header("Endpoints", anchor="endpoints")
     if comparisons:
         _show_ranking(workspace, view, comparisons, color_judged_arms(verdict.evidence), verdict.failures)
     else:
@@ -105,7 +105,7 @@ def _show_closer(workspace: Workspace, view: ReleaseView, verdict: Verdict, span
 
     Cells are read only when the reader has chosen, since that takes a while.
     """
-    st.subheader("Look closer", anchor="closer")
+    st.header("Look closer", anchor="closer")
     endpoints = {
         comparison.rule.slice.endpoint for comparison in verdict.evidence.comparisons if comparison.rule.slice.endpoint
     }

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evaluator.rollout.progress import fold
 from forked import ForkServer, store_rollout
 from metrics_servers import free_port
 from routers import haproxy_router
@@ -24,7 +25,6 @@ from evaluator.guard.places import find_copies_folder, find_folder
 from evaluator.guard.state_file import find_state_files
 from evaluator.records.intents import IntentState
 from evaluator.records.rollouts import Event, EventKind, Rollout, RolloutOutcome, RolloutPlan
-from evaluator.rollout.progress import fold
 from evaluator.store.control_file import ControlFile
 from evaluator.store.rollouts import Rollouts
 
