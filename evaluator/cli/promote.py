@@ -376,13 +376,15 @@ def _describe_action(session: Session, store: Store, action: Action, release: st
         plan_action,
         preview_action,
         read_release_to_preview,
+        system_person,
     )
     from evaluator.reports import plain_text
 
     policy, verdict = _load_policy(session, action, release), find_latest(store, release)
     planned_hooks, irreversible = plan_action(store, policy, release, action)
     until = datetime.now(UTC) + timedelta(minutes=1)
-    steps = preview_action(planned_hooks, action, read_release_to_preview(store, release, action), verdict, until)
+    versions, requester = read_release_to_preview(store, release, action), system_person().name
+    steps = preview_action(planned_hooks, action, versions, verdict, until, requester)
     word = verdict.word.replace("_", "-").upper() if verdict else "not judged"
     lines = [f"{action.label} {plain_text(release)} (verdict: {word})"]
     lines += describe_steps(steps)

@@ -20,6 +20,7 @@ from evaluator.intents.asking import (
     write_note,
 )
 from evaluator.intents.conditions import PromotionCondition, find_waiting, list_conditions
+from evaluator.intents.describing import describe_ask, describe_missing
 from evaluator.intents.executing import execute, execute_waiting, name_worker
 from evaluator.intents.notifying import notify_people
 from evaluator.intents.observing import find_latest
@@ -41,6 +42,8 @@ __all__ = [
     "approve",
     "ask",
     "cancel",
+    "describe_ask",
+    "describe_missing",
     "describe_request",
     "describe_rollout_stop",
     "execute",

@@ -223,6 +223,7 @@ def make_context(
         requester=intent.requester,
         reason=intent.reason,
         idempotency_key="-".join(key_parts),
+        request=intent.id,
         expires_at=intent.expires_at,
         outcome=outcome,
         service=",".join(service.name for service in release.services if service.name),
@@ -270,14 +271,19 @@ def _draft_intent(action: Action, release: Release) -> Intent:
 
 
 def preview_action(
-    planned: Sequence[PlannedHook], action: Action, release: Release, verdict: StoredVerdict | None, until: datetime
+    planned: Sequence[PlannedHook],
+    action: Action,
+    release: Release,
+    verdict: StoredVerdict | None,
+    until: datetime,
+    requester: str = "",
 ) -> tuple[Preview, ...]:
     """Describe the hooks of an action that is not requested yet, in order. Changes nothing.
 
-    Words that only a request has (`${requester}`, `${reason}`, `${idempotency_key}`) are shown as they are. The
-    current values are read until the time `until`.
+    Words that only a request has, such as `${reason}`, are shown as what they will be. `requester`: who would request
+    it; empty: not known. The current values are read until the time `until`.
     """
-    draft = replace(_draft_intent(action, release), expires_at=until)
+    draft = replace(_draft_intent(action, release), expires_at=until, requester=requester)
     return preview_intent(planned, draft, release, verdict)
 
 

@@ -64,7 +64,7 @@ def test_tested_promoted_and_rolled_back(run):
     assert "needs 1 approval" in out
     assert lines(run) == []
     code, out, _ = run("promote", "cart@1.9.0", "--yes")
-    assert (code, out.splitlines()[0]) == (0, "i1 promote cart@1.9.0: acknowledged: 1 hook acknowledged")
+    assert (code, out.splitlines()[0]) == (0, "i1 promote cart@1.9.0: acknowledged: 1 hook done")
     assert lines(run) == ["promoted-1.9.0"]
     assert run("promote", "cart@1.9.0", "--yes")[0] == 0
     assert lines(run) == ["promoted-1.9.0"]
@@ -253,7 +253,7 @@ def test_a_signal_lets_a_promotion_complete_its_hooks(number, run):
     finally:
         promoting.kill()
         promoting.wait()
-    assert (promoting.returncode, "2 hooks acknowledged" in out, "it ends after the hooks" in err) == (0, True, True), (
+    assert (promoting.returncode, "2 hooks done" in out, "it ends after the hooks" in err) == (0, True, True), (
         err
     )
     assert lines(run) == ["begun", "after"]

@@ -95,10 +95,10 @@ def test_reviewed_promoted_by_two_people_and_rolled_back(browser, balanced, shop
             approver_page.get_by_role("link", name="see the request").click()
             approver_page.get_by_label("Type the release's name to agree").fill("cart@1.9.0")
             approver_page.get_by_role("button", name="Agree").click()
-            expect(approver_page.get_by_text("1 hook acknowledged")).to_be_visible()
+            expect(approver_page.get_by_text("1 hook done")).to_be_visible()
             assert split_of(balanced) == {"canary": 100}
             # bob's page, left as it was, has noticed by itself
-            expect(page.get_by_text("1 hook acknowledged")).to_be_visible()
+            expect(page.get_by_text("1 hook done")).to_be_visible()
 
             approver_page.get_by_text("Roll back", exact=True).click()
             expect(approver_page.get_by_text("takes back the shares")).to_be_visible()
@@ -141,7 +141,7 @@ def test_double_clicks_two_tabs_and_reloads_promote_once(browser, shop, tmp_path
             pages[0].reload()
             tabs[0].settle()
             for page in pages:
-                expect(page.get_by_text("1 hook acknowledged")).to_be_visible()
+                expect(page.get_by_text("1 hook done")).to_be_visible()
             ask_for(pages[1], "Promote", "once more")
             pages[1].wait_for_timeout(2000)
             assert len(receiver.requests) == 1
@@ -173,7 +173,7 @@ def test_an_app_that_was_killed_goes_on_where_it_was(browser, shop, tmp_path, mo
         with served(store, folder, policy=store.parent / "evaluator.yaml") as address:
             watched = Watched(browser)
             page = watched.open(f"{address}/promote?release=cart@1.9.0")
-            expect(page.get_by_text("1 hook acknowledged")).to_be_visible()
+            expect(page.get_by_text("1 hook done")).to_be_visible()
             watched.context.close()
         first, second = receiver.requests
         assert first.headers["webhook-id"] == second.headers["webhook-id"]
