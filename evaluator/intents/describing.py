@@ -27,9 +27,9 @@ def describe_ask(intent: Intent) -> str:
 def describe_missing(intent: Intent, approvals: Sequence[Approval]) -> str:
     """Say how many people still have to approve a request that waits, and whether that may be the requester."""
     missing = intent.approvals_needed - len(approvals)
-    if not intent.distinct:
-        who = "one person has" if missing == 1 else f"{missing} people have"
-        return f"{who} to approve, and {intent.requester} may be one of them"
-    another = "another" if not approvals else "one more other"
-    who = f"{another} person has" if missing == 1 else f"{missing} other people have"
-    return f"{who} to approve, not {intent.requester}"
+    more = "one more" if approvals else "one"
+    who = f"{more} person" if missing == 1 else f"{missing} {'more ' if approvals else ''}people"
+    has = "has" if missing == 1 else "have"
+    if intent.distinct:
+        return f"{who} other than {intent.requester} {has} to approve"
+    return f"{who} {has} to approve, and {intent.requester} may be one of them"

@@ -253,9 +253,7 @@ def test_a_signal_lets_a_promotion_complete_its_hooks(number, run):
     finally:
         promoting.kill()
         promoting.wait()
-    assert (promoting.returncode, "2 hooks done" in out, "it ends after the hooks" in err) == (0, True, True), (
-        err
-    )
+    assert (promoting.returncode, "2 hooks done" in out, "it ends after the hooks" in err) == (0, True, True), err
     assert lines(run) == ["begun", "after"]
 
 

@@ -24,8 +24,8 @@ def test_each_word_is_filled_in():
     text = " ".join(f"{word}=${{{word}}}" for word in sorted(WORDS) if word not in ("outcome", "reason", "summary"))
     assert echo(text).execute(make_context(**FULL)).response == (
         "action=promote arm=canary baseline=1.4.1 canary=1.5.0 idempotency_key=intent-7 "
-        "link=https://evaluator.example.org/?release=cart%401.5.0 release=cart@1.5.0 request=i7 requester=ann@example.org "
-        "service=cart share=0.05 step=5 % verdict=go verdict_hash=sha256:5a version=1.5.0"
+        "link=https://evaluator.example.org/?release=cart%401.5.0 release=cart@1.5.0 request=i7 "
+        "requester=ann@example.org service=cart share=0.05 step=5 % verdict=go verdict_hash=sha256:5a version=1.5.0"
     )
 
 
@@ -83,4 +83,8 @@ def test_people_read_what_a_word_will_be_and_secrets_stay_names():
     words = make_context(reason="").words()
     assert show_words(text, words) == "1.5.0 ‹your reason› ‹how it ends› ${HOOK_SECRET} ‹share in percent›"
     assert show_words(text, {}) == text
-    assert not [word for word in (*WORDS, *SET_WORDS) if "${" in show_words(f"${{{word}}}", {"release": "cart@1", "action": "hold"})]
+    assert not [
+        word
+        for word in (*WORDS, *SET_WORDS)
+        if "${" in show_words(f"${{{word}}}", {"release": "cart@1", "action": "hold"})
+    ]
