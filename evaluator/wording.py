@@ -14,6 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from evaluator.records import MICROSECONDS, Comparison, Effect, EvidenceKind, LeftOut, LeftOutKind, Margin, Rule
 
 SIGNIFICANT = 3
+DECIMALS_WITHOUT_MARGIN = 2
+"""Decimals of changes in percent and percentage points that have no margin."""
+MOST_MORE_DECIMALS = 3
+"""Decimals that are added to a number so that it is not written like the margin."""
 MINUTES_FROM_S = 100
 HOURS_FROM_S = 2 * 3600
 _TIME_UNITS = (
@@ -147,15 +151,57 @@ def format_value(value: float | None, unit: str) -> str:
     return format_time(value) if unit == "ms" else f"{format_number(value)} {unit}"
 
 
-def format_change(effect: Effect, unit: str) -> str:
-    """Write the estimated change with its sign: `+12.4 %`, `+0.021 pp`, `−3.1 ms`; `unit`: the metric's."""
-    _, name = _choose_effect_unit(effect, unit)
-    return f"{_format_signed(effect.estimate, effect, unit)} {name}"
+def format_arm_value(comparison: Comparison, value: float | None) -> str:
+    """Write the value of the metric on one of the arms: as `format_value`, but rates as precisely as their changes.
+
+    A rate of a margin of 0.5 pp is `0.01 %` or `< 0.01 %`, and not `0.00123 %`.
+    """
+    margin = comparison.rule.margin
+    if comparison.unit != "fraction" or margin is None or margin.relative or not margin.value or not value:
+        return format_value(value, comparison.unit)
+    percent, decimals = 100 * value, _count_decimals(100 * margin.value)
+    if not math.isfinite(percent):
+        return format_value(value, comparison.unit)
+    rounded = round(percent, decimals)
+    return f"{format_number(rounded)} %" if rounded else f"< {10.0**-decimals:.{decimals}f} %"
 
 
-def format_interval(effect: Effect, unit: str) -> str:
-    """Write the interval of a change, without its unit: `+8.1 … +16.9`."""
-    return f"{_format_signed(effect.lower, effect, unit)} … {_format_signed(effect.upper, effect, unit)}"
+def format_change(comparison: Comparison) -> str:
+    """Write the estimated change with its sign: `+12.4 %`, `+0.02 pp`, `−3.1 ms`; a dash without an effect."""
+    if comparison.effect is None:
+        return "–"
+    _, unit = _choose_effect_unit(comparison.effect, comparison.unit)
+    return f"{_format_signed(comparison.effect.estimate, comparison)} {unit}"
+
+
+def format_interval(comparison: Comparison, *, mark_clips: bool = False) -> str:
+    """Write the interval of a change, without its unit: `+8.1 … +16.9`; a dash without an effect.
+
+    Ends that no rate can reach are clipped, as by `clip_interval`; `mark_clips` says so: `min −0.1 … +38.4` if the
+    baseline fails 0.1 %.
+    """
+    effect = comparison.effect
+    if effect is None:
+        return "–"
+    lower, upper = clip_interval(comparison)
+    least = "min " if mark_clips and lower > effect.lower else ""
+    most = "max " if mark_clips and upper < effect.upper else ""
+    return f"{least}{_format_signed(lower, comparison)} … {most}{_format_signed(upper, comparison)}"
+
+
+def clip_interval(comparison: Comparison) -> tuple[float, float]:
+    """Return the ends of a change's interval; those of a rate no further than a candidate of 0 % and of 100 %.
+
+    Raises ValueError without an effect.
+    """
+    effect, baseline = comparison.effect, comparison.baseline.value
+    if effect is None:
+        raise ValueError("there is no interval without an effect")
+    if comparison.unit != "fraction" or baseline is None or not 0 < baseline < 1:
+        return effect.lower, effect.upper
+    least, most = (-1.0, 1 / baseline - 1) if effect.kind == "relative" else (-baseline, 1 - baseline)
+    # The estimate may be of another mix of endpoints than the baseline's value: it is never cut.
+    return max(effect.lower, min(least, effect.estimate)), min(effect.upper, max(most, effect.estimate))
 
 
 def format_margin(margin: Margin | None, unit: str) -> str:
@@ -169,10 +215,41 @@ def format_margin(margin: Margin | None, unit: str) -> str:
     return format_value(margin.value, unit)
 
 
-def _format_signed(value: float, effect: Effect, unit: str) -> str:
-    """Write a number of an effect with its sign, in the unit of `_choose_effect_unit`."""
-    factor, _ = _choose_effect_unit(effect, unit)
-    return format_number(value * factor, sign=True)
+def _format_signed(value: float, comparison: Comparison) -> str:
+    """Write a number of a comparison's effect with its sign, in the unit of `_choose_effect_unit`.
+
+    It has at most three significant digits, and no digits below a hundredth of the margin: `±0.00` is a change that
+    is not 0 and much smaller than that. A number that is not the margin is never written like it.
+    """
+    effect = comparison.effect
+    if effect is None or not math.isfinite(value) or not value:
+        return format_number(value, sign=True)
+    factor, unit = _choose_effect_unit(effect, comparison.unit)
+    number, margin = value * factor, comparison.rule.margin
+    shown_margin = margin.value * factor if margin and margin.relative == (effect.kind == "relative") else 0.0
+    decimals = SIGNIFICANT - 1 - math.floor(math.log10(abs(number)))
+    if shown_margin > 0:
+        decimals = min(decimals, _count_decimals(shown_margin))
+    elif unit in ("%", "pp"):
+        decimals = min(decimals, DECIMALS_WITHOUT_MARGIN)
+    most = decimals + MOST_MORE_DECIMALS
+    while (
+        decimals < most
+        and math.isclose(abs(round(number, decimals)), shown_margin)
+        and not math.isclose(abs(number), shown_margin)
+    ):
+        decimals += 1
+    rounded = round(number, decimals)
+    if not rounded:
+        return f"±{0:.{decimals}f}"
+    text = f"{abs(rounded):,.{max(decimals, 0)}f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return f"{'+' if rounded > 0 else '−'}{text}"
+
+
+def _count_decimals(margin: float) -> int:
+    """Count the decimals of which rounding changes a number by at most a hundredth of the margin (above 0)."""
+    return max(0, -math.floor(math.log10(margin / 50) + 1e-9))  # the small term is for errors of log10
 
 
 def _choose_effect_unit(effect: Effect, unit: str) -> tuple[float, str]:

@@ -176,8 +176,8 @@ def draw_forest(
             (
                 row.status.value.replace("_", " "),
                 name_row(row, with_arm=with_arms),
-                format_change(row.effect, row.unit),
-                format_interval(row.effect, row.unit),
+                format_change(row),
+                format_interval(row, mark_clips=True),
                 format_margin(row.rule.margin, row.unit),
             )
             for row in ranked
@@ -204,7 +204,7 @@ def _make_point(
     """
     low, high = domain
     mark, mark_color = MARKS[row.status] if row.rule.role is not Role.WATCH else ("·", MUTED)
-    change = f"{format_change(row.effect, row.unit)} ({format_interval(row.effect, row.unit)})" if row.effect else ""
+    change = f"{format_change(row)} ({format_interval(row, mark_clips=True)})" if row.effect else ""
     name, allowed = name_row(row, with_arm=with_arm), format_margin(row.rule.margin, row.unit)
     return {
         "place": index + layout.interval_y,

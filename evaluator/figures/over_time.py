@@ -80,7 +80,7 @@ def draw_over_time(row: Comparison, curve: Mapping[str, Any], *, color: str, wid
 
 def _write_title(row: Comparison, curve: Mapping[str, Any]) -> str:
     """Write the finding: the judge's reason or else the change, and when the metric was shown to be worse."""
-    finding = row.reason or f"{name_comparison(row)} {format_change(row.effect, row.unit) if row.effect else ''}"
+    finding = row.reason or f"{name_comparison(row)} {format_change(row) if row.effect else ''}"
     decided_at_s = curve.get("decided_at_s")
     return f"{finding}; shown after {format_duration(decided_at_s)}" if decided_at_s else finding
 

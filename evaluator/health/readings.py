@@ -302,5 +302,5 @@ def _find_shown(
 
 def _describe_change(comparison: Comparison) -> str:
     """Describe a change: `p95 of canary at +12.4 %`."""
-    change = format_change(comparison.effect, comparison.unit) if comparison.effect else "?"
+    change = format_change(comparison) if comparison.effect else "?"
     return f"{name_comparison(comparison)} of {comparison.arm} at {change}"

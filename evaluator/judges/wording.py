@@ -61,13 +61,17 @@ def _describe_change(comparison: Comparison, alpha: float) -> str:
     if math.isinf(effect.estimate):
         share = format_number(100 * comparison.rule.metric.share_above)
         return f"{name} became a failure: more than {share} % of the requests of {comparison.arm} fail"
-    size = format_change(effect, comparison.unit).lstrip("+−")  # the verb says the sign
+    size = format_change(comparison)
     unit = size.rsplit(" ", 1)[1]  # the word after the number
-    verb = "rose" if effect.estimate > 0 else "fell"
-    change = "did not change" if size.startswith("0 ") else f"{verb} {size}"
+    if size.startswith("0 "):
+        change = "did not change"
+    elif size.startswith("±"):
+        change = f"changed by {size}"
+    else:  # the verb says the sign
+        change = f"{'rose' if effect.estimate > 0 else 'fell'} {size[1:]}"
     # Each end of the interval belongs to a one-sided test at alpha.
     level = format_number((1 - 2 * alpha) * 100)
-    return f"{name} {change} ({level} % CI {format_interval(effect, comparison.unit)} {unit})"
+    return f"{name} {change} ({level} % CI {format_interval(comparison)} {unit})"
 
 
 def _describe_limit(comparison: Comparison) -> str:
@@ -229,8 +233,8 @@ def explain_status(
 def explain_scan_doubt(comparison: Comparison) -> Reason:
     """Give the reason of an endpoint that is shown to be worse than a GO tolerates, but not than the scan's margin."""
     effect = comparison.effect
-    size = format_change(effect, comparison.unit) if effect else "worse"
-    interval = f" ({format_interval(effect, comparison.unit)})" if effect else ""
+    size = format_change(comparison) if effect else "worse"
+    interval = f" ({format_interval(comparison)})" if effect else ""
     tolerance = next((q.bound for q in comparison.questions if q.kind == "tolerance"), 0.0)
     relative = comparison.rule.margin is None or comparison.rule.margin.relative
     tolerated = format_margin(Margin(tolerance, relative), comparison.unit)
@@ -274,7 +278,7 @@ def explain_go(judged: Sequence[Comparison], evidence: Evidence) -> Reason:
         clauses.append(f"{len(with_limit)} {verb}: {limits}")
     closest = max(with_margin, key=_share_of_margin_used, default=None)
     if closest is not None and closest.effect is not None:
-        change = f"{format_change(closest.effect, closest.unit)} ({format_interval(closest.effect, closest.unit)})"
+        change = f"{format_change(closest)} ({format_interval(closest)})"
         margin = format_margin(closest.rule.margin, closest.unit)
         clauses.append(f"closest: {name_comparison(closest)} {change} of {margin} allowed")
     units = sum(arm.units for arm in evidence.arms)

@@ -21,6 +21,7 @@ from evaluator.records import (
     VerdictWord,
 )
 from evaluator.wording import (
+    format_arm_value,
     format_change,
     format_count,
     format_duration,
@@ -61,7 +62,20 @@ STATUS_MARKS = {
 }
 HEALTH_MARKS = {Level.OK: "✓", Level.WARN: "!", Level.FAIL: "✗"}
 ASCII = str.maketrans(
-    {"✓": "+", "✗": "x", "∅": "0", "…": "..", "−": "-", "–": "-", "·": ".", "∞": "inf", "≤": "<=", "≥": ">=", "µ": "u"}
+    {
+        "✓": "+",
+        "✗": "x",
+        "∅": "0",
+        "…": "..",
+        "−": "-",
+        "–": "-",
+        "·": ".",
+        "∞": "inf",
+        "≤": "<=",
+        "≥": ">=",
+        "µ": "u",
+        "±": "+/-",
+    }
 )
 
 
@@ -142,14 +156,17 @@ def escape_formula(text: str) -> str:
 
 def format_both(row: Comparison) -> tuple[str, str]:
     """Write the value of the baseline and of the candidate, each with its unit; a dash for a value that is missing."""
-    return format_value(row.baseline.value, row.unit), format_value(row.candidate.value, row.unit)
+    return format_arm_value(row, row.baseline.value), format_arm_value(row, row.candidate.value)
 
 
 def format_effect(row: Comparison) -> str:
-    """Write the change with its interval, always with signs: `+17.8 % (+12.9 … +23)`; a dash without an effect."""
+    """Write the change with its interval, always with signs: `+17.8 % (+12.9 … +23)`; a dash without an effect.
+
+    `min` and `max` mark an end that is the furthest change which is possible for a rate.
+    """
     if row.effect is None:
         return "–"
-    return f"{format_change(row.effect, row.unit)} ({format_interval(row.effect, row.unit)})"
+    return f"{format_change(row)} ({format_interval(row, mark_clips=True)})"
 
 
 def format_allowed(row: Comparison) -> str:

@@ -55,7 +55,8 @@ COLORS: Mapping[VerdictWord | MetricStatus, str] = {
 }
 NBSP = "\N{NO-BREAK SPACE}"
 _TIED = re.compile(
-    r"(?<=\d) (?=(?:%|pp|ms|s|min|h|µs|ns|/s)(?:\W|$))|(?<=\d) (?=…|\.\.)|(?<=…) (?=[+−\-\d∞])|(?<=\.\.) (?=[+\-\di])"
+    r"(?<=\d) (?=(?:%|pp|ms|s|min|h|µs|ns|/s)(?:\W|$))|(?<=\d) (?=…|\.\.)|(?<=min|max) (?=[+−±\-\d])"
+    r"|(?<=…) (?=[+−±\-\d∞m])|(?<=\.\.) (?=[+\-\dim])"
 )
 """Spaces between a number and its unit, or the dots next to it: no line is broken there."""
 _COMMAND_TO_COPY = re.compile(r"`evaluator [^`]*`")

@@ -374,7 +374,7 @@ def _make_heat_cell(release_id: str, comparison: Comparison | None) -> Markup:
     """Make a cell with the mark and the change of a metric, a link to its figures; a dash if it was not compared."""
     if comparison is None:
         return Markup('<td class="muted"><span aria-label="not measured">–</span></td>')
-    change = format_change(comparison.effect, comparison.unit) if comparison.effect else "no data"
+    change = format_change(comparison) if comparison.effect else "no data"
     label = f"{release_id}, {name_metric(comparison.rule)}: {comparison.status.value.replace('_', ' ')}, {change}"
     return Markup('<td class="{}"><a href="{}" target="_self" aria-label="{}">{}<small>{}</small></a></td>').format(
         _find_status_class(comparison),
