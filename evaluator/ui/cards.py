@@ -85,7 +85,7 @@ def show_card(workspace: Workspace, record: IntentRecord, reader: Reader) -> Non
 
 
 def make_status(record: IntentRecord) -> Markup:
-    """Make the card of a request that waits for nobody: what becomes of it, or became of it."""
+    """Make the card of a request that does not wait: what becomes of it, or became of it."""
     return Markup('<section class="ev-card">{}</section>').format(make_item(record, tag="div"))
 
 

@@ -1,4 +1,4 @@
-"""Confirming an action by typing the name of its release, and what went wrong beside the field."""
+"""Confirming an action by typing the name of its release, and what went wrong next to the field."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def check_name(typed: str, release: str) -> None:
 
 @contextmanager
 def acting(slot: Any, doing: str) -> Iterator[None]:
-    """Say in `slot`, beside a button, what is being done inside the block, or why that was refused.
+    """Say in `slot`, next to a button, what is being done inside the block, or why that was refused.
 
     `doing`: such as "Approving". Then the whole page is shown again, unless it was refused.
     """

@@ -263,7 +263,7 @@ def _show_form(
     """Show the form that requests an action; its button works only if the action `is_possible`.
 
     `is_primary`: is it the first button of the page? A reader who may only read sees the reason instead. What is wrong
-    with the request is said beside the button.
+    with the request is said next to the button.
     """
     if show_refusal(reader):
         return

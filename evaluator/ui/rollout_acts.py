@@ -42,7 +42,7 @@ def show_acts(workspace: Workspace, status: RolloutStatus, reader: Reader) -> No
 def _show_form(workspace: Workspace, status: RolloutStatus, reader: Reader) -> None:
     """Show the form that holds a rollout or, if it is held, lets it continue, and the one button that turns it back.
 
-    What is wrong with it is said beside the buttons.
+    What is wrong with it is said next to the buttons.
     """
     release, progress = status.rollout.release, status.progress
     store = open_store(workspace, decisions_only=True)

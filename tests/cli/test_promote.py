@@ -129,7 +129,7 @@ def test_the_person_does_not_come_from_the_environment(run):
 
 def test_a_request_waits_for_the_approvals_of_others(run):
     code, out, err = run("promote", "cart@1.9.0", "--yes", policy=f"{HOOKS}sensitive: true\n")
-    assert (code, "for 2 more of 2 approvals by people other than" in err) == (3, True)
+    assert (code, "2 people other than" in err) == (3, True)
     assert out == "i1 promote cart@1.9.0: requested\n"
     request, step = run("approve")[1].splitlines()
     assert request.endswith(f"requested by {ME}: the verdict is GO")
