@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from evaluator.cli import Session, emit
-from evaluator.cli.promote import describe_intents, describe_steps, execute_or_wait, send_notifications
+from evaluator.cli.promote import execute_or_wait, send_notifications
+from evaluator.cli.request_texts import describe_intents, describe_steps
 from evaluator.errors import EvaluatorError
 from evaluator.records.intents import Action, Intent, IntentState
 from evaluator.reports import plain_text

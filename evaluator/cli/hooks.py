@@ -11,7 +11,8 @@ import click
 
 from evaluator.cli import Session, emit
 from evaluator.cli.completing import completing_hooks
-from evaluator.cli.promote import describe_intents, execute_or_wait, send_notifications
+from evaluator.cli.promote import execute_or_wait, send_notifications
+from evaluator.cli.request_texts import describe_intents
 from evaluator.cli.terminal import write_time
 from evaluator.errors import EvaluatorError, HookError, PolicyError
 from evaluator.reports import plain_text

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,12 +18,12 @@ from evaluator.cli import Session, emit
 from evaluator.cli.amounts import DURATION
 from evaluator.cli.completing import completing_hooks
 from evaluator.cli.gathering import with_options
+from evaluator.cli.request_texts import describe_intents, describe_steps
 from evaluator.errors import EvaluatorError, OutcomeNotStored, Refused, StoreError, UnknownName, UsageError
-from evaluator.records.intents import FINAL_STATES, PROMOTING, Action, Delivery, Intent, IntentState
+from evaluator.records.intents import FINAL_STATES, PROMOTING, Action, Intent, IntentState
 from evaluator.wording import quote_command
 
 if TYPE_CHECKING:
-    from evaluator.intents import Preview
     from evaluator.policy import Policy
     from evaluator.store import Store
     from evaluator.store.journal import Journal
@@ -75,11 +76,18 @@ def hold(session: Session, /, release: str, **options: Any) -> int:
 
 @click.command("rollback")
 @_options
+@click.option(
+    "--baseline-runs",
+    is_flag=True,
+    help="The servers of the baseline run, although acts of a rollout may have taken them down.",
+)
 @click.pass_obj
 def rollback(session: Session, /, release: str, **options: Any) -> int:
     """Take back what the promotions of RELEASE changed, and execute the policy's hooks for rollback.
 
-    A rollout that is running goes back: first all its traffic, then its acts. If the decisions cannot be used (locked,
+    A rollout that is running goes back: first all its traffic, then its acts. The last acts of one that was promoted
+    may have taken down the servers of the baseline: users return to them if the router finds one up, if the policy's
+    hooks before `undo` have deployed them again, or with --baseline-runs. If the decisions cannot be used (locked,
     damaged or gone, a full or read-only disk), what is needed is read from the journal, and what was done is added to
     the audit trail by a later command. What even that cannot do is printed as commands for a shell; then, `--dry-run`
     prints them for everything.
@@ -111,6 +119,7 @@ def _go_back(session: Session, action: Action, release: str, **options: Any) -> 
     return _go_back_without_store(
         session, action, release, problem, request=request,
         reason=options["reason"], yes=options["yes"], dry_run=options["dry_run"],
+        baseline_runs=options.get("baseline_runs", False),
     )  # fmt: skip
 
 
@@ -142,6 +151,7 @@ def _go_back_without_store(
     reason: str,
     yes: bool,
     dry_run: bool,
+    baseline_runs: bool,
 ) -> int:
     """Hold or roll back a release from the journal, because of a problem of the store. Returns the exit code.
 
@@ -149,9 +159,10 @@ def _go_back_without_store(
     there is no journal, after showing what the policy knows.
     """
     from evaluator.intents import system_person
-    from evaluator.intents.emergency import act_from_journal, list_policy_by_hand, load_rules, preview_from_journal
+    from evaluator.intents.emergency import act_from_journal, load_rules, preview_from_journal
     from evaluator.intents.journal_records import list_rollouts
     from evaluator.intents.notifying import notify_without_store
+    from evaluator.intents.policy_by_hand import list_policy_by_hand
     from evaluator.intents.returning import return_traffic
     from evaluator.reports import plain_text
 
@@ -164,10 +175,7 @@ def _go_back_without_store(
     rules = load_rules(session.find_policy, release, journal, say)
     reason = reason or f"the decisions cannot be used: {problem.message}"
 
-    def list_lines() -> list[str]:
-        """List the lines for a shell that the policy alone knows."""
-        return list_policy_by_hand(rules, action, person, release, reason)
-
+    list_lines = partial(list_policy_by_hand, rules, action, person, release, reason)
     try:
         _read_or_make(session, journal)
     except StoreError as error:
@@ -189,7 +197,9 @@ def _go_back_without_store(
         return_traffic(store, release, rollouts, reason, person.name, lambda text: say(plain_text(text)))
     stop = threading.Event()
     with completing_hooks(session, stop), _showing_policy_by_hand(session, journal, release, list_lines):
-        acted = act_from_journal(*arguments, lambda text: say(plain_text(text)), request=request, stop=stop)
+        acted = act_from_journal(
+            *arguments, lambda text: say(plain_text(text)), request=request, stop=stop, baseline_runs=baseline_runs
+        )
     lines = [f"{action.label} {release}: {acted.state}", *acted.lines, *_introduce_by_hand(acted.by_hand)]
     _emit_if_possible(_show_lines(lines))
     keep_it = f"this could not be written anywhere, so keep it: {acted.not_written}"
@@ -298,11 +308,13 @@ def _request_action(
     queue: bool,
     wait_s: float | None,
     requested: list[Intent] | None = None,
+    baseline_runs: bool = False,
 ) -> int:
     """Request an action on a release, after a confirmation, and execute it if it is allowed. Returns the exit code.
 
     `yes`: do not ask for the confirmation. `dry_run`: only show what would happen. `queue`, `wait_s`: as
-    `execute_or_wait`. The request is appended to `requested` when it is stored and approved. Raises UsageError without
+    `execute_or_wait`. `baseline_runs`: as in `ActionRequest`.
+    The request is appended to `requested` when it is stored and approved. Raises UsageError without
     a confirmation, and the errors of `ask` if the action is not allowed.
     """
     from evaluator.intents import ActionRequest, ask, describe_missing, system_person
@@ -314,12 +326,12 @@ def _request_action(
     store.control.release(release)  # raises UnknownName
     policy = _load_policy(session, action, release)
     if dry_run:
-        emit(_describe_action(session, store, action, release))
+        emit(_describe_action(session, store, action, release, baseline_runs=baseline_runs))
         return 0
     if not yes:
-        session.say(_describe_action(session, store, action, release))
+        session.say(_describe_action(session, store, action, release, baseline_runs=baseline_runs))
     default_reason = "the verdict is GO" if action is Action.PROMOTE else ""
-    request = ActionRequest(action, release, reason or default_reason)
+    request = ActionRequest(action, release, reason or default_reason, baseline_runs)
     # Without a reason `ask` refuses the request, so a confirmation would be in vain.
     if not yes and request.reason:
         _confirm(action, release)
@@ -362,7 +374,7 @@ def _confirm(action: Action, release: str) -> None:
         raise UsageError(f"{typed or 'nothing'} was typed, not {release}: nothing was done")
 
 
-def _describe_action(session: Session, store: Store, action: Action, release: str) -> str:
+def _describe_action(session: Session, store: Store, action: Action, release: str, *, baseline_runs: bool) -> str:
     """Describe what an action on a release would do: its steps in order, with the values that they would replace."""
     from datetime import UTC, datetime, timedelta
 
@@ -379,7 +391,7 @@ def _describe_action(session: Session, store: Store, action: Action, release: st
     from evaluator.reports import plain_text
 
     policy, verdict = _load_policy(session, action, release), find_latest(store, release)
-    planned_hooks, irreversible = plan_action(store, policy, release, action)
+    planned_hooks, irreversible = plan_action(store, policy, release, action, baseline_runs=baseline_runs)
     versions, until = read_release_to_preview(store, release, action), datetime.now(UTC) + timedelta(minutes=1)
     steps = preview_action(planned_hooks, action, versions, verdict, until, system_person().name)
     word = verdict.word.replace("_", "-").upper() if verdict else "not judged"
@@ -397,20 +409,6 @@ def _describe_action(session: Session, store: Store, action: Action, release: st
         exclusion = ", not by the requester" if policy.promotion.distinct(action) else ""
         lines.append(f"  needs {approvals_needed} approval{'s' if approvals_needed > 1 else ''}{exclusion}")
     return "\n".join(lines)
-
-
-def describe_steps(steps: Sequence[Preview]) -> list[str]:
-    """Describe hooks that would be executed: a numbered line for each, with the value that it would replace."""
-    from evaluator.reports import plain_text
-
-    lines = []
-    for number, step in enumerate(steps, 1):
-        current_value = f" (now: {plain_text(step.current_value)})" if step.current_value else ""
-        required = ", required" if step.required else ""
-        lines.append(f"  {number}. {step.event}: {plain_text(step.description)}{current_value}{required}")
-        if step.obstacle:
-            lines.append(f"     would be refused now: {plain_text(step.obstacle)}")
-    return lines
 
 
 def execute_or_wait(
@@ -471,29 +469,3 @@ def execute_or_wait(
     # The caller wanted no more than to leave the execution to others: so this is a success.
     is_queued = queue and wait_s is None and intent.state in (IntentState.APPROVED, IntentState.SENT)
     return 0 if is_queued else EXIT_CODES.get(intent.state, 3)
-
-
-def describe_intents(store: Store, intents: Sequence[Intent]) -> list[str]:
-    """Describe the state of each intent and of its hooks: a text of several lines for each."""
-    from evaluator.reports import plain_text
-
-    # Read in two queries, not in two for each intent. `None` reads all that are stored.
-    single = intents[0] if len(intents) == 1 else None
-    audit_rows = store.control.audit(single.release if single else None)
-    deliveries = store.control.deliveries(single.id if single else None)
-    # A later row replaces an earlier row; one that says how an intent ended has the name of that state.
-    last_text_by_intent = {row.intent: row.text for row in audit_rows if row.event in FINAL_STATES}
-    deliveries_by_intent: dict[str, list[Delivery]] = {intent.id: [] for intent in intents}
-    for delivery in deliveries:
-        if delivery.intent in deliveries_by_intent:
-            deliveries_by_intent[delivery.intent].append(delivery)
-    texts = []
-    for intent in intents:
-        head = f"{intent.id} {intent.label} {plain_text(intent.release)}: {intent.state}"
-        ending = last_text_by_intent.get(intent.id, "")  # of an intent that has ended: how
-        lines = [f"{head}: {plain_text(ending)}" if intent.state in FINAL_STATES and ending else head]
-        for delivery in sorted(deliveries_by_intent[intent.id], key=lambda delivery: delivery.position):
-            hook = f"  {delivery.position + 1}. {delivery.event}: {delivery.hook}  {delivery.outcome.state}"
-            lines.append(plain_text(f"{hook}: {delivery.outcome.text}" if delivery.outcome.text else hook))
-        texts.append("\n".join(lines))
-    return texts

@@ -36,6 +36,7 @@ def to_plain_outlook(outlook: Outlook) -> dict[str, Any]:
         },
         "unknown": dict(outlook.unknown),
         "requests_per_s": dict(outlook.rates_per_s),
+        "way_back": outlook.way_back,
     }
 
 
@@ -93,6 +94,8 @@ def _write_notes(plan: RolloutPlan, outlook: Outlook) -> Iterator[str]:
                 yield f"  step {number + 1}, {known.service}: {known.note}; failures still decide"
     yield from _write_guard(plan, outlook)
     yield ""
+    if outlook.way_back:
+        yield outlook.way_back
     chance = _find_chance(plan, outlook)
     if chance is not None:
         yield f"an identical release gets to the end in about {_write_percent(chance)}, if no person is asked for more"

@@ -22,7 +22,7 @@ from evaluator.hooks.by_hand import write_socat
 from evaluator.hooks.haproxy_config import explain_reload
 from evaluator.hooks.haproxy_state import Backend, explain_refused_shares, explain_refused_weights, parse_backend
 from evaluator.hooks.network import MaybeSent, NetworkOptions, resolve_allowed
-from evaluator.hooks.options import Text
+from evaluator.hooks.options import Text, names_of
 from evaluator.hooks.router import (
     SHARES,
     Applied,
@@ -31,7 +31,6 @@ from evaluator.hooks.router import (
     ServerRouter,
     Shares,
     check_servers,
-    names_of,
     show_share,
 )
 from evaluator.hooks.weights import ServerName, check_earlier, find_weights, list_candidates, show_weights, sum_shares
@@ -97,6 +96,15 @@ class HaProxy(ServerRouter[HaProxyOptions]):
                 f"not every server that is to get traffic can serve it: {'; '.join(obstacles)}",
                 hint=f"let it serve first: start it, or send `set server {backend.name}/SERVER state ready`",
             )
+
+    def _explain_down(self, arm: str) -> str | None:
+        """Look what HAProxy's health checks have found; without a check, HAProxy takes each server for up."""
+        backend, names = self._read_backend(), self._list_servers().get(arm, ())
+        if any(backend.can_serve(name) and backend.servers[name].is_checked for name in names):
+            return ""
+        if any(backend.can_serve(name, enabled=True) for name in names):  # not checked, or not looked at meanwhile
+            return None
+        return "; ".join(backend.list_obstacles(dict.fromkeys(names, 1))) or f"the backend has no server of {arm}"
 
     def _check_names(self, backend: Backend) -> None:
         """Raise HookError for servers that the backend does not have. Going back sets the others all the same."""

@@ -15,8 +15,8 @@ from evaluator.errors import HookError
 from evaluator.fields import Section
 from evaluator.hooks.base import BaseHook
 from evaluator.hooks.network import MaybeSent, TlsOptions, send
-from evaluator.hooks.options import SecretName, Text
-from evaluator.hooks.router import SHARES, ArmName, Shares, check_servers, names_of
+from evaluator.hooks.options import SecretName, Text, names_of
+from evaluator.hooks.router import SHARES, ArmName, Shares, check_servers
 from evaluator.secrecy import OF_HOOKS
 
 K8sName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]

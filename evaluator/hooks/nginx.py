@@ -26,7 +26,7 @@ from evaluator.hooks.by_hand import write_edit
 from evaluator.hooks.network import MaybeSent
 from evaluator.hooks.nginx_config import ALL, read_split, read_upstream, set_split, set_weights
 from evaluator.hooks.nginx_workers import find_workers, wait_for_new
-from evaluator.hooks.options import HookOptions, Seconds, Text
+from evaluator.hooks.options import HookOptions, Seconds, Text, names_of
 from evaluator.hooks.router import (
     SHARES,
     Applied,
@@ -35,7 +35,6 @@ from evaluator.hooks.router import (
     ServerRouter,
     Shares,
     check_servers,
-    names_of,
     show_share,
 )
 from evaluator.hooks.weights import check_earlier, divide, find_weights, show_weights, sum_shares
@@ -250,26 +249,37 @@ class Nginx(ServerRouter[NginxOptions]):
             )
 
     def _list_unreachable(self, names: Sequence[str]) -> list[str]:
-        """List which of these servers accept no connection, as sentences.
+        """List which of these servers accept no connection, as sentences."""
+        return [problem for problem in self._look_at_servers(names).values() if problem]
+
+    def _explain_down(self, arm: str) -> str | None:
+        """Connect to the servers of an arm."""
+        names = self._list_servers().get(arm, ())
+        problems = self._look_at_servers(names)
+        if "" in problems.values():
+            return ""
+        return "; ".join(problems.values()) if len(problems) == len(names) else None
+
+    def _look_at_servers(self, names: Sequence[str]) -> dict[str, str]:
+        """Return server → why it accepts no connection, empty if it does; without those that are not known.
 
         A value of `split_clients` is unreachable if it is the name of an upstream of which no server accepts one.
         """
         if not self.options.check_servers:
-            return []
+            return {}
         if self.options.upstream is not None:
-            return [problem for name in names if (problem := self._try_to_connect(name))]
+            return {name: self._try_to_connect(name) for name in names}
         configuration = self._run_nginx("-T")
-        unreachable = []
+        known = {}
         for name in names:
             try:
                 servers = read_upstream(configuration, name).servers
             except HookError:  # it is no upstream, so its servers are not known
                 continue
             problems = [self._try_to_connect(server) for server, its in servers.items() if not its.is_down]
-            if all(problems):
-                why = "; ".join(problems) or "all of its servers are down"
-                unreachable.append(f"no server of the upstream {name} accepts a connection: {why}")
-        return unreachable
+            why = "; ".join(problems) or "all of its servers are down"
+            known[name] = f"no server of the upstream {name} accepts a connection: {why}" if all(problems) else ""
+        return known
 
     def _try_to_connect(self, server: str) -> str:
         """Open a connection to a server and close it; returns why that is not possible, empty if it is."""

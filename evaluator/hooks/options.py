@@ -52,3 +52,16 @@ class HookOptions(Section):
         False,  # noqa: FBT003
         description="On: when it fails, hooks after it are not executed, except in a rollback.",
     )
+
+
+def _to_list(raw: Any) -> Any:
+    """Make a list of a single name; any other value is returned unchanged."""
+    return [raw] if isinstance(raw, str) else raw
+
+
+def names_of(name: Any) -> Any:
+    """The type of an option that has one name or several, each of the type `name`."""
+    schema = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+    return Annotated[
+        list[name], Field(min_length=1, max_length=1000), BeforeValidator(_to_list), WithJsonSchema(schema)
+    ]

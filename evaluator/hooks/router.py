@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, cast
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, Field
 
 from evaluator.errors import EvaluatorError, HookError
 from evaluator.fields import Name, Share
@@ -59,19 +59,6 @@ SHARES = Field(
     "and in a rollback or a hold all for baseline.",
 )
 """The option `shares` of each router."""
-
-
-def _to_list(raw: Any) -> Any:
-    """Make a list of a single name; any other value is returned unchanged."""
-    return [raw] if isinstance(raw, str) else raw
-
-
-def names_of(name: Any) -> Any:
-    """The type of an option that has one name or several, each of the type `name`."""
-    schema = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
-    return Annotated[
-        list[name], Field(min_length=1, max_length=1000), BeforeValidator(_to_list), WithJsonSchema(schema)
-    ]
 
 
 def check_servers(servers: Mapping[str, Sequence[str]], shares: Mapping[str, float] | None) -> None:
@@ -187,6 +174,10 @@ class Router(BaseHook[O]):
     def _check_servers(self, shares: Mapping[str, float]) -> None:
         """Raise HookError if a hook should not give these shares, where some servers of an arm cannot serve."""
 
+    def _explain_down(self, arm: str) -> str | None:  # noqa: ARG002 - as those that know
+        """Say why no server of an arm can serve; empty if one is known to be up, None if that is not known."""
+        return None
+
     # -------------------------------------------------------------- what it offers
 
     def read_shares(self, context: HookContext | None = None) -> dict[str, float]:
@@ -196,6 +187,13 @@ class Router(BaseHook[O]):
     def read_settings(self, context: HookContext | None = None) -> dict[str, float]:
         """Read the shares that the settings give, also where some servers cannot serve now. Raises HookError."""
         return dict(self._read_safely(lambda: self._to_shares(self._read_state(_get_words(context)))))
+
+    def explain_down(self, arm: str) -> str | None:
+        """Say why no server of an arm can serve; empty if one is known to be up, None if the router does not know."""
+        try:
+            return self._read_safely(lambda: self._explain_down(arm))
+        except HookError:
+            return None
 
     def test_router(self) -> Outcome:
         """Check what setting shares needs: secrets, names, rights; whatever the shares are. Changes nothing."""

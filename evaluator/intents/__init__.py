@@ -10,7 +10,6 @@ from evaluator.intents.asking import (
     cancel,
     explain_other_hooks,
     explain_refusal,
-    list_left_by_hand,
     plan_action,
     plan_request,
     read_release_to_preview,
@@ -22,13 +21,14 @@ from evaluator.intents.asking import (
 from evaluator.intents.conditions import PromotionCondition, find_waiting, list_conditions
 from evaluator.intents.describing import describe_ask, describe_missing
 from evaluator.intents.executing import execute, execute_waiting, name_worker
+from evaluator.intents.life import Lives, read_lives
 from evaluator.intents.notifying import notify_people
 from evaluator.intents.observing import find_latest
 from evaluator.intents.people import SYSTEM, may, may_ask, role_of, system_person, why_not
+from evaluator.intents.previews import Preview, list_left_by_hand, preview_action, preview_intent
 from evaluator.intents.rollout_plans import describe_rollout_stop
 from evaluator.intents.rollout_start import explain_obstacle_to_start
 from evaluator.intents.rollout_steps import describe_request
-from evaluator.intents.steps import Preview, preview_action, preview_intent
 from evaluator.intents.versions import read_hook_release
 from evaluator.intents.worker import WITHOUT_STORE, run_worker
 
@@ -37,6 +37,7 @@ __all__ = [
     "SYSTEM",
     "WITHOUT_STORE",
     "ActionRequest",
+    "Lives",
     "Preview",
     "PromotionCondition",
     "approve",
@@ -64,6 +65,7 @@ __all__ = [
     "preview_action",
     "preview_intent",
     "read_hook_release",
+    "read_lives",
     "read_release_to_preview",
     "read_request_release",
     "resolve",

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from unicodedata import category
 
 from evaluator.errors import PlanNotReadable, Refused, UnknownName, UsageError
+from evaluator.intents.baseline_servers import BASELINE_RUNS
 from evaluator.intents.checking import BEFORE_RESTART, hash_verdict, is_before_restart
 from evaluator.intents.conditions import NO_HOOKS, explain_change_by_hand, list_conditions
 from evaluator.intents.journal_trail import record_actions
@@ -24,8 +25,9 @@ from evaluator.intents.observing import (
 )
 from evaluator.intents.people import may, may_ask, why_not
 from evaluator.intents.plans import Plan, plan_hooks, plan_intent
+from evaluator.intents.previews import refuse_missing_baseline
 from evaluator.intents.rollout_plans import explain_end, find_of_services, find_running, read_plan, read_rollout
-from evaluator.intents.steps import PlannedHook, list_by_hand, make_context
+from evaluator.intents.steps import PlannedHook
 from evaluator.intents.versions import explain_other_versions, read_hook_release
 from evaluator.pipeline.landing import land_release
 from evaluator.policy import Policy
@@ -70,6 +72,8 @@ class ActionRequest:
     action: Action
     release: str
     reason: str
+    baseline_runs: bool = False
+    """Of a rollback: the person says that the servers of the baseline run, whatever acts may have taken down."""
 
 
 def ask(store: Store, policy: Policy, person: Person, request: ActionRequest) -> Intent:
@@ -120,6 +124,8 @@ def ask(store: Store, policy: Policy, person: Person, request: ActionRequest) ->
         hooks_hash=rules.hash,
         undoes=undoes,
     )
+    if request.baseline_runs:  # before a worker can execute it
+        store.control.note(person.name, BASELINE_RUNS, request.release, "the servers of the baseline run")
     # An approver who requests an action agrees to it, too.
     is_approver = may(rules, person.names, PersonRole.APPROVER)
     asked = store.control.request(intent, consents=is_approver)
@@ -216,19 +222,26 @@ def find_promoted(store: Store, release: str) -> tuple[Intent, ...]:
 
 
 def plan_action(
-    store: Store, policy: Policy, release: str, action: Action, undoes: Sequence[str] | None = None
+    store: Store,
+    policy: Policy,
+    release: str,
+    action: Action,
+    undoes: Sequence[str] | None = None,
+    *,
+    baseline_runs: bool = False,
 ) -> tuple[tuple[PlannedHook, ...], tuple[str, ...]]:
     """Plan the hooks of an action: returns them, and sentences about what a rollback cannot undo.
 
     `undoes`: ids of the promotions that a rollback undoes, the newest first; None: those of the release that are in
-    effect. Raises PolicyError or HookError.
+    effect. `baseline_runs`: as in `ActionRequest`. Raises PolicyError or HookError.
     """
     if undoes is None:
         undoes = _list_undone(store, release, action)
     rollout = find_running(store, release)
     return plan_hooks(
-        store, policy.promotion, action, store.control.release(release), undoes, rollout=rollout.id if rollout else ""
-    )
+        store, policy.promotion, action, store.control.release(release), undoes,
+        rollout=rollout.id if rollout else "", baseline_runs=baseline_runs,
+    )  # fmt: skip
 
 
 def read_release_to_preview(store: Store, release: str, action: Action) -> Release:
@@ -236,28 +249,6 @@ def read_release_to_preview(store: Store, release: str, action: Action) -> Relea
     latest = find_latest(store, release)
     verdict_hash = hash_verdict(latest) if latest else ""
     return read_hook_release(store, release, action, verdict_hash, _list_undone(store, release, action))
-
-
-def list_left_by_hand(store: Store, policy: Policy, intent: Intent) -> list[str]:
-    """List the lines for a shell by which a person does what hooks of a hold or a rollback did not do.
-
-    Raises the errors of `plan_action`.
-    """
-    release = read_hook_release(store, intent.release, intent.action, intent.verdict_hash, intent.undoes)
-    planned, _ = plan_intent(store, policy.promotion, intent, release)
-    verdict = find_latest(store, intent.release)
-    deliveries = {delivery.position: delivery for delivery in store.control.deliveries(intent.id)}
-    if not deliveries:  # it was not begun
-        return []
-    lines: list[str] = []
-    for hook in planned:
-        delivery = deliveries.get(hook.position)
-        is_left = delivery is None or delivery.outcome.state is not IntentState.ACKNOWLEDGED
-        if is_left and hook.event != ANNOUNCE:
-            context = make_context(intent, release, verdict, hook)
-            text = delivery.outcome.text if delivery else "it was not executed, because one before it failed"
-            lines += [f"# {hook.describe(context)}: {text}", *list_by_hand(hook, context)]
-    return lines
 
 
 def _list_undone(store: Store, release: str, action: Action) -> tuple[str, ...]:
@@ -273,7 +264,12 @@ def _find_promotions_to_undo(store: Store, policy: Policy, request: ActionReques
     promotions = find_promoted(store, request.release)
     promotion_ids = tuple(promotion.id for promotion in promotions)
     is_being_executed = any(promotion.state is IntentState.SENT for promotion in promotions)
-    planned, irreversible = plan_action(store, policy, request.release, request.action, promotion_ids)
+    planned, irreversible = plan_action(
+        store, policy, request.release, request.action, promotion_ids, baseline_runs=request.baseline_runs
+    )
+    if any(hook.teardowns for hook in planned):
+        versions = read_release_to_preview(store, request.release, request.action)
+        refuse_missing_baseline(planned, versions, find_latest(store, request.release))
     # A promotion that is being executed may have no hook to undo yet; it has when the rollback is executed.
     running = find_running(store, request.release)  # a rollout can be turned back before it has changed anything
     if not running and not is_being_executed and all(hook.event == ANNOUNCE for hook in planned):

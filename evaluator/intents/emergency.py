@@ -16,18 +16,16 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from evaluator.errors import EvaluatorError, HookError, Refused, StoreError
+from evaluator.errors import EvaluatorError, Refused, StoreError
 from evaluator.hooks import (
     HookContext,
     Outcome,
-    Router,
     list_secrets,
-    make_step,
     redact_outcome,
     run_hook,
     undo_hook,
-    write_by_hand,
 )
+from evaluator.intents.baseline_servers import BaselineGate, mark_teardowns
 from evaluator.intents.journal_records import (
     HookId,
     JournalAction,
@@ -35,6 +33,7 @@ from evaluator.intents.journal_records import (
     list_actions,
     list_kept,
     list_promotions,
+    list_teardowns,
     name_process,
     overall_state,
     record_began,
@@ -45,7 +44,7 @@ from evaluator.intents.people import may_act_alone, why_not
 from evaluator.intents.steps import STILL_AT_CANDIDATE, PlannedHook, list_by_hand, make_context, plan_steps
 from evaluator.policy.going_back import choose_policy_to_go_back
 from evaluator.policy.promotion import PromotionRules
-from evaluator.records import BASELINE, Release
+from evaluator.records import Release
 from evaluator.records.intents import (
     ANNOUNCE,
     PROMOTING,
@@ -114,6 +113,7 @@ def act_from_journal(
     *,
     request: str = "",
     stop: threading.Event | None = None,
+    baseline_runs: bool = False,
 ) -> Acted:
     """Roll back or hold a release without a database, and write into the journal what was done.
 
@@ -121,10 +121,14 @@ def act_from_journal(
     otherwise, and hooks of the policy for this action are executed, too. Approvals are not asked for: they could not be
     kept, and going back must not wait for them; so the person needs the role to act alone. `say` gets a sentence before
     each hook. `request`: key of the request in the database that this executes. `stop`: when it is set, nothing is
-    waited for any more. Raises Refused if the person may not do this, if there is nothing to undo, or if another
+    waited for any more. `baseline_runs`: as in `ActionRequest`.
+    Raises Refused if the person may not do this, if there is nothing to undo, or if another
     release of the service was promoted later, and StoreError if no copy of the journal can be read.
     """
-    going_back, _ = _plan(store, journal, rules, person, action, release_id, reason, say, request=request, stop=stop)
+    going_back, _ = _plan(
+        store, journal, rules, person, action, release_id, reason, say,
+        request=request, stop=stop, baseline_runs=baseline_runs,
+    )  # fmt: skip
     return going_back.run()
 
 
@@ -138,7 +142,7 @@ def preview_from_journal(
     going_back, planned = _plan(store, journal, rules, person, action, release_id, reason, lambda _text: None)
     lines = [f"# {action.label} {release_id}, from the journal"]
     for hook in planned:
-        context = _make_context(going_back.own, hook, hook.position, "")
+        context = make_journal_context(going_back.own, hook, hook.position, "")
         lines.append(f"# {hook.position + 1}. {hook.event}: {hook.describe(context)}")
         lines += list_by_hand(hook, context) if hook.event != ANNOUNCE else []
     return [*lines, *(f"# not taken back: {text}" for text in going_back.irreversible)]
@@ -156,6 +160,7 @@ def _plan(
     *,
     request: str = "",
     stop: threading.Event | None = None,
+    baseline_runs: bool = False,
 ) -> tuple[_GoingBack, list[PlannedHook]]:
     """Prepare an action from the journal: returns it with its hooks; arguments and errors of `act_from_journal`."""
     if action in PROMOTING:
@@ -185,6 +190,7 @@ def _plan(
         ),
         say,
         stop or threading.Event(),
+        baseline_runs=baseline_runs,
     )
     planned = going_back.plan()
     is_undone = all(hook.event == ANNOUNCE for hook in planned)
@@ -251,6 +257,10 @@ class _GoingBack:
     own: JournalAction
     say: Say
     stop: threading.Event
+    baseline_runs: bool = False
+    """Has the person said that the servers of the baseline run?"""
+    gate: BaselineGate = field(default_factory=BaselineGate)
+    """Looks, before users return, whether a server is there that can serve them."""
     records: Sequence[Record] = ()
     """What was read of the journal last."""
     deliveries: list[Delivery] = field(default_factory=list)
@@ -283,6 +293,8 @@ class _GoingBack:
         words = {hook: of_hook for promotion in own for hook, of_hook in promotion.list_words().items()}
         planned, irreversible = plan_steps(self.rules, self.own.action, to_undo, self.own.release, promoted, words)
         self.irreversible = self.irreversible or (*irreversible, *list_kept(self.records, own if to_undo else []))
+        if not self.baseline_runs:
+            planned = mark_teardowns(planned, list_teardowns(self.records, own), to_undo)
         self.secrets = list({*self.secrets, *list_secrets(hook.step for hook in planned)})
         return [hook for hook in planned if hook.event == UNDO or not only_undo]
 
@@ -351,7 +363,7 @@ class _GoingBack:
     def _execute(self, hook: PlannedHook, *, outcome: str = "") -> None:
         """Execute a hook, and write its state into the journal before and after. `outcome`: for one that announces."""
         position = len(self.deliveries)
-        context = _make_context(self.own, hook, position, outcome)
+        context = make_journal_context(self.own, hook, position, outcome)
         description = hook.describe(context)
         self.say(description)
         undone = [hook.undoes, *hook.also_undoes] if hook.undoes else []
@@ -361,7 +373,9 @@ class _GoingBack:
             "", position, hook.entry.kind, 1, HookOutcome(IntentState.SENT, ""), datetime.now(UTC), hook.event,
             json.dumps(dict(hook.entry.options), sort_keys=True),
         )  # fmt: skip
-        if is_half_done:
+        if to_nothing := self.gate.explain(hook, context):
+            result = Outcome("failed", to_nothing)
+        elif is_half_done:
             result = Outcome("unknown", "a process that undid it ended before it wrote the outcome; it may be undone")
         else:
             self._write(lambda: record_did(self.journal, self.own.id, delivery, undone))
@@ -371,6 +385,7 @@ class _GoingBack:
         done = replace(delivery, outcome=HookOutcome(IntentState(result.state), result.did), at=datetime.now(UTC))
         self._write(lambda: record_did(self.journal, self.own.id, done, undone))
         self.deliveries.append(done)
+        self.gate.note(hook, done.outcome.state)
         self.lines.append(f"{hook.event}: {hook.entry.kind}  {result.state}: {result.did}")
         if result.state != "acknowledged" and hook.event != ANNOUNCE:
             self.is_traffic_left = self.is_traffic_left or hook.returns_traffic
@@ -447,42 +462,7 @@ class _GoingBack:
             time.sleep(_POLL_S)
 
 
-def list_policy_by_hand(
-    rules: PromotionRules, action: Action, person: Person, release_id: str, reason: str
-) -> list[str]:
-    """List the lines for a shell by which a person holds or rolls back a release, as far as the policy alone knows.
-
-    Those are the hooks of the policy for the action. Where it says `undo`, the hooks that promote are named: nothing
-    knows the values from before them. A router that promotes can still give all requests to the baseline.
-    """
-    own = JournalAction("by-hand", action, Release(release_id), person, reason, write_now())
-    lines: list[str] = []
-    for hook in plan_steps(rules, action, (), own.release)[0]:
-        if hook.event != ANNOUNCE:
-            context = _make_context(own, hook, hook.position, "")
-            lines += [f"# {hook.describe(context)}", *list_by_hand(hook, context)]
-    if action is Action.ROLLBACK and any(entry.kind == UNDO for entry in rules.hooks.get(action, ())):
-        for entry in reversed(rules.hooks.get(Action.PROMOTE, ())):
-            hook = PlannedHook(0, action.value, entry, make_step(entry.kind, entry.options))
-            description = hook.step.hook.describe()
-            lines.append(f"# a promotion {description}: put back what was there before, which is not known here")
-            if to_baseline := _list_to_baseline(hook, _make_context(own, hook, 0, "")):
-                lines += ["# or give all requests to the baseline:", *to_baseline]
-    return lines
-
-
-def _list_to_baseline(hook: PlannedHook, context: HookContext) -> list[str]:
-    """List the lines for a shell by which a router that promotes gives all to the baseline; empty if none are known."""
-    router = hook.step.hook
-    try:
-        if not isinstance(router, Router) or router.get_shares(context.action).get(BASELINE) != 1.0:
-            return []
-    except HookError:  # it has no arm of that name
-        return []
-    return write_by_hand(hook.step, context, undoes=False, earlier=None)
-
-
-def _make_context(own: JournalAction, hook: PlannedHook, position: int, outcome: str) -> HookContext:
+def make_journal_context(own: JournalAction, hook: PlannedHook, position: int, outcome: str) -> HookContext:
     """Make what a hook of an action is given. What undoes the same hook has the same key in each attempt.
 
     `position`: of the hook among those that are executed. `outcome`: how the action ended, for one that announces it.

@@ -20,6 +20,7 @@ from typing import Any
 
 from evaluator.errors import EvaluatorError, OutcomeNotStored, Refused, StoreBusy, StoreError
 from evaluator.hooks import Outcome, list_secrets, redact_outcome, run_hook, undo_hook
+from evaluator.intents.baseline_servers import BaselineGate
 from evaluator.intents.checking import check_execution
 from evaluator.intents.earlier_values import combine_earlier, write_earlier
 from evaluator.intents.journal_records import JournalAction, explain_stop, list_actions, record_closed, record_hook
@@ -172,6 +173,8 @@ class Execution:
     """Lines for a shell by which a person does what hooks that go back did not do."""
     stopped_by: str = ""
     """Which later request has stopped this promotion; empty: none."""
+    gate: BaselineGate = field(default_factory=BaselineGate)
+    """Looks, before users return, whether a server is there that can serve them."""
     secrets: Sequence[str] = ()
     """Those of all its hooks: what one of them has sent, the receiver of another one may repeat."""
 
@@ -291,6 +294,7 @@ class Execution:
             if not is_returned and hook.needs_returned_traffic:
                 continue
             states.append(self._run_hook(hook))
+            self.gate.note(hook, states[-1])
             if states[-1] is not IntentState.ACKNOWLEDGED:
                 is_returned = is_returned and not hook.returns_traffic
                 failed_hooks.append(f"hook {hook.position + 1} ({hook.entry.kind}) {states[-1]}")
@@ -406,7 +410,9 @@ class Execution:
                 self._check_not_stopped()
 
         try:
-            if hook.event == UNDO:
+            if to_nothing := self.gate.explain(hook, context):
+                hook_outcome = Outcome("failed", to_nothing)
+            elif hook.event == UNDO:
                 store_earlier_value(None)  # what takes a change back is not taken back itself
                 hook_outcome = undo_hook(hook.step, context, hook.earlier)
             else:

@@ -5,6 +5,7 @@ Records, by their key `kind`:
 - `hook`: a hook of a promotion, or of a step of a rollout, before it acts and again with its outcome; the last one of a
   hook counts;
 - `kept`: a step of a rollout begins that has no way back, which going back names;
+- `teardown`: an act of a rollout that was promoted begins, which may take down the servers of the baseline;
 - `closed`: promotions were rolled back through the database, so their hooks need not be undone any more;
 - `began`: a rollback or a hold begins; from then on, no promotion of the release that was requested before goes on;
 - `did`: a hook of such an action, before it acts and again with its outcome;
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluator.errors import StoreError
+from evaluator.intents.steps import Teardown
 from evaluator.records import Release, Service
 from evaluator.records.intents import Action, Delivery, HookOutcome, Intent, IntentState, Person
 from evaluator.store.journal import Journal, Record, write_now
@@ -41,6 +43,7 @@ _KEYS: Mapping[str, frozenset[str]] = {
         ("at", "key", "release", "services", "position", "hook", "event", "options", "undo", "state", "process")
     ),
     "kept": frozenset(("at", "key", "release", "step", "rollout")),
+    "teardown": frozenset(("at", "key", "release", "act", "rollout")),
     "closed": frozenset(("keys",)),
     "began": frozenset(
         (
@@ -94,6 +97,12 @@ def _record_kept(journal: Journal, intent: Intent, words: Mapping[str, str]) -> 
     """Write that a step of a rollout acts that has no way back."""
     record = {"kind": "kept", "at": write_now(), "key": intent.key, "release": intent.release}
     journal.append({**record, "step": words.get("step", ""), "rollout": _name_rollout(intent)}, keep_needed)
+
+
+def record_teardown(journal: Journal, intent: Intent, act: str) -> None:
+    """Write that a step may take down the servers of the baseline. Raises StoreError if no copy can be written."""
+    record = {"kind": "teardown", "at": write_now(), "key": intent.key, "release": intent.release, "act": act}
+    journal.append({**record, "rollout": _name_rollout(intent)}, keep_needed)
 
 
 def _name_rollout(intent: Intent) -> str:
@@ -199,7 +208,7 @@ def keep_needed(records: Sequence[Record]) -> list[Record]:
         if id(record) in hooks
         or (record["kind"] in ("began", "did", "ended") and record["action_id"] not in recorded)
         or (record["kind"] == "did" and any(key in newest for key, _ in _list_undone_hooks(record)))
-        or (record["kind"] == "kept" and record["rollout"] in by_name)
+        or (record["kind"] in ("kept", "teardown") and record["rollout"] in by_name)
     ]
 
 
@@ -304,6 +313,17 @@ def list_kept(records: Sequence[Record], promotions: Sequence[JournalPromotion])
     kept = (record for record in choose_known(records) if record["kind"] == "kept")
     names = dict.fromkeys(record["step"] for record in kept if record["rollout"] in rollouts)
     return [f"{name} has no way back" for name in names]
+
+
+def list_teardowns(records: Sequence[Record], promotions: Sequence[JournalPromotion]) -> list[Teardown]:
+    """List the acts of the rollouts of these promotions that may have taken down the baseline."""
+    rollouts = {promotion.rollout for promotion in promotions if promotion.rollout}
+    undoable = {promotion.key for promotion in promotions}
+    return [
+        Teardown(record["act"], record["key"] if record["key"] in undoable else "")
+        for record in choose_known(records)
+        if record["kind"] == "teardown" and record["rollout"] in rollouts
+    ]
 
 
 def list_rollouts(journal: Journal, release: str) -> list[str]:

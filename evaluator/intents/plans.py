@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from evaluator.intents.baseline_servers import find_teardowns, is_baseline_said_to_run, mark_teardowns
 from evaluator.intents.observing import read_deliveries_to_undo
 from evaluator.intents.rollout_plans import plan_act, read_plan, read_rollout, read_words, write_hold
 from evaluator.intents.steps import PlannedHook, plan_steps
@@ -25,7 +26,8 @@ def plan_intent(store: Store, rules: PromotionRules, intent: Intent, release: Re
     """
     if intent.action is Action.STEP:
         return _plan_step(store, intent, release), ()
-    return plan_hooks(store, rules, intent.action, release, intent.undoes, rollout=intent.rollout)
+    runs = intent.action is Action.ROLLBACK and is_baseline_said_to_run(store, intent)
+    return plan_hooks(store, rules, intent.action, release, intent.undoes, rollout=intent.rollout, baseline_runs=runs)
 
 
 def explain_no_hooks(intent: Intent) -> str:
@@ -36,16 +38,28 @@ def explain_no_hooks(intent: Intent) -> str:
 
 
 def plan_hooks(
-    store: Store, rules: PromotionRules, action: Action, release: Release, undoes: Sequence[str], *, rollout: str = ""
+    store: Store,
+    rules: PromotionRules,
+    action: Action,
+    release: Release,
+    undoes: Sequence[str],
+    *,
+    rollout: str = "",
+    baseline_runs: bool = False,
 ) -> Plan:
     """Plan the hooks of an action on a release. Raises the errors of `plan_steps`.
 
     `undoes`: ids of what a rollback undoes, the newest first. `rollout`: the running rollout that the action holds or
     turns back; empty: none. A rollout is held where it is, so no hook of the policy for `hold` is executed.
+    `baseline_runs`: a person says that the servers of the baseline run, whatever acts may have taken down.
     """
     undone = [store.control.intent(intent_id) for intent_id in undoes]
     to_undo, promoted = read_deliveries_to_undo(store, undoes), read_promoted_releases(store, undoes)
     planned, irreversible = plan_steps(rules, action, to_undo, release, promoted, read_words(store, undone))
+    if action is Action.ROLLBACK and not baseline_runs:
+        rollouts = dict.fromkeys(intent.rollout for intent in undone if intent.rollout)
+        teardowns = [teardown for name in rollouts for teardown in find_teardowns(store, name)]
+        planned = mark_teardowns(planned, teardowns, to_undo)
     if action is Action.HOLD and rollout:
         planned = tuple(hook for hook in planned if hook.event != action)
     return planned, irreversible

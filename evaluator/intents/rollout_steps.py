@@ -14,9 +14,10 @@ from datetime import UTC, datetime, timedelta
 
 from evaluator.errors import EvaluatorError, Refused, StepWaits, StoreBusy, UsageError
 from evaluator.hooks import Step
+from evaluator.intents.baseline_servers import is_promoted_for_good, may_take_down
 from evaluator.intents.checking import BEFORE_RESTART, hash_verdict, is_before_restart
 from evaluator.intents.executing import Execution, LoadPolicy
-from evaluator.intents.journal_records import JournalAction
+from evaluator.intents.journal_records import JournalAction, record_teardown
 from evaluator.intents.observing import find_in_effect, find_latest, services_of
 from evaluator.intents.people import may
 from evaluator.intents.rollout_plans import (
@@ -235,6 +236,8 @@ class StepExecution(Execution):
             control.verify_release(self.intent.release)
             self.journal.make()  # without it, nothing could be undone in an emergency
             planned = [self._wrap_router(hook) for hook in plan_act(rollout, self._read_act(plan), self.release)]
+            if may_take_down(rollout, self.intent.step) and is_promoted_for_good(self.store, rollout.id):
+                record_teardown(self.journal, self.intent, plan.steps[self.intent.step].name)
         except StoreBusy:  # no refusal: the intent can be executed later
             raise
         except EvaluatorError as error:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from evaluator.errors import EvaluatorError
-from evaluator.hooks import HookContext, Router, Step, describe_current, find_obstacle, make_step, write_by_hand
+from evaluator.hooks import HookContext, Router, Step, make_step, write_by_hand
 from evaluator.hooks.templates import fill_url
 from evaluator.hooks.unusable import UnusableHook
 from evaluator.intents.checking import hash_verdict
@@ -27,6 +27,15 @@ HookId = tuple[str, int]
 
 _MAYBE_DONE_STATES = (IntentState.ACKNOWLEDGED, IntentState.UNKNOWN, IntentState.SENT)
 """States of a hook that changed something, or may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Teardown:
+    """An act of a rollout that may have taken down the servers of the baseline."""
+
+    act: str
+    step: str = ""
+    """The id (in the journal: the key) of its step, if a rollback undoes all that it did; empty: it does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,8 @@ class PlannedHook:
     """Values of a context that the hook has alone: of a step of a rollout its action, step, service and share."""
     also_undoes: tuple[HookId, ...] = ()
     """For `undo`: the hooks that are taken back together with it, because they changed the same router."""
+    teardowns: tuple[Teardown, ...] = ()
+    """Acts that may have taken down the servers to which it returns users."""
 
     @property
     def is_shift(self) -> bool:
@@ -79,20 +90,6 @@ class PlannedHook:
 
 STILL_AT_CANDIDATE = "users may still be at the candidate: its router could not be taken back"
 """Why a rollback leaves out what follows a router that failed: undoing it could take down servers with users."""
-
-
-@dataclass(frozen=True, slots=True)
-class Preview:
-    """One hook as it is shown to the person who confirms it."""
-
-    event: str
-    kind: str
-    description: str
-    current_value: str
-    """The value that it would change; empty where there is nothing to read."""
-    required: bool
-    obstacle: str = ""
-    """Why the hook would be refused now, because its target cannot serve; empty if it can."""
 
 
 def plan_steps(
@@ -157,7 +154,7 @@ def _plan_undoing(
         router = _name_router(hook)
         if not hook.step.hook.can_undo():
             hook = replace(hook, event=delivery.event)
-            context = make_context(_draft_intent(action, release), release, None, hook) if release else None
+            context = make_context(draft_intent(action, release), release, None, hook) if release else None
             irreversible.append(f"{hook.step.hook.kind} ({hook.step.hook.describe(context)}) cannot be undone")
         elif router in shifts:
             newer = hooks[shifts[router]]
@@ -252,7 +249,7 @@ def list_by_hand(hook: PlannedHook, context: HookContext) -> list[str]:
     return lines or ["# no command is known for this"]
 
 
-def _draft_intent(action: Action, release: Release) -> Intent:
+def draft_intent(action: Action, release: Release) -> Intent:
     """Make an intent that was not requested: it has no key, requester and reason."""
     now = datetime.now(UTC)
     return Intent(
@@ -268,43 +265,3 @@ def _draft_intent(action: Action, release: Release) -> Intent:
         requested_at=now,
         expires_at=now,
     )
-
-
-def preview_action(
-    planned: Sequence[PlannedHook],
-    action: Action,
-    release: Release,
-    verdict: StoredVerdict | None,
-    until: datetime,
-    requester: str = "",
-) -> tuple[Preview, ...]:
-    """Describe the hooks of an action that is not requested yet, in order. Changes nothing.
-
-    Words that only a request has, such as `${reason}`, are shown as what they will be. `requester`: who would request
-    it; empty: not known. The current values are read until the time `until`.
-    """
-    draft = replace(_draft_intent(action, release), expires_at=until, requester=requester)
-    return preview_intent(planned, draft, release, verdict)
-
-
-def preview_intent(
-    planned: Sequence[PlannedHook], intent: Intent, release: Release, verdict: StoredVerdict | None
-) -> tuple[Preview, ...]:
-    """Describe the hooks of an intent in order, each with the current value that it would change. Changes nothing.
-
-    A value is read until the intent expires, and within the time limit of its hook.
-    """
-    previews = []
-    for hook in planned:
-        context = make_context(intent, release, verdict, hook)
-        previews.append(
-            Preview(
-                event=hook.event,
-                kind=hook.entry.kind,
-                description=hook.describe(context),
-                current_value=describe_current(hook.step, context),
-                required=hook.step.required,
-                obstacle="" if hook.event == UNDO else find_obstacle(hook.step, context),
-            )
-        )
-    return tuple(previews)

@@ -76,6 +76,11 @@ class ActSection(Section):
     retry_for: Duration = Field(0.0, description="How long it is tried again if it fails.")
     agree: Agreement = Field(0, description="People who have to agree before it is executed.")
     irreversible: bool = Field(default=False, description="There is no way back after it.")
+    keeps_baseline: bool = Field(
+        default=False,
+        description="Of acts of end and always: the servers of the baseline go on serving after it, so that a rollback "
+        "can give them users again.",
+    )
 
     @field_validator("hooks", "verify")
     @classmethod

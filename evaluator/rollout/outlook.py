@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from evaluator.errors import EvaluatorError
 from evaluator.guard.limits import estimate_reaction_s
 from evaluator.health.per_instance_load import MOST
+from evaluator.intents.baseline_servers import describe_way_back
 from evaluator.pipeline.hindsight import ProductionHistory, find_service_history
 from evaluator.planning import find_chances
 from evaluator.policy import Policy
@@ -53,6 +54,8 @@ class Outlook:
     """Service → why its chances are not known, and what to do."""
     rates_per_s: Mapping[str, float] = field(default_factory=dict)
     """Service → requests of its users per second, where they are known."""
+    way_back: str = ""
+    """What a rollback after the end will need; empty: nothing more than before."""
 
 
 def look_ahead(store: Store | None, policy: Policy, plan: RolloutPlan) -> Outlook:
@@ -83,7 +86,7 @@ def look_ahead(store: Store | None, policy: Policy, plan: RolloutPlan) -> Outloo
         for position, step in enumerate(plan.steps)
         if isinstance(step, Observe)
     }
-    return Outlook(by_step, unknown, rates)
+    return Outlook(by_step, unknown, rates, describe_way_back(policy, plan))
 
 
 def _look_at(

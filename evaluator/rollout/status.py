@@ -11,7 +11,9 @@ from evaluator.errors import EvaluatorError, PlanNotReadable
 from evaluator.guard.client import GuardClient
 from evaluator.guard.setup import GuardStatus, join_name
 from evaluator.hooks.router import show_shares
+from evaluator.intents.baseline_servers import describe_missing_baseline
 from evaluator.intents.rollout_plans import read_plan
+from evaluator.intents.rollout_progress import RolloutProgress, StepState, fold
 from evaluator.records.rollouts import Event, EventKind, Observe, Rollout, RolloutPlan, StepNeeds
 from evaluator.rollout.deciding import decide
 from evaluator.rollout.describing import (
@@ -24,7 +26,6 @@ from evaluator.rollout.describing import (
 )
 from evaluator.rollout.guarding import make_key
 from evaluator.rollout.locking import DriverProcess, find_driver_of
-from evaluator.rollout.progress import RolloutProgress, StepState, fold
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
 from evaluator.wording import format_duration, format_number, quote_command
@@ -59,6 +60,8 @@ class RolloutStatus:
     """Why the plan cannot be read."""
     at: float = 0.0
     """When it was read (s since 1970)."""
+    baseline: str = ""
+    """Why it is not sure that a rollback can give users to the baseline; empty: nothing is known against it."""
 
     @property
     def progress(self) -> RolloutProgress | None:
@@ -92,7 +95,8 @@ def read_status(store: Store, rollout: Rollout) -> RolloutStatus:
     except EvaluatorError:
         guard = None
     driver = find_driver_of(store, rollout.id, rollout.plan.get("services", ()))
-    return RolloutStatus(rollout, plan, events, guard, driver, problem, time.time())
+    baseline = describe_missing_baseline(store, rollout.id)
+    return RolloutStatus(rollout, plan, events, guard, driver, problem, time.time(), baseline)
 
 
 def choose_rollout(store: Store, release: str | None) -> tuple[Rollout, ...]:
@@ -222,7 +226,8 @@ def find_next_command(status: RolloutStatus) -> str:
     if status.has_ended:
         code = find_exit_code(status.plan, status.events) if status.plan is not None else 4
         if code == 0:
-            return "nothing; `" + quote_command("rollback", release, "--reason", "WHY") + "` would take it back"
+            back = "nothing; `" + quote_command("rollback", release, "--reason", "WHY") + "` would take it back"
+            return back + (f", once the old version serves: {status.baseline}" if status.baseline else "")
         return f"`{quote_command('hooks', 'log', release)}` shows what was executed"
     resume = f"`{quote_command('rollout', 'resume', release)}`"
     is_gone = status.driver is None or not status.driver.is_there

@@ -148,7 +148,8 @@ def _show_action(
     is_possible = all(condition.met for condition in conditions) and not forecast.problem
     # While a request waits, its card has the one primary button.
     is_primary = not any(record.intent.state is IntentState.REQUESTED for record in open_requests)
-    _show_form(workspace, view, reader, action, is_possible=is_possible, is_primary=is_primary)
+    to_nothing = any(step.returns_to_nothing for step in forecast.steps)
+    _show_form(workspace, view, reader, action, is_possible=is_possible, is_primary=is_primary, to_nothing=to_nothing)
 
 
 def _show_conditions(conditions: Sequence[PromotionCondition], action: Action) -> None:
@@ -258,11 +259,19 @@ def _show_what_happens(view: ReleaseView, rules: PromotionRules, action: Action,
 
 
 def _show_form(
-    workspace: Workspace, view: ReleaseView, reader: Reader, action: Action, *, is_possible: bool, is_primary: bool
+    workspace: Workspace,
+    view: ReleaseView,
+    reader: Reader,
+    action: Action,
+    *,
+    is_possible: bool,
+    is_primary: bool,
+    to_nothing: bool,
 ) -> None:
     """Show the form that requests an action; its button works only if the action `is_possible`.
 
-    `is_primary`: is it the first button of the page? A reader who may only read sees the reason instead. What is wrong
+    `is_primary`: is it the first button of the page? `to_nothing`: it would give users to servers that may have been
+    taken down, unless the reader says that they run. A reader who may only read sees the reason instead. What is wrong
     with the request is said next to the button.
     """
     if show_refusal(reader):
@@ -272,6 +281,9 @@ def _show_form(
     with st.form("ask", border=True):
         reason = st.text_input("Reason, in one sentence", key="reason", max_chars=1000)
         typed_name = type_name(release_id, "confirm", "typed")
+        baseline_runs = to_nothing and st.checkbox(
+            "The servers of the baseline run: I have looked", key="baseline-runs"
+        )
         is_pressed = st.form_submit_button(
             label,
             type="primary" if is_primary else "secondary",
@@ -287,7 +299,6 @@ def _show_form(
         check_name(typed_name, release_id)
         demand_recent_login(reader)
         store = open_store(workspace, decisions_only=action not in PROMOTING)
-        intent = ask(
-            store, _read_policy(workspace, release_id, action), reader, ActionRequest(action, release_id, reason)
-        )
+        request = ActionRequest(action, release_id, reason, baseline_runs)
+        intent = ask(store, _read_policy(workspace, release_id, action), reader, request)
         st.query_params["request"] = intent.id  # the page shows at its top what becomes of it

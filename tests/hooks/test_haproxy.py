@@ -194,6 +194,8 @@ def test_going_back_to_servers_that_are_all_down_leaves_traffic_where_it_is_serv
     """After a promotion the old servers are taken down: a rollback must not give them all users."""
     hook = hook_for(proxy, backend="checked", servers={"baseline": "canary", "canary": ["baseline", "spare"]})
     before = hook.read()
+    assert (hook.explain_down("canary"), "canary is DOWN" in hook.explain_down("baseline")) == ("", True)
+    assert hook_for(proxy).explain_down("baseline") is None, "without a health check"
     back = hook.undo(make_context(), {"canary": 100, "baseline": 0, "spare": 0})
     assert back.state == "failed"
     assert f"baseline keeps {before['baseline']}: otherwise no request would be served" in back.did

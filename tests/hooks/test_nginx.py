@@ -236,6 +236,10 @@ def test_users_do_not_go_to_an_upstream_that_no_server_of_serves(proxy, unchange
     config.write_text(text.replace(f"server {options['servers']['canary']}; }}", "server 127.0.0.1:1; }"))
     outcome = hook_for(split).execute(make_context())
     tested, elsewhere = hook_for(split).test(), hook_for(split, check_servers=False).test()
+    assert (hook_for(split).explain_down("baseline"), "127.0.0.1:1" in hook_for(split).explain_down("canary")) == (
+        "", True
+    )  # fmt: skip
+    assert hook_for(split, servers={"baseline": "unknown", "canary": "of_canary"}).explain_down("baseline") is None
     config.write_text(text)
     says = "no server of the upstream of_canary accepts a connection: 127.0.0.1:1 accepts no connection"
     assert (outcome.state, says in outcome.did) == ("failed", True), outcome
@@ -348,6 +352,10 @@ def test_a_server_that_accepts_no_connection_gets_nothing_and_going_back_is_not_
     assert file.read_bytes() == before
     with pytest.raises(HookError, match="accepts no connection"):
         hook_for(options, **dead).set_shares({"baseline": 0.5, "canary": 0.5})
+    assert (hook_for(options, **dead).explain_down("baseline"), hook_for(options, **dead).explain_down("canary")) == (
+        "", says
+    )  # fmt: skip
+    assert hook_for(options, **dead, check_servers=False).explain_down("baseline") is None
     assert hook_for(options, **dead, check_servers=False).test().state == "acknowledged"
     assert hook_for(options, **dead, shares={"baseline": 1}).test().state == "acknowledged"
     back = hook_for(options, **dead).undo(make_context(), {options["servers"]["baseline"]: 8, "127.0.0.1:1": 2})

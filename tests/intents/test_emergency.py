@@ -16,7 +16,7 @@ from stored import edit_decisions
 
 from evaluator.errors import Refused, StoreError
 from evaluator.intents import ask, execute, system_person
-from evaluator.intents.emergency import act_from_journal, list_policy_by_hand
+from evaluator.intents.emergency import act_from_journal
 from evaluator.intents.journal_records import (
     JournalAction,
     is_alive,
@@ -28,6 +28,7 @@ from evaluator.intents.journal_records import (
     record_ended,
 )
 from evaluator.intents.journal_trail import record_actions
+from evaluator.intents.policy_by_hand import list_policy_by_hand
 from evaluator.records import Release, Service
 from evaluator.records.intents import Action, Delivery, HookOutcome, IntentState
 from evaluator.store import Store

@@ -19,7 +19,21 @@ import pytest
 
 from evaluator.errors import PlanNotReadable, Refused, StepWaits, UsageError
 from evaluator.hooks import Outcome
-from evaluator.intents import approve, ask, cancel, execute, execute_waiting, notify_people, resolve, system_person
+from evaluator.intents import (
+    ActionRequest,
+    approve,
+    ask,
+    cancel,
+    execute,
+    execute_waiting,
+    notify_people,
+    plan_action,
+    preview_action,
+    read_release_to_preview,
+    resolve,
+    system_person,
+)
+from evaluator.intents.baseline_servers import describe_missing_baseline
 from evaluator.intents.emergency import act_from_journal
 from evaluator.intents.journal_records import (
     JournalAction,
@@ -30,6 +44,7 @@ from evaluator.intents.journal_records import (
 )
 from evaluator.intents.journal_trail import record_actions
 from evaluator.intents.rollout_plans import explain_end, explain_hold, make_shift, read_rules
+from evaluator.intents.rollout_progress import fold
 from evaluator.intents.rollout_start import explain_obstacle_to_start
 from evaluator.intents.rollout_steps import (
     describe_problems,
@@ -44,7 +59,6 @@ from evaluator.records import Release
 from evaluator.records.intents import Action, Delivery, HookOutcome, IntentState
 from evaluator.records.rollouts import Event, EventKind, JudgedAt, Rollout, RolloutOutcome, to_plain
 from evaluator.rollout.planning import make_plan
-from evaluator.rollout.progress import fold
 from evaluator.store import audit
 from evaluator.store.journal import Journal, find_journal, write_now
 from evaluator.store.rollouts import Rollouts
@@ -472,6 +486,102 @@ def test_a_rollout_that_was_promoted_is_rolled_back_without_what_has_no_way_back
     assert lines()[before:] == ['set-{"baseline":1.0,"canary":0.0}', "two-back-deploy", "one-back-deploy"]
     with pytest.raises(Refused, match="nothing to roll back"):
         ask(store, rules, system_person(), action_request("rollback"))
+
+
+# ------------------------------------------------------------------ back to servers that were torn down
+
+TO_NOTHING = "migrate and teardown may have taken down the servers of the baseline"
+BACK = ['set-{"baseline":1.0,"canary":0.0}', "two-back-deploy", "one-back-deploy"]
+
+
+@pytest.fixture
+def promoted(store, start, step):
+    """Promote the release by a rollout, up to its last act; returns it."""
+
+    def promote(**rollout):
+        started, plan = start(**rollout)
+        for position in (DEPLOY, TO_5, TO_100):
+            assert step(started, plan, position).state is IntentState.ACKNOWLEDGED
+        add(store, started, EventKind.READ_BACK)
+        for position in (MIGRATE, TEARDOWN):
+            assert step(started, plan, position).state is IntentState.ACKNOWLEDGED
+        add(store, started, EventKind.ENDED, outcome=RolloutOutcome.PROMOTED)
+        return started
+
+    return promote
+
+
+def request_back(rules, store, *, baseline_runs=False):
+    request = ActionRequest(Action.ROLLBACK, RELEASE, "odd", baseline_runs)
+    return ask(store, rules, system_person(), request)
+
+
+def test_users_do_not_return_to_servers_that_may_be_torn_down_unless_a_person_says_that_they_run(
+    store, promoted, rules, lines, folder
+):
+    promoted()
+    before = len(lines())
+    with pytest.raises(Refused, match=TO_NOTHING) as refused:
+        request_back(rules, store)
+    assert "--baseline-runs" in refused.value.hint
+    planned, _ = plan_action(store, rules, RELEASE, Action.ROLLBACK)
+    versions = read_release_to_preview(store, RELEASE, Action.ROLLBACK)
+    until = datetime.now(UTC) + timedelta(minutes=1)
+    obstacles = [hook.obstacle for hook in preview_action(planned, Action.ROLLBACK, versions, None, until)]
+    assert TO_NOTHING in obstacles[0]
+    assert obstacles[1:] == ["", ""]
+    assert describe_missing_baseline(store, "r1") == TO_NOTHING
+    intent = request_back(rules, store, baseline_runs=True)
+    assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
+    assert lines()[before:] == BACK
+    assert [row.actor for row in store.control.audit(RELEASE) if row.event == "baseline_runs"] == [system_person().name]
+
+
+@pytest.mark.parametrize(("code", "state"), [(0, IntentState.ACKNOWLEDGED), (1, IntentState.FAILED)])
+def test_a_hook_before_undo_deploys_the_baseline_again_and_if_it_fails_users_stay(
+    store, promoted, policy, lines, folder, script, code, state
+):
+    promoted()
+    rules = policy(f"hooks: {{rollback: [{script('deploy-${baseline}', code=code)}, undo]}}\n")
+    before = len(lines())
+    intent = request_back(rules, store)
+    assert execute(store, lambda _: rules, intent.id, "w").state is state
+    assert lines()[before:] == ["deploy-1.4.1", *BACK] if code == 0 else ["deploy-1.4.1"]
+    share = json.loads((folder / "shares").read_text())["canary"]
+    assert share == (1 if code else 0)
+
+
+def test_acts_that_keep_the_baseline_only_notify_or_came_before_the_end_are_no_obstacle(store, promoted, rules, lines):
+    acts = make_values(Path("HERE"))["rollout"]["acts"]
+    acts = acts | {name: [acts[name][0] | {"keeps_baseline": True}] for name in ("end", "always")}
+    promoted(acts=acts)
+    assert describe_missing_baseline(store, "r1") == ""
+    intent = request_back(rules, store)
+    assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
+
+
+def test_an_act_of_the_end_that_is_undone_first_brings_the_baseline_back(store, promoted, rules, lines):
+    acts = {
+        "5 %": [{"name": "deploy", "hooks": [write("one")]}],
+        "end": [{"name": "shrink", "hooks": [write("shrink")]}],
+    }
+    acts["always"] = [{"name": "report", "hooks": [write("report")], "keeps_baseline": True}]
+    promoted(acts=json.loads(json.dumps(acts).replace("HERE", str(store.path.parent))))
+    before = len(lines())
+    intent = request_back(rules, store)
+    assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
+    assert lines()[before:][0] == "shrink-back-shrink"
+
+
+def test_without_the_database_users_do_not_return_to_nothing_either(store, promoted, rules, lines):
+    promoted()
+    before = len(lines())
+    arguments = (store.path, find_journal(store.path), rules.promotion, system_person(), Action.ROLLBACK, RELEASE)
+    acted = act_from_journal(*arguments, "odd", lambda _text: None)
+    assert (acted.state, lines()[before:]) == (IntentState.FAILED, [])
+    assert TO_NOTHING in acted.lines[0]
+    acted = act_from_journal(*arguments, "odd", lambda _text: None, baseline_runs=True)
+    assert (acted.state, lines()[before:]) == (IntentState.ACKNOWLEDGED, BACK)
 
 
 # ------------------------------------------------------------------ the frozen policy

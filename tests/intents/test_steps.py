@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from evaluator.intents.checking import hash_verdict
-from evaluator.intents.steps import make_context, plan_steps, preview_action, preview_intent
+from evaluator.intents.previews import preview_action, preview_intent
+from evaluator.intents.steps import make_context, plan_steps
 from evaluator.policy.promotion import PromotionRules
 from evaluator.records import Release, Service, StoredVerdict
 from evaluator.records.intents import (

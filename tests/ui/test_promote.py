@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 import pytest
-from stored import edit_decisions
+from stored import edit_decisions, repeat_verdict
 
 from evaluator.intents import ActionRequest, approve, ask, cancel, execute_waiting, system_person
 from evaluator.policy import load_policy
@@ -45,7 +45,7 @@ def test_a_go_meets_every_condition_and_the_page_shows_what_would_happen(page, s
     shown = page("promote", shop(HOOKS), release="cart@1.9.0")
     page_text = text(shown)
     assert not shown.exception
-    assert page_text.count("✓ yes") == 18
+    assert page_text.count("✓ yes") == 19
     assert "✗ no" not in page_text
     assert "1.4.1 → 1.9.0" in page_text
     assert "runs sh -c &#39;echo promoted-1.9.0" in page_text
@@ -107,6 +107,23 @@ def test_an_unjudged_release_cannot_be_promoted(page, shop, text):
 
 
 # ------------------------------------------------------------------ asking
+
+
+def test_where_the_baseline_may_be_gone_the_page_says_so_and_asks_whether_it_runs(page, shop, text, monkeypatch):
+    path = shop(HOOKS)
+    store = Store.open(path)
+    ask(store, load(path)(), system_person(), ActionRequest(Action.PROMOTE, "cart@1.9.0", "all is well"))
+    execute_waiting(store, load(path), "w")
+    monkeypatch.setattr("evaluator.intents.previews.find_obstacles", lambda *_: {0: "teardown may have taken it down"})
+    shown = page("promote", path, release="cart@1.9.0", action="Roll back")
+    assert "would be refused now: teardown may have taken it down" in text(shown)
+    fill(shown, "reason", "carts are odd")
+    fill(shown, "typed", "cart@1.9.0")
+    shown.checkbox(key="baseline-runs").check()
+    press(shown, "Roll back")
+    events = [row.event for row in store.control.audit("cart@1.9.0") if row.actor == ME]
+    assert events.index("baseline_runs") < len(events) - 1
+    assert [intent.action for intent in store.control.intents()] == [Action.PROMOTE, Action.ROLLBACK]
 
 
 def test_the_name_is_typed_and_a_reason_given_before_anything_is_requested(page, shop, html):
@@ -242,6 +259,7 @@ def test_a_request_that_waits_can_be_agreed_to_after_later_requests(page, shop, 
     path = shop(f"{HOOKS}roles: {{analyst: [ana], approver: ['{ME}']}}\napprovals: {{hold: 1}}\n")
     store, policy, ana = Store.open(path), load(path)(), Person("ana", ("ana",))
     ask(store, policy, ana, ActionRequest(Action.HOLD, "cart@1.9.0", "odd carts"))
+    repeat_verdict(store, "cart@1.9.0")
     ask(store, policy, ana, ActionRequest(Action.PROMOTE, "cart@1.9.0", "fine after all"))
     cancel(store, policy, ana, "i2", "not fine")
     shown = page("promote", path, release="cart@1.9.0")
