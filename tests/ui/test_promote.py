@@ -50,7 +50,7 @@ def test_a_go_meets_every_condition_and_the_page_shows_what_would_happen(page, s
     assert "1.4.1 → 1.9.0" in page_text
     assert "runs sh -c &#39;echo promoted-1.9.0" in page_text
     assert "one person has to approve; yours counts, if you may approve" in page_text
-    assert "all 18 conditions are met" in page_text
+    assert "all 19 conditions are met" in page_text
     assert "No request yet." in page_text
     assert not button(shown, "Promote").disabled
 
