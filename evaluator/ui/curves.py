@@ -73,7 +73,7 @@ def show_metric(workspace: Workspace, verdict: Verdict, figures: FigureData, col
     drawable = list_drawable(verdict.evidence.comparisons, figures)
     if not drawable and not any(arm.requests for arm in verdict.evidence.arms):
         return  # outcomes and readings have no figures of their own
-    st.subheader("Metric by metric", anchor="metric")
+    st.header("Metric by metric", anchor="metric")
     if not drawable:
         show_empty("No metric has figures of its own.", "Gates and holds on requests have them where there is data.")
         return
