@@ -16,12 +16,18 @@ FAILS = "too many requests fail"
 """Instead of a quantile of response times that is no time: so many requests fail."""
 
 
+KINDS = "failures in all of the run"
+NO_KINDS = "–"
+"""Head of the column of kinds of failures, and what it has for a unit that is not known to have any."""
+
+
 def draw_units(row: Comparison, curve: Mapping[str, Any], *, colors: Mapping[str, str], width: int = NARROW) -> Figure:
     """Draw the metric of a comparison for each unit, that is each instance or run, as a dot in the row of its arm.
 
-    `curve` is what `trace_units` returns: `units` with `name`, `arm`, `value` (`None`: no value), `n` (requests), and
-    `fails` if the value is beyond all times, because too many requests fail: such a unit is at the right edge, with its
-    name. `of` is the word for a unit. `colors` are the colours of the arms by name.
+    `curve` is what `trace_units` returns: `units` with `name`, `arm`, `value` (`None`: no value), `n` (requests),
+    `kinds` (kinds of failures as text, if there are any), and `fails` if the value is beyond all times, because too
+    many requests fail: such a unit is at the right edge, with its name. `of` is the word for a unit. `colors` are the
+    colours of the arms by name.
     """
     import altair as alt
 
@@ -29,12 +35,14 @@ def draw_units(row: Comparison, curve: Mapping[str, Any], *, colors: Mapping[str
     if row.unit == "ms":
         factor, unit = choose_time_scale(max((entry["value"] or 0.0 for entry in curve["units"]), default=0.0))
     arms = [BASELINE, row.arm]
+    has_kinds = any("kinds" in entry for entry in curve["units"])
     rows = tuple(
         (
             shorten(entry["name"]),
             entry["arm"],
             FAILS if entry.get("fails") else format_arm_value(row, entry["value"]),
             format_count(entry["n"]),
+            *((entry.get("kinds", NO_KINDS),) if has_kinds else ()),
         )
         for entry in curve["units"]
     )
@@ -42,10 +50,10 @@ def draw_units(row: Comparison, curve: Mapping[str, Any], *, colors: Mapping[str
         {
             "arm": arm,
             "value": entry["value"] * factor,
-            "tip": f"{name}: {value}, {n} requests",
+            "tip": ", ".join((f"{name}: {value}", f"{n} requests", *(text for text in kinds if text != NO_KINDS))),
             "name": entry["name"],
         }
-        for entry, (name, arm, value, n) in zip(curve["units"], rows, strict=True)
+        for entry, (name, arm, value, n, *kinds) in zip(curve["units"], rows, strict=True)
         if entry["value"] is not None
     ]
     title = _write_title(row, curve)
@@ -73,7 +81,7 @@ def draw_units(row: Comparison, curve: Mapping[str, Any], *, colors: Mapping[str
         finish(alt.layer(*layers), width=width, height=HEIGHT),
         title=title,
         alt=f"A dot for each {curve['of']} of both arms. {title}.",
-        head=(curve["of"], "arm", "value", "requests"),
+        head=(curve["of"], "arm", "value", "requests", *((KINDS,) if has_kinds else ())),
         rows=rows,
     )
 

@@ -37,6 +37,7 @@ from evaluator.reports.base import (
     to_ascii,
     write_title,
 )
+from evaluator.reports.failures import describe_failures
 from evaluator.reports.faults import list_faults
 from evaluator.wording import add_options
 
@@ -162,6 +163,8 @@ def _write_head(verdict: Verdict, writer: _Writer) -> list[str]:
         unlisted = len(verdict.reasons) - MAX_REASONS
         lines += writer.wrap(f"+{unlisted} more reason{'s' if unlisted > 1 else ''}: --format json names them")
     lines += [line for sentence in list_faults(verdict) for line in writer.wrap(f"where: {sentence}")]
+    if verdict.faults is not None and (failures := describe_failures(verdict)):
+        lines += writer.wrap(failures)
     return lines + [line for note in list_notes(verdict) for line in writer.wrap(note)]
 
 

@@ -75,7 +75,7 @@ def show_metric(workspace: Workspace, verdict: Verdict, figures: FigureData, col
     drawable = list_drawable(verdict.evidence.comparisons, figures)
     if not drawable and not any(arm.requests for arm in verdict.evidence.arms):
         return  # outcomes and readings have no figures of their own
-    st.subheader("Metric by metric", anchor="metric")
+    st.header("Metric by metric", anchor="metric")
     if not drawable:
         show_empty("No metric has figures of its own.", "Gates and holds on requests have them where there is data.")
         return
@@ -171,7 +171,7 @@ def show_distribution(workspace: Workspace, verdict: Verdict, figures: FigureDat
     """Show two figures for each candidate: the change at each quantile, and the distributions of both arms."""
     if not figures.get("quantiles"):
         return
-    st.subheader("Where in the distribution it moved", anchor="distribution")
+    st.header("Where in the distribution it moved", anchor="distribution")
     for index, curve in enumerate(figures["quantiles"]):
         arm = curve["arm"]
         left, right = st.columns(2, gap="large")
@@ -191,7 +191,7 @@ def show_timeline(workspace: Workspace, verdict: Verdict, figures: FigureData, c
     timeline = figures.get("timeline")
     if not timeline:
         return
-    st.subheader("What happened when", anchor="timeline")
+    st.header("What happened when", anchor="timeline")
     show_markup('<p class="muted">{}</p>', clean(explain_timeline(timeline)))
     events = list_events(read_trail(workspace), verdict.release.id, timeline)
     snippet = _write_snippet(workspace, verdict, "timeline()")

@@ -27,7 +27,7 @@ def show_queries(verdict: Verdict) -> None:
     """Show every query as it was sent to a metrics server; nothing without queries."""
     if not verdict.queries:
         return
-    st.subheader("Queries", anchor="queries")
+    st.header("Queries", anchor="queries")
     # The schema of verdicts does not fix the keys of a query: two usual names of each fact are tried.
     show_table(
         ("query", "of", "answered"),
@@ -45,7 +45,7 @@ def show_queries(verdict: Verdict) -> None:
 
 def show_runs(view: ReleaseView) -> None:
     """Show the runs of a release, those of the newest group last."""
-    st.subheader("Runs", anchor="runs")
+    st.header("Runs", anchor="runs")
     if not view.runs:
         load = f"{quote_command('load', view.release.id)} --baseline URL --canary URL"
         show_empty("No run has landed.", "Load both versions:", load)
@@ -68,7 +68,7 @@ def show_runs(view: ReleaseView) -> None:
 
 def show_history(view: ReleaseView, summaries: Sequence[ReleaseSummary]) -> None:
     """Show the latest verdicts of this release, and other releases that have a service in common with it."""
-    st.subheader("History", anchor="history")
+    st.header("History", anchor="history")
     numbered_verdicts = list(enumerate(view.verdicts))[-20:]  # each with its place among all, from 0
     show_list(
         Markup("<li>{} {} {}</li>").format(
@@ -95,7 +95,7 @@ def show_history(view: ReleaseView, summaries: Sequence[ReleaseSummary]) -> None
 
 def show_method(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> None:
     """Show how a verdict came about: judge, policy, hashes, and the command that gives the same verdict."""
-    st.subheader("How it was judged", anchor="method")
+    st.header("How it was judged", anchor="method")
     window = verdict.evidence.window
     # A folder of policies is not named: its policy for this release may differ from the one that judged, shown below.
     policy_name = "policy.yaml" if workspace.policy and workspace.policy.is_dir() else str(workspace.policy or "")

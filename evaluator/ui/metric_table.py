@@ -9,8 +9,9 @@ from markupsafe import Markup
 
 from evaluator.figures.base import is_worse_upwards, join_words, name_row
 from evaluator.figures.forest import MarginUse, find_axis, find_margin_use
-from evaluator.records import Comparison, MetricStatus, Verdict
+from evaluator.records import Comparison, FailureCount, MetricStatus, Verdict
 from evaluator.reports.base import explain_row, format_allowed, format_both, format_effect, name_role
+from evaluator.reports.failures import describe_kinds
 from evaluator.reports.overview import count_metrics, group_metrics
 from evaluator.ui.pieces import clean, link, mark_up_status, to_css_color
 from evaluator.wording import clip_interval, count_of, name_comparison, name_metric
@@ -31,16 +32,24 @@ def make_metrics_table(
     with_arms: bool = False,
     caption: str = "metrics",
     axis: tuple[float, float] | None = None,
+    failures: Sequence[FailureCount] | None = None,
 ) -> Markup:
     """Make a table of comparisons, in the given order: status, change, and its interval against what is allowed.
 
     Each name is a link to the figures of the metric and endpoint. A sentence below it says only what the other columns
     do not. `colors`: those of the arms, by name. `with_arms` adds the arm to the names. `axis`: ends of the axis, as of
-    `find_common_axis`; `None`: that of these comparisons.
+    `find_common_axis`; `None`: that of these comparisons. `failures`: their kinds are written below a name.
     """
     axis = axis or find_common_axis(comparisons)
     rows = Markup("").join(
-        _make_row(comparison, release_id, to_css_color(colors[comparison.arm]), axis, with_arm=with_arms)
+        _make_row(
+            comparison,
+            release_id,
+            to_css_color(colors[comparison.arm]),
+            axis,
+            describe_kinds(comparison, failures),
+            with_arm=with_arms,
+        )
         for comparison in comparisons
     )
     heads = {name: Markup('<th scope="col" role="columnheader">{}</th>').format(name) for name in COLUMNS}
@@ -52,16 +61,16 @@ def make_metrics_table(
 
 
 def _make_row(
-    comparison: Comparison, release_id: str, color: str, axis: tuple[float, float], *, with_arm: bool
+    comparison: Comparison, release_id: str, color: str, axis: tuple[float, float], kinds: str, *, with_arm: bool
 ) -> Markup:
-    """Make the row of a comparison; see `make_metrics_table`."""
+    """Make the row of a comparison; `kinds`: of its failures. See `make_metrics_table`."""
     if comparison.scan:
         heading, chosen = "closer", {"endpoint": clean(comparison.rule.slice.endpoint)}
     else:
         heading, chosen = "metric", {"metric": comparison.rule.name, "arm": comparison.arm}
     name = link("release", text=name_row(comparison, with_arm=with_arm), at=heading, release=release_id, **chosen)
-    note = explain_row(comparison)
-    note_html = Markup('<span class="reason">{}</span>').format(clean(note)) if note else ""
+    notes = filter(None, (explain_row(comparison), kinds))
+    note_html = Markup("").join(Markup('<span class="reason">{}</span>').format(clean(note)) for note in notes)
     cells: dict[str, object] = {
         "change": format_effect(comparison),
         "against what is allowed": draw_interval(comparison, color, axis),
@@ -183,7 +192,13 @@ def make_verdict_table(verdict: Verdict, colors: Mapping[str, str]) -> Markup:
     def make_table(part: Sequence[Comparison], caption: str) -> Markup:
         """Make the table of a part of the rows."""
         return make_metrics_table(
-            part, verdict.release.id, colors, with_arms=with_arms, caption=clean(caption), axis=axis
+            part,
+            verdict.release.id,
+            colors,
+            with_arms=with_arms,
+            caption=clean(caption),
+            axis=axis,
+            failures=verdict.failures,
         )
 
     parts = [make_table(groups.deciding or groups.passing or groups.watched, "metrics")]

@@ -30,7 +30,7 @@ def show_arms(verdict: Verdict, colors: Mapping[str, str]) -> None:
     ]
     if not rows:
         return
-    st.subheader("Arms", anchor="arms")
+    st.header("Arms", anchor="arms")
     names = list(dict.fromkeys(row.rule.name for row in sorted(rows, key=lambda row: row.rule.role is Role.WATCH)))
     for name in names:
         of_metric = [row for row in rows if row.rule.name == name]

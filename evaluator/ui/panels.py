@@ -12,7 +12,7 @@ from typing import Any
 import streamlit as st
 
 from evaluator.figures import PALETTE, Figure, to_image
-from evaluator.records import Comparison
+from evaluator.records import Comparison, FailureCount
 from evaluator.reports.base import escape_formula, format_allowed, format_both, format_effect, name_role
 from evaluator.reports.human import TIED
 from evaluator.ui.metric_table import make_metrics_table
@@ -33,13 +33,19 @@ def show_metrics(
     caption: str = "metrics",
     with_arms: bool = False,
     max_rows: int | None = None,
+    failures: Sequence[FailureCount] | None = None,
 ) -> None:
     """Show a table of the first `max_rows` comparisons (`None`: of all), and offer all of them as a download.
 
     `colors`: those of the arms, by name; `name`: unique on the page, and the name of the file; `snippet`: Python that
-    makes the numbers again; `with_arms` adds the arm to the name of each metric in the table.
+    makes the numbers again; `with_arms` adds the arm to the name of each metric in the table; `failures`: those whose
+    kinds are written in it.
     """
-    show(make_metrics_table(comparisons[:max_rows], release_id, colors, with_arms=with_arms, caption=caption))
+    show(
+        make_metrics_table(
+            comparisons[:max_rows], release_id, colors, with_arms=with_arms, caption=caption, failures=failures
+        )
+    )
     offer_metrics(comparisons, name, snippet)
 
 

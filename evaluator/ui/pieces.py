@@ -22,7 +22,7 @@ from evaluator.reports.base import (
 )
 from evaluator.reports.overview import HeatMap
 from evaluator.ui.reads import DEFAULT_STORE, find_store_path
-from evaluator.wording import add_options, format_change, name_metric
+from evaluator.wording import add_options, format_change, format_duration, name_metric
 
 MAX_CHARACTERS = 300
 DAY_S = 86400
@@ -42,6 +42,11 @@ def name_tab(page: str, release_id: str, word: VerdictWord | None) -> None:
     """Name the browser's tab after a release, its latest verdict (None: not judged) and the page: several are open."""
     mark = f"{VERDICT_WORDS[word].split()[-1]} " if word else ""
     st.set_page_config(page_title=f"{mark}{clean(release_id)} · {page}")
+
+
+def show_sections() -> None:
+    """Put links to the headings below on the page: `navigation.js` writes them, as soon as there are headings."""
+    show(Markup('<nav class="ev-sections" aria-label="sections of this page"></nav>'))
 
 
 def show_list(items: Iterable[Markup]) -> None:
@@ -126,6 +131,14 @@ def write_age(moment: datetime | None, now: datetime) -> str:
     return f"{int(seconds // DAY_S)} days ago"
 
 
+def write_until(moment: datetime, now: datetime) -> str:
+    """Write how much time is left until a moment: `in 14 min`, from two days on `in 3 days`; `over` afterwards."""
+    seconds = (moment - now).total_seconds()
+    if seconds <= 0:
+        return "over"
+    return f"in {int(seconds // DAY_S)} days" if seconds >= 2 * DAY_S else f"in {format_duration(round(seconds))}"
+
+
 def mark_up_verdict(word: VerdictWord | str | None) -> Markup:
     """Write the word of a verdict with its mark, coloured; `not judged` for None or an empty text."""
     if not word:
@@ -207,8 +220,8 @@ def make_banner(verdict: Verdict, notes: Sequence[Markup]) -> Markup:
     reasons = Markup("").join(Markup("<li>{}</li>").format(clean(reason.text)) for reason in verdict.reasons[:4])
     unlisted = Markup('<p class="muted">and {} more reasons, below</p>').format(len(verdict.reasons) - 4)
     return Markup(
-        '<section class="ev-banner is-{}" aria-label="verdict"><p><span class="word {}">{}</span>'
-        '<span class="name">{}</span> <span class="muted">{}</span></p><ul>{}</ul>{}'
+        '<section class="ev-banner is-{}" aria-label="verdict"><h1><span class="word {}">{}</span>'
+        '<span class="name">{}</span> <span class="against">{}</span></h1><ul>{}</ul>{}'
         '<p class="next"><strong>Next:</strong> {}</p><p class="said muted">{}</p></section>'
     ).format(
         verdict.word.value,
@@ -225,7 +238,7 @@ def make_banner(verdict: Verdict, notes: Sequence[Markup]) -> Markup:
 
 def show_health(findings: Sequence[Finding]) -> None:
     """Show the health checks with what they found, the worst first."""
-    st.subheader("Was it a fair comparison?", anchor="health")
+    st.header("Was it a fair comparison?", anchor="health")
     if not findings:
         show_empty("No check was made.", "")
         return

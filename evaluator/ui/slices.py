@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import streamlit as st
 
 from evaluator.figures import color_judged_arms
-from evaluator.records import Comparison, Verdict
+from evaluator.records import Comparison, FailureCount, Verdict
 from evaluator.reports.overview import rank_comparisons
 from evaluator.ui.curves import list_drawable, show_metric_figures, show_strips
+from evaluator.ui.faults import show_failures
 from evaluator.ui.panels import show_metrics
 from evaluator.ui.pieces import clean, show_empty, show_markup
 from evaluator.ui.reads import ReleaseView, Workspace, read_part
@@ -49,19 +50,27 @@ def show_slices(workspace: Workspace, view: ReleaseView, verdict: Verdict, span_
     comparisons = [comparison for comparison in verdict.evidence.comparisons if comparison.scan]
     if not comparisons and not any(arm.requests for arm in verdict.evidence.arms):
         return  # outcomes have no endpoints
-    st.subheader("Endpoints", anchor="endpoints")
+    st.header("Endpoints", anchor="endpoints")
     if comparisons:
-        _show_ranking(workspace, view, comparisons, color_judged_arms(verdict.evidence))
+        _show_ranking(workspace, view, comparisons, color_judged_arms(verdict.evidence), verdict.failures)
     else:
         show_empty("The scan compared no endpoint.", "The policy turned it off, or no endpoint had enough requests.")
+    show_failures(verdict)
     if any(arm.requests for arm in verdict.evidence.arms):
         _show_closer(workspace, view, verdict, span_s)
 
 
 def _show_ranking(
-    workspace: Workspace, view: ReleaseView, comparisons: list[Comparison], colors: Mapping[str, str]
+    workspace: Workspace,
+    view: ReleaseView,
+    comparisons: list[Comparison],
+    colors: Mapping[str, str],
+    failures: Sequence[FailureCount] | None,
 ) -> None:
-    """Show the endpoints of the scan whose name contains what the reader types, furthest beyond their margin first."""
+    """Show the endpoints of the scan whose name contains what the reader types, furthest beyond their margin first.
+
+    `failures`: those of the verdict, whose kinds are shown.
+    """
     name_filter = st.text_input(
         "Endpoints that contain", key="find", bind="query-params", max_chars=200, placeholder="any, for example POST"
     )
@@ -85,6 +94,7 @@ def _show_ranking(
         caption="endpoints",
         with_arms=has_several_candidates,
         max_rows=MAX_ENDPOINTS,
+        failures=failures,
     )
     if len(ranked) > MAX_ENDPOINTS:
         show_markup('<p class="muted">the {} furthest beyond their margin, of {}</p>', MAX_ENDPOINTS, len(ranked))
@@ -95,7 +105,7 @@ def _show_closer(workspace: Workspace, view: ReleaseView, verdict: Verdict, span
 
     Cells are read only when the reader has chosen, since that takes a while.
     """
-    st.subheader("Look closer", anchor="closer")
+    st.header("Look closer", anchor="closer")
     endpoints = {
         comparison.rule.slice.endpoint for comparison in verdict.evidence.comparisons if comparison.rule.slice.endpoint
     }

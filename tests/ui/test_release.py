@@ -28,7 +28,7 @@ def test_the_answer_comes_first_and_then_what_it_rests_on(page, store_path, text
     assert not shown.exception
     assert "could not be shown" not in page_text
     assert page_text.index(word) < page_text.index("Next:") < page_text.index('aria-label="metrics"')
-    titles = [element.value for element in shown.subheader]
+    titles = [element.value for element in shown.header]
     for title in ("Metric by metric", "Where in the distribution it moved", "What happened when", "Endpoints"):
         assert title in titles
     assert "data_hash" not in page_text
