@@ -68,7 +68,7 @@ def count_recorded(store: Store, runs: Sequence[Run]) -> tuple[RecordedArm, ...]
 
     Empty without segments. One that cannot be read is left out: landing it names the reason.
     """
-    counts = []
+    counts: list[_Count] = []
     for run in runs:
         for path in segment_paths(store.data.segment_folder(run)):
             with suppress(OSError, pa.ArrowException):

@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 from markupsafe import Markup
 
-from evaluator.figures import color_judged_arms
+from evaluator.figures import check_charts_as_a_whole, color_judged_arms
 from evaluator.pipeline.counting import list_running
 from evaluator.pipeline.runs import is_live, is_stale
 from evaluator.records import Verdict
@@ -204,6 +204,7 @@ def _show_figures(workspace: Workspace, view: ReleaseView, verdict: Verdict, *, 
 
     `newest`: is it the latest verdict of the release?
     """
+    check_charts_as_a_whole()
     figures: Mapping[str, Any] = {}
 
     def load_figures() -> None:

@@ -120,7 +120,7 @@ def test_an_unknown_name_in_a_link_shows_nothing_else_until_another_is_chosen(pa
 def test_a_release_without_verdict_names_the_command(page, own, text):
     land(Store.open(own), "cart@2.0.0", STEADY, seed=9)
     shown = page("release", own, release="cart@2.0.0")
-    assert "was not judged yet" in text(shown)
+    assert "NOT JUDGED" in text(shown)
     assert f"evaluator --store {shlex.quote(str(own))} verdict cart@2.0.0<" in unescape(text(shown))
 
 
