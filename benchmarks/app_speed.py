@@ -106,22 +106,22 @@ def click_releases(page: Page) -> tuple[list[float], list[float]]:
 
 
 def choose_metrics(page: Page) -> list[float]:
-    """Choose one metric after the other by keyboard; returns the seconds until the figure is that of the metric."""
+    """Choose one metric after the other; returns the seconds until the figure is that of the metric."""
     seconds = []
     for index in range(TIMES):
         box = page.get_by_role("combobox", name="Metric")
         box.scroll_into_view_if_needed()
         page.wait_for_timeout(700)  # a list that was opened is closed by scrolling
-        box.focus()
-        page.keyboard.press("ArrowDown")  # opens the list
-        page.get_by_role("option").first.wait_for()
-        page.keyboard.press("ArrowDown" if index % 2 == 0 else "ArrowUp")
+        box.click()
+        names = page.get_by_role("option").all_inner_texts()
+        name = next(name for name in names[index % 2 :] if name != box.input_value())
         title = page.evaluate(TITLES)
 
         def wait(title: str = title) -> None:
             page.wait_for_function(HAS_OTHER_TITLE, arg=title, timeout=120_000)
 
-        seconds.append(measure(lambda: page.keyboard.press("Enter"), wait))
+        option = page.get_by_role("option", name=name, exact=True)
+        seconds.append(measure(option.click, wait))
         page.wait_for_function(IS_DONE, timeout=120_000)
     return seconds
 

@@ -14,8 +14,9 @@ from evaluator.records import BASELINE, CANDIDATE, ReleaseSummary
 from evaluator.reports.overview import rank_comparisons
 from evaluator.ui.controls import choose
 from evaluator.ui.frame import show_empty_store
+from evaluator.ui.metric_table import make_metrics_table
 from evaluator.ui.panels import show_figure, show_metrics
-from evaluator.ui.pieces import clean, make_metrics_table, show, show_empty, show_health, show_markup, show_table
+from evaluator.ui.pieces import clean, show, show_empty, show_health, show_markup, show_table
 from evaluator.ui.reads import (
     ChosenSide,
     SidePair,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import streamlit as st
 from markupsafe import Markup
 
-from evaluator.records import ReleaseSummary, Verdict
+from evaluator.records import OUTCOME_SOURCE, ReleaseSummary, Verdict
 from evaluator.ui.pieces import (
     clean,
     link,
@@ -60,7 +60,9 @@ def show_runs(view: ReleaseView) -> None:
         split = users if users != "–" or not shares else shares
         source = f"{run.source}, step {run.step}" if run.step else run.source
         rows.append((name, clean(source), f"{run.replicate + 1}", state, *times, f"{run.landed:,}", clean(split)))
-    head = ("run", "source", "replicate", "state", "started", "ended", "requests", "users or shares")
+    # Of outcomes, the rows of a file are counted, which are no requests.
+    counted = "rows" if any(run.source == OUTCOME_SOURCE for run in view.runs) else "requests"
+    head = ("run", "source", "replicate", "state", "started", "ended", counted, "users or shares")
     show_table(head, rows, caption="runs")
 
 
@@ -98,10 +100,12 @@ def show_method(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> No
     # A folder of policies is not named: its policy for this release may differ from the one that judged, shown below.
     policy_name = "policy.yaml" if workspace.policy and workspace.policy.is_dir() else str(workspace.policy or "")
     path = verdict.policy_path or policy_name
+    span = Markup("{} to {}").format(mark_up_time(window.start), mark_up_time(window.end))
+    window_facts = [("window", span)] if window.start and window.end else []
     command = write_command(view.release.id, "--store", str(workspace.store), "--dry-run", policy=path)
     show_definitions(
         [
-            ("window", Markup("{} to {}").format(mark_up_time(window.start), mark_up_time(window.end))),
+            *window_facts,
             ("judge", f"{verdict.judge}, {verdict.monitoring} monitoring"),
             ("false alarms", f"alpha {verdict.alpha:g} over all gates together"),
             ("mode", verdict.mode),

@@ -34,7 +34,7 @@ def show_unjudged(workspace: Workspace, view: ReleaseView) -> None:
             '<span class="name">{}</span></h1>{}<p class="next">{}</p></section>'
         ).format(word, name, _make_progress(running), advice)
     )
-    show_arms(workspace, running)
+    show_recorded(workspace, running)
     if not running:
         show_again_once_changed()
 
@@ -47,7 +47,7 @@ def make_recording(runs: Sequence[Run]) -> Markup:
     return Markup('<section class="ev-banner" aria-label="recording">{}</section>').format(_make_progress(running))
 
 
-def show_arms(workspace: Workspace, running: Sequence[Run]) -> None:
+def show_recorded(workspace: Workspace, running: Sequence[Run]) -> None:
     """Show what each arm has recorded in the runs that are going on; nothing without any."""
     arms = count_recorded(open_store(workspace, decisions_only=True), running) if running else ()
     if not arms:

@@ -17,11 +17,11 @@ from evaluator.records import Margin, Rulebook
 from evaluator.reports.overview import rank_comparisons
 from evaluator.ui.controls import choose
 from evaluator.ui.frame import guarded
+from evaluator.ui.metric_table import make_metrics_table
 from evaluator.ui.panels import show_figure, show_numbers
 from evaluator.ui.pieces import (
     complete_command,
     link,
-    make_metrics_table,
     mark_up_verdict,
     show,
     show_empty,

@@ -20,9 +20,11 @@ from evaluator.ui.curves import show_distribution, show_metric, show_timeline
 from evaluator.ui.details import show_history, show_method, show_queries, show_runs
 from evaluator.ui.faults import make_fault_card
 from evaluator.ui.frame import guarded, show_empty_store
-from evaluator.ui.live import make_recording, show_arms, show_unjudged
+from evaluator.ui.live import make_recording, show_recorded, show_unjudged
+from evaluator.ui.metric_table import make_verdict_table
 from evaluator.ui.notes import show_notes
-from evaluator.ui.panels import show_metrics
+from evaluator.ui.outcomes import show_arms
+from evaluator.ui.panels import offer_metrics
 from evaluator.ui.pieces import (
     clean,
     link,
@@ -143,12 +145,13 @@ def _show_present(workspace: Workspace, release_id: str, *, was_judged: bool) ->
         show(card)
     if running := list_running(view.runs):
         show(make_recording(running))
-        show_arms(workspace, running)
+        show_recorded(workspace, running)
     # The rest of the page changes only when the reader asks for it.
     shown_count = st.session_state.setdefault(f"seen-{release_id}", len(view.verdicts))
     if len(view.verdicts) != shown_count and st.button("There is a newer verdict: show all of it", key="newer"):
         st.session_state[f"seen-{release_id}"] = len(view.verdicts)
         st.rerun(scope="app")
+    guarded(lambda: show_arms(verdict, color_judged_arms(verdict.evidence)))()
     _show_metrics(workspace, view, verdict, number)
 
 
@@ -157,6 +160,8 @@ def _list_notes(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> Se
     requests = " + ".join(f"{arm.requests:,}" for arm in verdict.evidence.arms if arm.requests)
     notes = [Markup("judged {} ({})").format(write_age(verdict.judged_at, now()), mark_up_time(verdict.judged_at))]
     notes += [Markup("{} requests").format(requests)] if requests else []
+    units = " + ".join(f"{arm.units:,}" for arm in verdict.evidence.arms if arm.units)
+    notes += [Markup("{} units").format(units)] if units else []
     live = " + ".join(f"{arm.production.requests:,}" for arm in verdict.evidence.arms if arm.production)
     notes += [Markup("{} requests of production").format(live)] if live else []
     if is_live(view.runs):
@@ -187,16 +192,15 @@ def _show_metrics(workspace: Workspace, view: ReleaseView, verdict: Verdict, num
 
     `number`: the place of the verdict in the history of its release, from 0; None: the latest.
     """
-    st.header("Metrics, the furthest beyond its margin first", anchor="metrics")
+    st.header("Metrics, worst first", anchor="metrics")
     metrics = rank_comparisons([comparison for comparison in verdict.evidence.comparisons if not comparison.scan])
     if not metrics:
         show_empty("Nothing could be compared.", "The reasons above say what is missing.")
         return
     verdict_number = -1 if number is None else number  # an index of Python, in the snippet
     snippet = TABLE_SNIPPET.format(store=str(workspace.store), release=view.release.id, number=verdict_number)
-    has_several_candidates = len({comparison.arm for comparison in metrics}) > 1
-    colors = color_judged_arms(verdict.evidence)
-    show_metrics(metrics, view.release.id, colors, "metrics", snippet, with_arms=has_several_candidates)
+    show(make_verdict_table(verdict, color_judged_arms(verdict.evidence)))
+    offer_metrics(metrics, "metrics", snippet)
 
 
 def _show_figures(workspace: Workspace, view: ReleaseView, verdict: Verdict, *, newest: bool) -> None:
@@ -215,7 +219,8 @@ def _show_figures(workspace: Workspace, view: ReleaseView, verdict: Verdict, *, 
     guarded(load_figures)()
     if figures:
         colors = color_judged_arms(verdict.evidence)
-        show(make_legend({arm: to_css_color(color) for arm, color in colors.items()}))
+        if any(arm.requests for arm in verdict.evidence.arms):  # else there are no figures
+            show(make_legend({arm: to_css_color(color) for arm, color in colors.items()}))
         guarded(lambda: show_metric(workspace, verdict, figures, colors))()
         guarded(lambda: show_distribution(workspace, verdict, figures, colors))()
         guarded(lambda: show_timeline(workspace, verdict, figures, colors))()
