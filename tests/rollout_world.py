@@ -74,6 +74,7 @@ class Status:
     by: str = ""
     is_returned: bool = False
     drift: str = ""
+    counted: str = ""
 
 
 class FakeGuard:
@@ -152,6 +153,7 @@ class World:
         self.events: list[Event] = []
         self.said: list[str] = []
         self.shown: list[str] = []
+        self.again: dict[int, list[bool]] = {}
         self.executed: list[int] = []
         """Positions of the steps whose hooks were acknowledged, in order."""
         self.results: dict[int, list[ActResult]] = {}
@@ -195,6 +197,7 @@ class World:
     # -------------------------------------------------------------- effects
 
     def execute(self, position: int, *, again: bool) -> ActResult:
+        self.again.setdefault(position, []).append(again)
         results = self.results.get(position, [ActResult("done")])
         result = results.pop(0) if len(results) > 1 else results[0]
         step = self.plan.steps[position]
@@ -207,8 +210,9 @@ class World:
     def read_result(self, position: int) -> ActResult:
         return self.known.get(position, ActResult("unknown"))
 
-    def ask(self, position: int, why: str) -> None:
+    def ask(self, position: int, why: str) -> str:
         self.asked.append((position, why))
+        return "i7"
 
     def read_answers(self, position: int) -> StepAnswers:
         return self.answers

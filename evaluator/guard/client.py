@@ -140,9 +140,9 @@ class GuardClient:
         """
         return read_status(self._ask("renew", {"rollout": rollout}, _ANSWER_S))
 
-    def look(self, rollout: str) -> GuardStatus:
+    def look(self, rollout: str, *, wait_s: float = _ANSWER_S) -> GuardStatus:
         """Read the status without being the driver: the lease goes on. Raises NotReached, HookError."""
-        return read_status(self._ask("look", {"rollout": rollout}, _ANSWER_S))
+        return read_status(self._ask("look", {"rollout": rollout}, wait_s))
 
     def back(self, rollout: str, why: str, by: str) -> GuardStatus:
         """Return all traffic of a rollout to the baseline, now and for good.

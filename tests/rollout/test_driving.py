@@ -215,6 +215,19 @@ def test_what_is_held_without_a_way_back_is_written_once():
     assert world.no_go_since == seen_at[0], "who lets it go on has seen the earlier ones"
 
 
+def test_an_act_that_failed_after_one_without_a_way_back_is_tried_again_when_a_person_lets_it_continue():
+    end = [{"name": "migrate", "hooks": HOOK, "irreversible": True}, {"name": "dns", "hooks": HOOK}]
+    world = World(make_plan(CANARY | {"acts": CANARY["acts"] | {"end": end}}))
+    dns = next(n for n, step in enumerate(world.plan.steps) if step.name == "dns")
+    world.results[dns] = [ActResult("failed", "no such zone"), ActResult("failed", "still none"), ActResult("done")]
+    for at in (2000, 3000):
+        world.at(at, lambda: world.events.append(Event(EventKind.CONTINUED, world.clock.now(), person="ann")))
+    assert world.drive() is PROMOTED
+    assert [event.text for event in world.events if event.kind is EventKind.FAILED] == ["no such zone", "still none"]
+    assert world.kinds().count("stopped") == 2
+    assert world.again[dns] == [False, True, True]
+
+
 def test_final_acts_wait_until_no_guard_is_left_that_would_return_the_traffic(world):
     world.traffic.close_problem = "no guard answers"
     world.at(200, lambda: setattr(world.traffic, "close_problem", ""))
