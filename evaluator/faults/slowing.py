@@ -122,9 +122,10 @@ class TimeModel:
         usable = np.flatnonzero(weight[since] > 0) + scope.slot
         if not usable.size:
             return math.inf
-        before = 0.0
-        if weight[: scope.slot].sum():
-            before = float(np.average(difference[: scope.slot], weights=weight[: scope.slot]))
+        # The level before the step, as in `_find_steps`: of few slots little is known of it.
+        level = self.spread.of_level * (1 / instances + 1 / self.baseline_instances)
+        precision = self._weigh(noise, instances)[: scope.slot]
+        before = float((difference[: scope.slot] * precision).sum() / (1 / level + precision.sum()))
         rise = float(np.average(difference[since], weights=weight[since])) - before
         if np.median(difference[usable]) - before < rise / 2:
             return math.inf

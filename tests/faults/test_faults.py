@@ -19,6 +19,8 @@ from evaluator.faults.failing import find_surprise
 from evaluator.faults.grid import build_grid
 from evaluator.faults.naming import name_units
 from evaluator.faults.onset import find_onset
+from evaluator.faults.scanning import Scope
+from evaluator.faults.slowing import model_times
 from evaluator.pipeline.assessing import judge_data
 from evaluator.records import Fault, Finding, Level, VerdictWord
 from evaluator.simulate import Bursts, Change, Requests, Scenario, simulate, to_cells
@@ -113,6 +115,14 @@ def test_all_and_several_are_told_apart(what, size, endpoints, instances):
 @pytest.mark.parametrize(("what", "size"), [("failures", 0.05), ("response_time", 1.5)])
 def test_a_fault_from_the_start_has_no_minute(what, size):
     assert find(SimulatedFault(what, size, 0.0, None, None), given=True).onset.kind == "start"
+
+
+def test_a_rise_from_the_start_lasts_also_if_it_seems_to_begin_a_few_slots_later():
+    """What is before it is slow, too, so that it is no rise against that."""
+    grid = build_grid(pair(draw(SimulatedFault("response_time", 2.0, 0.0, {ENDPOINT}, {INSTANCE}))).panels["canary"])
+    model = model_times(grid, RULEBOOK.prior.sd_latency)
+    place = np.array(grid.endpoints) == ENDPOINT, np.array(grid.instances) == INSTANCE
+    assert [model.find_dispersion(Scope(*place, slot)) for slot in range(6)] == [1.0] * 6
 
 
 def test_a_leak_is_a_growth_and_no_step():
