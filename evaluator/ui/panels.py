@@ -14,7 +14,9 @@ import streamlit as st
 from evaluator.figures import PALETTE, Figure, to_image
 from evaluator.records import Comparison, FailureCount
 from evaluator.reports.base import escape_formula, format_allowed, format_both, format_effect, name_role
-from evaluator.ui.pieces import clean, make_metrics_table, show, show_markup, show_table
+from evaluator.reports.human import TIED
+from evaluator.ui.metric_table import make_metrics_table
+from evaluator.ui.pieces import clean, show, show_markup, show_table
 from evaluator.wording import name_comparison
 
 HEAD = ("metric", "arm", "role", "baseline", "candidate", "change", "allowed", "status", "reason")
@@ -44,6 +46,11 @@ def show_metrics(
             comparisons[:max_rows], release_id, colors, with_arms=with_arms, caption=caption, failures=failures
         )
     )
+    offer_metrics(comparisons, name, snippet)
+
+
+def offer_metrics(comparisons: Sequence[Comparison], name: str, snippet: str) -> None:
+    """Offer the numbers of comparisons; `name` and `snippet` as of `show_metrics`."""
     download_rows = [
         (
             name_comparison(comparison),
@@ -62,11 +69,13 @@ def show_metrics(
 
 def show_figure(figure: Figure, name: str, snippet: str) -> None:
     """Show a figure under its finding, and offer its numbers; `name`: unique on the page, and the name of its files."""
-    show_markup('<p class="ev-figure">{}</p>', clean(figure.title))
+    with st.container(horizontal=True, vertical_alignment="center"):
+        show_markup('<p class="ev-figure">{}</p>', TIED.sub("\N{NO-BREAK SPACE}", clean(figure.title)))
+        make_image = partial(to_image, figure)
+        show_numbers(name, figure.head, figure.rows, snippet, make_image=make_image, caption=figure.title)
     spec = _use_page_colors(figure.chart.to_dict())
     spec.pop("width", None)  # it takes the width of its column
     st.vega_lite_chart(spec=spec, theme=None, width="stretch", key=f"figure-{name}", alt=figure.alt)
-    show_numbers(name, figure.head, figure.rows, snippet, make_image=partial(to_image, figure), caption=figure.title)
 
 
 def show_numbers(
@@ -83,14 +92,22 @@ def show_numbers(
     `name`: unique on the page, and the name of the files; `make_image`: called with `svg` or `png`, returns the file;
     `None`: there is no image.
     """
-    with st.expander("Numbers, downloads, notebook", key=f"numbers-{name}"):
-        show_table(head, rows, caption=caption or name)
-        with st.container(horizontal=True):
-            _show_download(name, "csv", "text/csv", lambda: _to_csv(head, rows))
-            if make_image is not None:
-                _show_download(name, "svg", "image/svg+xml", lambda: make_image("svg"))
-                _show_download(name, "png", "image/png", lambda: make_image("png"))
-        st.code(snippet, language="python", wrap_lines=True)
+
+    @st.fragment
+    def show_fragment() -> None:
+        """Show the button, and behind it the numbers: only the table, which may be long, waits until it is pressed."""
+        box = st.popover("Numbers", type="tertiary", key=f"numbers-{name}", on_change="rerun")
+        with box:
+            if box.open:
+                show_table(head, rows, caption=caption or name)
+            with st.container(horizontal=True):
+                _show_download(name, "csv", "text/csv", lambda: _to_csv(head, rows))
+                if make_image is not None:
+                    _show_download(name, "svg", "image/svg+xml", lambda: make_image("svg"))
+                    _show_download(name, "png", "image/png", lambda: make_image("png"))
+            st.code(snippet, language="python", wrap_lines=True)
+
+    show_fragment()
 
 
 def _show_download(name: str, extension: str, mime_type: str, make_content: Callable[[], bytes]) -> None:

@@ -431,6 +431,22 @@ def test_answers_that_lost_most_of_their_content_forbid_a_go():
     assert judge(with_sizes(0.01), RULEBOOK, (LOADED,)).word is VerdictWord.INCONCLUSIVE
 
 
+def test_answers_of_one_size_are_empty_pages_whose_header_is_counted():
+    """Baselines of 360 to 440 bytes with a header of 200; the candidate sends only that."""
+    moments, first = CELLS.moments, 0
+    chosen = moments.endpoint == first
+    headers = np.where(chosen, 200.0 * (moments.n - moments.failures), moments.bytes)
+    with_headers = np.where(chosen, 0.2 * moments.bytes / moments.bytes[chosen].mean() * headers[chosen].mean(), 0)
+    both = replace(CELLS, moments=replace(moments, bytes=headers + with_headers))
+    assert find("answer_size", both) is None
+    empty = np.where(moments.arm == 1, headers, headers + with_headers)
+    found = find("answer_size", replace(CELLS, moments=replace(moments, bytes=empty)))
+    assert found.level is Level.FAIL
+    # Nothing follows from sizes that are alike on both arms: a header may have become shorter.
+    shorter = np.where(chosen & (moments.arm == 1), 0.87 * headers, headers)
+    assert find("answer_size", replace(CELLS, moments=replace(moments, bytes=shorter))) is None
+
+
 @pytest.mark.parametrize("factor", [0.55, 1.0, 3.0])
 def test_answers_that_are_a_little_smaller_or_larger_have_no_finding(factor):
     assert find("answer_size", with_sizes(factor)) is None
