@@ -70,7 +70,7 @@ def _show_waiting(workspace: Workspace, summaries: Sequence[ReleaseSummary], int
             intent.label,
             clean(intent.requester),
             _WAITING_STATES[intent.state],  # in words, what it waits for
-            link("promote", text="see the request", at=intent.id, release=intent.release),
+            link("promote", text="review request", release=intent.release, request=intent.id),
         )
         for intent in waiting_intents
     ]
