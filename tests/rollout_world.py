@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import signal
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from evaluator.errors import HookError, StoreError
 from evaluator.policy.rollout import RolloutSection
@@ -299,13 +295,3 @@ class InlineCall:
         if self.error:
             raise self.error
         return self.value
-
-
-def kill_here() -> None:
-    """End this process as a kill does: nothing is cleaned up."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def read_lines(path: Path) -> list:
-    """Read a file of lines of JSON; empty if there is none."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

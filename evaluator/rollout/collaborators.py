@@ -127,6 +127,10 @@ class StepFindings(Protocol):
     def data_hash(self) -> str:
         """Hash of the data."""
 
+    @property
+    def note(self) -> str:
+        """A sentence on all services together; empty: they are not judged together."""
+
 
 class StepJudge(Protocol):
     """The verdicts of the steps."""

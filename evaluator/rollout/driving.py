@@ -30,7 +30,7 @@ RETRY_S = 5.0
 CLOSING_S = 120.0
 """How long the end of a step is waited for after its time: requests that are running have to end, and to be read."""
 GIVE_UP_S = 30.0
-"""How long the return is tried again where nothing can be written any more."""
+"""How long the return is tried again where nothing can be written any more, and the end of the guard's watch."""
 
 T = TypeVar("T")
 
@@ -212,7 +212,7 @@ class Driver:
                 return
             self._add_of_step(
                 EventKind.JUDGED, decision, look=decision.look, verdict=str(found.word), no_harm=found.no_harm,
-                data_hash=found.data_hash, text="; ".join(found.missing),
+                data_hash=found.data_hash, text="; ".join(found.missing), note=found.note,
             )  # fmt: skip
             return
 
@@ -302,9 +302,18 @@ class Driver:
         self._add(Event(EventKind.READ_BACK, now, text=text))
 
     def _end(self, decision: Decision) -> None:
-        """End the rollout."""
-        with suppress(EvaluatorError):
-            self.parts.traffic.close(promoted=False)
+        """End the rollout. A guard that goes on watching would undo what others do with the traffic later."""
+        clock = self.parts.clock
+        until = clock.monotonic() + GIVE_UP_S
+        while decision.outcome is not RolloutOutcome.PROMOTED:  # then the watch has ended before
+            try:
+                self.parts.traffic.close(promoted=False)
+                break
+            except EvaluatorError as error:
+                self._say_once(f"the watch of the guard has not ended: {error.message}")
+                if clock.monotonic() >= until:
+                    break
+                clock.wait(POLL_S)
         self._add(Event(EventKind.ENDED, self.parts.clock.now(), outcome=decision.outcome))
 
     # ------------------------------------------------------------------ what people say

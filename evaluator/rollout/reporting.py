@@ -409,7 +409,8 @@ def _list_steps(
             state, level = "turned back here", "fail"
         elif progress.states[number] is StepState.WAITING and (has_ended or progress.going_back):
             state = "not begun"
-        notes = [event.text for event in own if event.text and event.kind is not EventKind.BEGUN]
+        texts = [text for event in own if event.kind is not EventKind.BEGUN for text in (event.text, event.note)]
+        notes = [*dict.fromkeys(filter(None, texts))]
         notes += [progress.why_back] if number == turned and progress.why_back not in notes else []
         yield StepRow(
             number=number + 1,

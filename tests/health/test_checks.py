@@ -300,7 +300,10 @@ def test_a_few_failures_on_one_side_are_an_early_warning():
     failing = np.flatnonzero(requests.arm == 1)[:9]
     failed = np.zeros_like(requests.failed)
     failed[failing] = True
-    assert "9 of 9 failures" in find("early_warning", to_cells(replace(quiet, failed=failed))).text
+    broken = replace(quiet, failed=failed, status=np.where(failed, 503, quiet.status))
+    text = find("early_warning", to_cells(broken)).text
+    assert "9 of 9 failures" in text
+    assert text.endswith(": 9 × 503")
 
 
 def test_every_failed_check_says_what_to_do_or_what_it_saw():

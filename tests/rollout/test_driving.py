@@ -41,7 +41,7 @@ def test_a_good_release_is_promoted(world):
     assert world.executed == [DEPLOY, TO_5, TO_50, 5, DNS, TEARDOWN]
     assert world.looks == [(AT_5, JudgedAt.BAKE), (AT_50, JudgedAt.BAKE)]
     assert [call for call in world.traffic.calls if call != "renew"] == [
-        "open", "set 0.05", "set 0.5", "set 1", "close", "close"
+        "open", "set 0.05", "set 0.5", "set 1", "close"
     ]  # fmt: skip
     assert world.kinds()[-3:] == ["begun", "done", "ended"]
     assert find_exit_code(world.plan, world.events) == 0
@@ -361,6 +361,22 @@ def test_a_watch_that_does_not_end_goes_back_and_takes_nothing_down_first(world)
     assert world.drive() is BACK
     assert "read_back" not in world.kinds()
     assert world.kinds().index("returned") < world.kinds().index("ended")
+
+
+def test_a_rollout_that_went_back_ends_after_its_watch(world):
+    """A guard that was killed reads the router again first: until then it refuses to end."""
+    world.found[AT_50] = [NO_GO]
+    world.traffic.close_problem = "the traffic of r1 has not returned yet, so the guard goes on"
+    world.at(60, lambda: setattr(world.traffic, "close_problem", ""))
+    assert world.drive() is BACK
+    assert world.clock.elapsed >= 60
+    assert world.traffic.calls[-1] == "close"
+    # A router that is gone for good does not keep it from ending.
+    world = World()
+    world.found[AT_50] = [NO_GO]
+    world.traffic.close_problem = "the traffic of r1 has not returned yet, so the guard goes on"
+    assert world.drive() is BACK
+    assert world.clock.elapsed < 120
 
 
 def test_what_goes_back_when_the_watch_is_to_end_is_not_promoted(world):
