@@ -12,13 +12,13 @@ from evaluator.policy.promotion import PromotionRules
 from evaluator.records import Verdict, VerdictWord
 from evaluator.records.intents import PROMOTING, Action, PersonRole
 from evaluator.ui.acting import Forecast, read_forecast
+from evaluator.ui.answer import make_answer
 from evaluator.ui.frame import guarded
 from evaluator.ui.identity import Reader, demand_recent_login, find_reader, has_recent_login, show_refusal
 from evaluator.ui.pieces import (
     clean,
     escape_markdown,
     link,
-    make_banner,
     mark_up_code,
     mark_up_time,
     name_tab,
@@ -75,7 +75,7 @@ def show_promote() -> None:
         show_empty(problem, "Judge it:", workspace.command(release_id))
     else:
         judged = Markup("judged {} ({})").format(write_age(verdict.judged_at, now()), mark_up_time(verdict.judged_at))
-        show(make_banner(verdict, [judged, link("release", "all of the evidence", release=release_id)]))
+        show(make_answer(workspace, verdict, [judged, link("release", "all of the evidence", release=release_id)]))
     guarded(lambda: _show_action(workspace, view, verdict, reader))()
     guarded(lambda: show_requests(workspace, release_id, reader))()
 

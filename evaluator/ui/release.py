@@ -14,6 +14,7 @@ from evaluator.pipeline.runs import is_live, is_stale
 from evaluator.records import ReleaseSummary, Verdict
 from evaluator.reports.base import list_what_is_not_judged
 from evaluator.reports.overview import rank_comparisons
+from evaluator.ui.answer import make_answer
 from evaluator.ui.controls import choose
 from evaluator.ui.curves import show_distribution, show_metric, show_timeline
 from evaluator.ui.details import show_history, show_method, show_queries, show_runs
@@ -24,7 +25,6 @@ from evaluator.ui.panels import show_metrics
 from evaluator.ui.pieces import (
     clean,
     link,
-    make_banner,
     make_legend,
     mark_up_command,
     mark_up_time,
@@ -134,13 +134,15 @@ def _show_banner(workspace: Workspace, release_id: str) -> None:
     The banner refreshes by itself; `seen-…` keeps how many verdicts there were when the whole page was last shown.
     """
     view = read_release(workspace, release_id)
-    verdict = read_past_verdict(view, read_verdict_number(view))
+    number = read_verdict_number(view)
+    verdict = read_past_verdict(view, number)
     if verdict is None:
         landed = sum(run.landed for run in view.runs)
         problem = f"{clean(release_id)} was not judged yet; {landed:,} requests have landed."
         show_empty(problem, "Judge it:", workspace.command(release_id))
         return
-    show(make_banner(verdict, _list_notes(workspace, view, verdict)))
+    is_newest = number in (None, len(view.verdicts) - 1)
+    show(make_answer(workspace, verdict, _list_notes(workspace, view, verdict), is_newest=is_newest))
     if (card := make_fault_card(verdict)) is not None:
         show(card)
     # The rest of the page changes only when the reader asks for it.
@@ -159,7 +161,7 @@ def _list_notes(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> Se
     notes += [Markup("{} requests of production").format(live)] if live else []
     if is_live(view.runs):
         landed = sum(run.landed for run in view.runs)
-        notes.insert(0, Markup('<span class="ev-badge ok">live</span>{} requests so far').format(f"{landed:,}"))
+        notes.insert(0, Markup('<span class="ev-badge ok">recording</span>{} requests so far').format(f"{landed:,}"))
     if is_stale(view.runs, verdict.judged_at):
         command = mark_up_command(workspace.command(view.release.id))
         notes.append(Markup('<span class="ev-badge warn">stale</span>newer data has landed: {}').format(command))
@@ -174,6 +176,11 @@ def _list_notes(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> Se
         notes.append(link("release", "an earlier verdict; see the latest", release=view.release.id))
     if rollouts := read_rollouts(workspace).of(view.release.id):
         notes.append(link("rollout", f"rollout {rollouts[-1].id}", release=view.release.id, rollout=rollouts[-1].id))
+    notes += [
+        link("service", f"service {service.name}", service=service.name)
+        for service in view.release.services
+        if service.name
+    ]
     notes.append(link("promote", "promote, hold or roll back", release=view.release.id))
     return notes
 
