@@ -88,7 +88,7 @@ def _show_trail(workspace: Workspace, name_filter: str) -> None:
     shown_rows, download_rows = [], []
     for row in rows[:MAX_ROWS]:
         release = link("release", text=row.release, release=row.release) if row.release else ""
-        request = link("promote", text=row.intent, at=row.intent, release=row.release) if row.intent else ""
+        request = link("promote", text=row.intent, release=row.release, request=row.intent) if row.intent else ""
         shown_rows.append((mark_up_time(row.at), row.actor, row.event, release, request, row.text))
         texts = (row.actor, row.event, row.release, row.intent, row.text)
         download_rows.append((str(row.number), row.at.isoformat(), *texts, row.hash))

@@ -28,7 +28,7 @@ from evaluator.reports.base import (
 )
 from evaluator.reports.life import describe_life, name_state
 from evaluator.ui.reads import DEFAULT_STORE, find_store_path
-from evaluator.wording import add_options, name_metric
+from evaluator.wording import add_options, format_duration, name_metric
 
 MAX_CHARACTERS = 300
 DAY_S = 86400
@@ -136,6 +136,14 @@ def write_age(moment: datetime | None, now: datetime) -> str:
         if seconds < below_s:
             return f"{int(seconds // unit_s)} {unit} ago"
     return f"{int(seconds // DAY_S)} days ago"
+
+
+def write_until(moment: datetime, now: datetime) -> str:
+    """Write how much time is left until a moment: `in 14 min`, from two days on `in 3 days`; `over` afterwards."""
+    seconds = (moment - now).total_seconds()
+    if seconds <= 0:
+        return "over"
+    return f"in {int(seconds // DAY_S)} days" if seconds >= 2 * DAY_S else f"in {format_duration(round(seconds))}"
 
 
 def mark_up_verdict(word: VerdictWord | str | None) -> Markup:

@@ -83,7 +83,10 @@ def _make_row(row: Waiting, verdict: Verdict | None) -> Markup:
         step = link("release", "watch it", release=row.release)
     elif row.kind in _LINKS:
         action = "Roll back" if row.kind is WaitsFor.GOING_BACK else None
-        step = link("promote", _LINKS[row.kind], at=row.intent, release=row.release, action=action)
+        page = (
+            "promote" if row.intent or row.kind is not WaitsFor.REQUEST else "rollout"
+        )  # without one, a rollout did it
+        step = link(page, _LINKS[row.kind], release=row.release, request=row.intent or None, action=action)
     return Markup('<li class="ev-wait">{} <strong>{}</strong> {}{}<span class="reason">{}{}</span></li>').format(
         mark_up_verdict(verdict.word if verdict else None),
         link("release", text=row.release, release=row.release),
