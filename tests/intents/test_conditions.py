@@ -280,8 +280,8 @@ JUDGED_ROW = make_row(5, "judged", age_s=60)
         # a clock that was set back after the verdict
         (make_stop(1, age_s=3600), [JUDGED_ROW, make_row(6, "requested", "i1", age_s=3600)], False),
         # recorded from the journal, done before the verdict
-        (make_stop(1, age_s=90, hooks_hash=""), [JUDGED_ROW, make_row(6, "requested", "i1")], True),
-        (make_stop(1, age_s=30, hooks_hash=""), [JUDGED_ROW, make_row(6, "requested", "i1")], False),
+        (make_stop(1, age_s=3600, hooks_hash=""), [JUDGED_ROW, make_row(6, "requested", "i1")], True),
+        (make_stop(1, age_s=-3600, hooks_hash=""), [JUDGED_ROW, make_row(6, "requested", "i1")], False),
         (make_stop(1, age_s=90), [JUDGED_ROW, make_row(6, "requested", "i1"), make_row(7, "repeated", "i1")], False),
         # its rollback was not completed, whenever it was requested
         (make_stop(1, age_s=90, state="failed"), [make_row(4, "requested", "i1", age_s=90), JUDGED_ROW], False),
