@@ -66,7 +66,7 @@ def show_releases() -> None:
     lives = read_lives(workspace).releases
     chosen = _filter(summaries, lives)
     names = {summary.release.id for summary in chosen}
-    st.subheader("What waits for me")
+    st.header("What waits for me")
     nothing = "Nothing: the newest release of each service was acted on."
     show_waiting(workspace, names, nothing if len(chosen) == len(summaries) else "Nothing among these releases.")
     if not chosen:
@@ -151,7 +151,7 @@ def _find_activity(summary: ReleaseSummary, lives: Mapping[str, Life]) -> dateti
 
 def _show_map(workspace: Workspace, names: Collection[str], lives: Mapping[str, Life]) -> None:
     """Show the latest verdict of each of these releases by the metrics of its service, a table for each service."""
-    st.subheader("Releases by metrics")
+    st.header("Releases by metrics")
     by_service: dict[str, list[Verdict]] = {}
     for verdict in sorted(read_latest(workspace), key=_find_judged_at, reverse=True):
         if verdict.release.id in names:
@@ -163,7 +163,7 @@ def _show_map(workspace: Workspace, names: Collection[str], lives: Mapping[str, 
     for service, verdicts in by_service.items():
         is_single = len(verdicts[0].release.services) == 1 and bool(service)
         heading = link("service", service, service=service) if is_single else clean(service or "without a service")
-        show_markup('<h4 class="ev-service">{}</h4>', heading)
+        show_markup('<h3 class="ev-service">{}</h3>', heading)
         show(make_heat_map(build_heat_map(verdicts[:MOST_ROWS]), lives, f"{service or 'releases'} by metrics"))
         if len(verdicts) > MOST_ROWS:
             show_markup('<p class="muted">and {} older ones, in the list below</p>', len(verdicts) - MOST_ROWS)
@@ -200,7 +200,7 @@ def _name_services(release: Release) -> str:
 
 def _show_list(summaries: Sequence[ReleaseSummary], lives: Mapping[str, Life]) -> None:
     """Show releases as a table, judged or not, that of the newest activity first."""
-    st.subheader("All releases")
+    st.header("All releases")
     present = now()
 
     def make_row(summary: ReleaseSummary) -> Sequence[object]:

@@ -67,7 +67,7 @@ def show_service() -> None:
     ]
     show(_make_live_box(lives.services.get(service, ServiceLife(service))))
     guarded(lambda: show_exposed(workspace, releases))()
-    st.subheader("What waits for me", anchor="waits")
+    st.header("What waits for me", anchor="waits")
     guarded(lambda: show_waiting(workspace, releases, "Nothing: its newest release was acted on."))()
     verdicts = sorted(
         (verdict for verdict in read_latest(workspace) if verdict.release.id in releases and verdict.judged_at),
@@ -114,7 +114,7 @@ def _make_live_box(live: ServiceLife) -> Markup:
 
 def _show_candidates(workspace: Workspace, verdicts: Sequence[Verdict]) -> None:
     """Show the newest candidates with their changes against their own baselines, and the trend of each metric."""
-    st.subheader("Last candidates", anchor="candidates")
+    st.header("Last candidates", anchor="candidates")
     if not verdicts:
         show_empty("None of its releases was judged.", "Judge one:", workspace.command("RELEASE"))
         return
@@ -123,7 +123,7 @@ def _show_candidates(workspace: Workspace, verdicts: Sequence[Verdict]) -> None:
     show(make_heat_map(heat, read_lives(workspace).releases, "last candidates by metrics"))
     show(LEGEND)
     if len(verdicts) > 1:
-        st.subheader("Trend of each metric", anchor="trend")
+        st.header("Trend of each metric", anchor="trend")
         st.caption(
             "A mark for each candidate with its interval, the newest at the right. The shaded part is allowed, and a "
             "triangle lies beyond the axis."
@@ -223,7 +223,7 @@ def _show_policy(workspace: Workspace, newest_release: str) -> None:
     promote = "nothing can be promoted: it names no hooks that promote"
     if hooks:
         promote = f"{count_of(hooks, 'hook')}, {_describe_approvals(rules.needed(Action.PROMOTE))}"
-    st.subheader("Policy", anchor="policy")
+    st.header("Policy", anchor="policy")
     show_definitions(
         [
             ("file", str(policy.path or workspace.policy or "the built-in policy")),
