@@ -6,7 +6,7 @@ a title that states its finding, a description for people who cannot see it, and
 
 from __future__ import annotations
 
-from evaluator.figures.base import PALETTE, Figure, color_arms, color_judged_arms
+from evaluator.figures.base import PALETTE, Figure, check_charts_as_a_whole, color_arms, color_judged_arms
 from evaluator.figures.compose import put_below_each_other, with_finding
 from evaluator.figures.distribution import draw_distribution
 from evaluator.figures.export import save_figure, to_image, to_svg
@@ -22,6 +22,7 @@ __all__ = [
     "PALETTE",
     "Figure",
     "TimeOfDay",
+    "check_charts_as_a_whole",
     "color_arms",
     "color_judged_arms",
     "draw_distribution",

@@ -49,6 +49,13 @@ MINUTES_FROM_S = 150
 """Times beyond this many seconds are shown in minutes."""
 
 
+def check_charts_as_a_whole() -> None:
+    """Let Altair check a chart when it is written, not each of its parts as well, which takes as long as drawing."""
+    from altair.utils import schemapi
+
+    schemapi.disable_debug_mode()
+
+
 @dataclass(frozen=True, slots=True)
 class Figure:
     """A chart with its title, its description and its numbers."""

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import importlib
 import signal
 import socket
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
@@ -35,7 +37,7 @@ from evaluator.serving.access import (
     use_access,
 )
 from evaluator.serving.entry import EntryMiddleware
-from evaluator.serving.threads import end_threads, stop_threads
+from evaluator.serving.threads import end_threads, start_thread, stop_threads
 
 OPTIONS: Mapping[str, str | bool] = {
     "server.headless": True,
@@ -56,6 +58,8 @@ _CLOSE_S = 3
 """How long connections may take to close, in seconds."""
 _FILES = "media"
 """Folder in the address of pictures and downloads, which Streamlit makes of what a page shows."""
+_MODULES_OF_PAGES = ("evaluator.ui", "altair")
+"""What the script imports when the first page is opened, and when its first figure is drawn."""
 _NO_FRAMES = ((b"x-frame-options", b"SAMEORIGIN"), (b"content-security-policy", b"frame-ancestors 'self'"))
 """Headers that keep a page of another server from showing a page of the app in a frame, with its buttons covered."""
 
@@ -136,6 +140,7 @@ def serve(
         server.config.load()  # reads the certificate; without one that is asked for, nothing is begun
         if start_worker is not None:
             start_worker()
+        start_thread(_import_pages, "import of the pages")
         server.run(sockets=[listener])
     except OSError as error:  # without a certificate nothing is opened any more that can be missing
         raise EvaluatorError(
@@ -149,6 +154,13 @@ def serve(
     if not server.started and not received:
         raise EvaluatorError("the app did not start", hint="its own message is above")
     return received[0] if received else signal.SIGTERM
+
+
+def _import_pages(stop: threading.Event) -> None:
+    """Import what the first page needs, while the browser starts: the page itself would wait for it for seconds."""
+    for name in _MODULES_OF_PAGES:
+        if not stop.is_set():
+            importlib.import_module(name)
 
 
 class _Server(uvicorn.Server):

@@ -69,11 +69,13 @@ def offer_metrics(comparisons: Sequence[Comparison], name: str, snippet: str) ->
 
 def show_figure(figure: Figure, name: str, snippet: str) -> None:
     """Show a figure under its finding, and offer its numbers; `name`: unique on the page, and the name of its files."""
-    show_markup('<p class="ev-figure">{}</p>', TIED.sub("\N{NO-BREAK SPACE}", clean(figure.title)))
+    with st.container(horizontal=True, vertical_alignment="center"):
+        show_markup('<p class="ev-figure">{}</p>', TIED.sub("\N{NO-BREAK SPACE}", clean(figure.title)))
+        make_image = partial(to_image, figure)
+        show_numbers(name, figure.head, figure.rows, snippet, make_image=make_image, caption=figure.title)
     spec = _use_page_colors(figure.chart.to_dict())
     spec.pop("width", None)  # it takes the width of its column
     st.vega_lite_chart(spec=spec, theme=None, width="stretch", key=f"figure-{name}", alt=figure.alt)
-    show_numbers(name, figure.head, figure.rows, snippet, make_image=partial(to_image, figure), caption=figure.title)
 
 
 def show_numbers(
@@ -90,14 +92,22 @@ def show_numbers(
     `name`: unique on the page, and the name of the files; `make_image`: called with `svg` or `png`, returns the file;
     `None`: there is no image.
     """
-    with st.expander("Numbers, downloads, notebook", key=f"numbers-{name}"):
-        show_table(head, rows, caption=caption or name)
-        with st.container(horizontal=True):
-            _show_download(name, "csv", "text/csv", lambda: _to_csv(head, rows))
-            if make_image is not None:
-                _show_download(name, "svg", "image/svg+xml", lambda: make_image("svg"))
-                _show_download(name, "png", "image/png", lambda: make_image("png"))
-        st.code(snippet, language="python", wrap_lines=True)
+
+    @st.fragment
+    def show_fragment() -> None:
+        """Show the button, and behind it the numbers: only the table, which may be long, waits until it is pressed."""
+        box = st.popover("Numbers", type="tertiary", key=f"numbers-{name}", on_change="rerun")
+        with box:
+            if box.open:
+                show_table(head, rows, caption=caption or name)
+            with st.container(horizontal=True):
+                _show_download(name, "csv", "text/csv", lambda: _to_csv(head, rows))
+                if make_image is not None:
+                    _show_download(name, "svg", "image/svg+xml", lambda: make_image("svg"))
+                    _show_download(name, "png", "image/png", lambda: make_image("png"))
+            st.code(snippet, language="python", wrap_lines=True)
+
+    show_fragment()
 
 
 def _show_download(name: str, extension: str, mime_type: str, make_content: Callable[[], bytes]) -> None:

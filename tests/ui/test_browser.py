@@ -153,6 +153,10 @@ def test_links_keep_the_connection_and_what_was_chosen(browser, app):
     expect_page("? cart@1.7.0 · Release", release="cart@1.7.0")
     assert "metric=" in page.url
     assert page.evaluate("history.length") == length + 2  # what was ahead is gone
+    address = page.url
+    page.emulate_media(color_scheme="dark")  # the system switches its theme
+    page.wait_for_selector("[data-testid=stVegaLiteChart] text[fill='#a9b4bf']", state="attached", timeout=60_000)
+    assert page.url == address
     assert watched.complaints == []
     watched.context.close()
 
