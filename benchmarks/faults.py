@@ -1,6 +1,6 @@
 """How often a verdict names where a fault is, and how often a wrong place: simulated releases with a known fault.
 
-python benchmarks/faults.py [RELEASES] [--write]       (default: 30)
+python benchmarks/faults.py [RELEASES] [--write]       (default: 8)
 
 `--write` writes the table to docs/accuracy.md. A fault begins at random between 15 and 75 % of the run, at one random
 endpoint on one random instance (unless the design says otherwise) with at least 200 requests from then on. Promised
@@ -10,15 +10,18 @@ where the card is to name all three: it does in at least 90 % of the releases, t
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
+import textwrap
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from fault_logs import add_retries, draw_log
 
 from evaluator.assess import ReleaseData
 from evaluator.faults import find_fault, find_faults
@@ -32,6 +35,10 @@ ROOT = Path(__file__).parent.parent
 NOTES, ACCURACY = ROOT / "tests" / "arena" / "faults.md", ROOT / "docs" / "accuracy.md"
 HEADING = "## Where a fault is"
 LEAST_REQUESTS, TOLERANCE_S = 200, 60.0
+OF_CURVE, A_MINUTE = (50, 100, 200, 300, 500, 1000, math.inf), (0, 10, 25, 50, math.inf)
+"""Edges of the numbers of requests by which the curve is written: at the place, and there in a minute."""
+LEAST_OF_CURVE = 10
+MOST_PLACES = 0.95
 LEAST_NAMED, MOST_WRONG = 0.9, 0.02
 HOUR = Scenario()
 UNEQUAL = replace(HOUR, instance_sd=0.2)
@@ -55,16 +62,25 @@ class Design:
     arm: str = "canary"
     promised: bool = True
     """Must the card name all of it?"""
+    times: int = 1
+    """How many times as many releases are drawn as of other designs."""
+    least_requests: int = LEAST_REQUESTS
+    """The place of the fault has at least so many requests since its onset."""
+    from_log: bool = False
+    """Are the requests those of the second simulator, `benchmarks/fault_logs.py`?"""
 
 
 THREE_ARMS = replace(HOUR, changes=(Change(), Change()))
 ALONE = replace(HOUR, instances=(1,), instance_sd=0.05)
 MANY = replace(HOUR, endpoints=200)
 PRODUCTION = replace(HOUR, duration_s=7200.0, bucket_s=15, split=(0.1,))
+LOG = Scenario(endpoints=12)
+LOG_2_MIN = replace(LOG, duration_s=120.0, rate_per_s=200.0)
+LOG_10 = replace(LOG, duration_s=7200.0, split=(0.1,))
 FAILS: Literal["failures"] = "failures"
 SLOW: Literal["response_time"] = "response_time"
 DESIGNS = (
-    Design("one endpoint on one instance, +5 points of failures", HOUR, FAILS),
+    Design("one endpoint on one instance, +5 points of failures", HOUR, FAILS, times=12),
     Design("one endpoint on one instance, twice the time", HOUR, SLOW),
     Design("the same from the start, failures", HOUR, FAILS, at_start=True),
     Design("the same from the start, time", HOUR, SLOW, at_start=True),
@@ -81,7 +97,9 @@ DESIGNS = (
     Design("leak of one endpoint on one instance, up to twice the time", HOUR, SLOW, grows=True),
     Design("A/B/C, one bad candidate, failures", THREE_ARMS, FAILS, arm="canary_b"),
     Design("A/B/C, one bad candidate, time", THREE_ARMS, SLOW, arm="canary_b"),
-    Design("200 endpoints at 60/s, failures", replace(MANY, rate_per_s=60.0), FAILS, promised=False),
+    Design("200 endpoints at 60/s, failures", replace(MANY, rate_per_s=60.0), FAILS, promised=False, times=8),
+    Design("200 endpoints at 60/s, places from 50 requests on, failures", replace(MANY, rate_per_s=60.0), FAILS,
+           promised=False, times=4, least_requests=50),
     Design("200 endpoints at 60/s, time", replace(MANY, rate_per_s=60.0), SLOW, promised=False),
     Design("200 endpoints, everything +1 point of failures", MANY, FAILS, 0.01, None, None, at_start=True),
     Design("1 + 1 instances, failures", ALONE, FAILS),
@@ -91,19 +109,35 @@ DESIGNS = (
     Design("instances of unequal speed (sd 20 %), time", UNEQUAL, SLOW),
     Design("3 runs of 15 min, failures", replace(HOUR, replicates=3, duration_s=900.0), FAILS),
     Design("3 runs of 15 min, time", replace(HOUR, replicates=3, duration_s=900.0), SLOW),
-    Design("2 min at 200/s, failures", replace(HOUR, duration_s=120.0, rate_per_s=200.0), FAILS),
-    Design("2 min at 200/s, time", replace(HOUR, duration_s=120.0, rate_per_s=200.0), SLOW),
+    Design("2 min at 200/s, failures", replace(HOUR, duration_s=120.0, rate_per_s=200.0), FAILS, times=25),
+    Design("2 min at 200/s, time", replace(HOUR, duration_s=120.0, rate_per_s=200.0), SLOW, times=5),
     Design("6 h at 20/s, failures", replace(HOUR, duration_s=21_600.0, rate_per_s=20.0), FAILS, promised=False),
     Design("6 h at 20/s, time", replace(HOUR, duration_s=21_600.0, rate_per_s=20.0), SLOW),
-    Design("production: 2 h, 10 % of the traffic, failures", PRODUCTION, FAILS, promised=False),
+    Design("production: 2 h, 10 % of the traffic, failures", PRODUCTION, FAILS, promised=False, times=8),
     Design("production: 2 h, 10 % of the traffic, time", PRODUCTION, SLOW, promised=False),
+    Design("log: one endpoint on one instance, failures", LOG, FAILS, from_log=True, times=7),
+    Design("log: one endpoint on one instance, time", LOG, SLOW, from_log=True),
+    Design("log: all endpoints on one instance, failures", LOG, FAILS, endpoints=None, from_log=True),
+    Design("log: one endpoint on all instances, failures", LOG, FAILS, instances=None, from_log=True),
+    Design("log: leak of one endpoint on one instance, time", LOG, SLOW, grows=True, from_log=True),
+    Design("log: 2 min at 200/s, failures", LOG_2_MIN, FAILS, from_log=True, times=7),
+    Design("log: 10 % of the traffic for 2 h, failures", LOG_10, FAILS, promised=False, from_log=True, times=5),
+    Design("log: no fault", LOG, from_log=True),
+    Design("log: no fault, 2 min at 200/s", LOG_2_MIN, from_log=True, times=7),
     Design("no fault"),
     Design("no fault, instances of unequal speed (sd 20 %)", UNEQUAL),
     Design("no fault, 2 + 2 of unequal speed", replace(UNEQUAL, instances=(2,))),
     Design("no fault, slow drift of whole arms", replace(HOUR, arm_drift=AR1(0.015, 480.0))),
     Design("no fault, an instance restarts", replace(HOUR, restarts=1)),
-    Design("no fault, 2 min at 100/s", replace(HOUR, duration_s=120.0, rate_per_s=100.0)),
+    Design("no fault, 2 min at 100/s", replace(HOUR, duration_s=120.0, rate_per_s=100.0), times=25),
 )  # fmt: skip
+
+ON_CURVE = tuple(
+    design
+    for design in DESIGNS
+    if design.what == "failures" and design.endpoints == design.instances == 1 and not (design.at_start or design.grows)
+)
+"""Designs with failures at one endpoint on one instance since a time: from them, the curve by requests is drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,25 +147,47 @@ class Truth:
     fault: SimulatedFault | None
     endpoints: frozenset[str] = frozenset()
     instances: frozenset[str] = frozenset()
+    requests: int = 0
+    """Requests there since the onset."""
+    tried: int = 0
+    """How many places were drawn until one had enough requests."""
 
 
 def draw(design: Design, seed: int) -> tuple[Requests, Truth]:
     """Draw a release, and put its fault at a place with enough requests."""
     random = np.random.default_rng(1_000_000 + seed)
-    requests = simulate(design.scenario, seed)
+    scenario = design.scenario
+    if design.from_log:
+        requests = draw_log(
+            seed,
+            duration_s=scenario.duration_s,
+            rate_per_s=scenario.rate_per_s,
+            endpoints=scenario.endpoints,
+            instances=scenario.instances[0],
+            share=scenario.split[0],
+        )
+    else:
+        requests = simulate(scenario, seed)
     if not design.what:
+        if design.from_log:
+            requests = add_retries(requests, np.zeros(len(requests), dtype=bool), 0.0, seed)
         return requests, Truth(None)
     arm_code = requests.arms.index(design.arm)
     of_arm = [requests.instances[code] for code in np.unique(requests.instance[requests.arm == arm_code])]
     onset_s = 0.0 if design.at_start or design.grows else float(random.uniform(0.15, 0.75)) * design.scenario.duration_s
     size = design.size or (0.05 if design.what == "failures" else 2.0)
-    for _ in range(1000):
+    for tried in range(1, 1001):
         endpoints = _choose(random, requests.endpoints, design.endpoints)
         instances = _choose(random, of_arm, design.instances)
         fault = SimulatedFault(design.what, size, onset_s, endpoints, instances, arm=design.arm, grows=design.grows)
-        if find_affected(requests, fault).sum() >= LEAST_REQUESTS:
-            return add_fault(requests, fault, seed), Truth(fault, frozenset(endpoints), frozenset(instances))
-    raise SystemExit(f"{design.name}: no place has {LEAST_REQUESTS} requests")
+        affected = find_affected(requests, fault)
+        if affected.sum() >= design.least_requests:
+            failing = add_fault(requests, fault, seed)
+            if design.from_log:
+                failing = add_retries(failing, affected, size if design.what == "failures" else 0.0, seed)
+            truth = Truth(fault, frozenset(endpoints), frozenset(instances), int(affected.sum()), tried)
+            return failing, truth
+    raise SystemExit(f"{design.name}: no place has {design.least_requests} requests")
 
 
 def _choose(random: np.random.Generator, names: Sequence[str], count: int | None) -> list[str]:
@@ -190,10 +246,22 @@ def find_onset_state(fault: Fault, truth: SimulatedFault) -> Literal["named", "r
     return "range" if is_written and earliest_s <= truth.onset_s <= latest_s else "wrong"
 
 
-def count(design: Design, releases: int) -> Counter[str]:
-    """Judge so many releases of a design, and count how their faults are named."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """How a failure at one endpoint on one instance was named."""
+
+    requests: int
+    """Requests there since the onset."""
+    per_minute: float
+    place: bool
+    onset: bool
+
+
+def count(design: Design, releases: int, curve: list[Found]) -> Counter[str]:
+    """Judge so many releases of a design, and count how their faults are named; add those of one place to `curve`."""
     counts: Counter[str] = Counter()
-    for seed in range(releases):
+    first = 1000 * DESIGNS.index(design)  # no two designs have the same releases
+    for seed in range(first, first + releases):
         requests, truth = draw(design, seed)
         word, faults = judge(requests, design.scenario)
         counts[word.value] += 1
@@ -211,6 +279,13 @@ def count(design: Design, releases: int) -> Counter[str]:
             counts["all three"] += all(named) and onset == "named"
             wrong = wrong or is_wrong(own.endpoints, truth.endpoints) or is_wrong(own.instances, truth.instances)
         counts["wrong name"] += wrong
+        counts["tried"] += truth.tried
+        if expected is not None and design in ON_CURVE:
+            seconds = design.scenario.duration_s - expected.onset_s
+            place = own is not None and is_named(own.endpoints, truth.endpoints)
+            place = place and own is not None and is_named(own.instances, truth.instances)
+            onset = own is not None and find_onset_state(own, expected) == "named"
+            curve.append(Found(truth.requests, 60 * truth.requests / seconds, place, onset))
     return counts
 
 
@@ -263,8 +338,48 @@ def _is_below(count: int, of: int, promised: float) -> bool:
     return count / of < promised - 3 * math.sqrt(promised * (1 - promised) / of)
 
 
-def write_section(rows: Sequence[Sequence[str]], releases: int) -> str:
-    """Write the section of docs/accuracy.md."""
+def write_curve(curve: Sequence[Found]) -> str:
+    """Write how often place and onset are named, by the number of requests at the place, and by that a minute."""
+    lines = [
+        "| Requests there | a minute | n | Endpoint and instance | Onset | No method above |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for least, most in itertools.pairwise(OF_CURVE):
+        for fewest, below in itertools.pairwise(A_MINUTE):
+            own = [one for one in curve if least <= one.requests < most and fewest <= one.per_minute < below]
+            if len(own) < LEAST_OF_CURVE:
+                continue
+            bound = sum(1 - math.exp(-0.1 * one.per_minute) for one in own) / len(own)
+            shares = (
+                write_share(sum(values), len(own)) for values in zip(*((f.place, f.onset) for f in own), strict=True)
+            )
+            named = " | ".join((_name_range(least, most), _name_range(fewest, below), str(len(own)), *shares))
+            lines.append(f"| {named} | {100 * bound:.3g} |")
+    return "\n".join(lines)
+
+
+def _name_range(least: float, most: float) -> str:
+    """Name a range of numbers: `200 to 300`, `from 1,000`."""
+    return f"from {least:,}" if math.isinf(most) else f"{least:,} to {most:,}"
+
+
+def write_places(places: Mapping[str, float]) -> str:
+    """Write which share of the places that were drawn has 200 requests, where that is not nearly all."""
+    few = [f"{100 * share:.3g} % ({name})" for name, share in places.items() if share < MOST_PLACES]
+    others = f"in the other designs of these, at least {100 * MOST_PLACES:.0f} %"
+    text = (
+        f"Of all places (an endpoint on an instance), {', '.join(few)} have 200 requests since such an onset; {others}."
+    )
+    return textwrap.fill(text, 120)
+
+
+def write_section(
+    rows: Sequence[Sequence[str]], releases: int, curve: Sequence[Found], places: Mapping[str, float]
+) -> str:
+    """Write the section of docs/accuracy.md.
+
+    `places`: name of a design → share of the places that have enough requests.
+    """
     table = "\n".join(f"| {' | '.join(row)} |" for row in (HEAD, ["---"] * len(HEAD), *rows))
     return f"""{HEADING}
 
@@ -272,7 +387,7 @@ How often it is right where a verdict says that a fault is ([method B.5a](method
 n simulated releases of each design, judged by the built-in policy
 (`python benchmarks/faults.py {releases} --write`). Unless the name of the design says something else, releases are as
 above, and the fault is +5 points of failures or twice the time, at one endpoint on one instance, both chosen at random,
-with at least {LEAST_REQUESTS} requests from its onset on, which is chosen at random between 15 and 75 % of the run.
+with at least 200 requests from its onset on, which is chosen at random between 15 and 75 % of the run.
 
 Shares are in percent; in brackets Wilson's 95 % interval of the Monte Carlo error.
 
@@ -284,31 +399,42 @@ Shares are in percent; in brackets Wilson's 95 % interval of the Monte Carlo err
   that has no fault. Where nothing is wrong, nothing may be named.
 - In bold: at least 90 % of "all three" are promised. At most 2 % of "wrong name" are promised for all.
 
+- Designs whose name begins with "log" are of a second simulator, written apart from the first
+  (`benchmarks/fault_logs.py`): traffic in surges, unequal loads, cold starts, pauses, an instance that restarts in half
+  of the releases, bad requests in a row, heavy tails, and retries of what failed.
+
 {table}
 
-Where few requests reach the place, no method can know the minute: at +5 points, k requests a minute show the onset to
-±1 minute with probability 1 - exp(-0.1 k), which is 90 % for 23 a minute. In the designs that are not bold because of
-that (6 hours, production), endpoint and instance are named as often, and the onset is given as a range. Among 200
-endpoints, a place with few failures is sometimes not found at all.
+**Requests at the place.** "At least 200 requests there" does not say how many there are in a minute. At +5 points, k
+requests a minute have 0.05 k failures a minute, so that no method can show the onset to ±1 minute with a probability
+above 1 - exp(-0.1 k): 90 % for 23 a minute, 63 % for 10. There are fewer with 10 % of the traffic for two hours, with
+20 requests a second for six hours, and among 200 endpoints; there, the place is promised, and the onset is given as a
+range. Of the releases with failures at one endpoint on one instance since a time:
 
-The wrong names in runs of two minutes are bursts of failures of another instance that were still there at the end: the
-simulated releases have them (0.5 an hour and instance, 20 s long on average). In 150 releases of these designs, there
-are wrong names in 2 % (failures), 1.3 % (time) and 2 % (no fault).
+{write_curve(curve)}
+
+{write_places(places)}
+
+Wrong names in runs of two minutes are bursts of failures of a whole instance that last to the end: the simulated
+releases have them (0.5 an hour and instance, 20 s long on average). They cannot be told from a fault that lasts.
 """
 
 
 def main() -> None:
     """Count all designs, print the table, and fail if a promise is missed."""
     words = sys.argv[1:]
-    releases = int(next((word for word in words if word.isdecimal()), "30"))
-    rows, missed = [], []
+    releases = int(next((word for word in words if word.isdecimal()), "8"))
+    rows, missed, curve = [], [], list[Found]()
+    places: dict[str, float] = {}
     for design in DESIGNS:
-        counts = count(design, releases // 2 if is_large(design.scenario) else releases)
+        counts = count(design, design.times * (releases // 2 if is_large(design.scenario) else releases), curve)
+        if design in ON_CURVE and design.least_requests == LEAST_REQUESTS:
+            places[design.name] = counts["releases"] / counts["tried"]
         rows.append(write_row(design, counts))
         missed += list_missed(design, counts)
         print(" | ".join(rows[-1]), dict(counts) if "--counts" in words else "", flush=True)
     if "--write" in words:
-        section = write_section(rows, releases)
+        section = write_section(rows, releases, curve, places)
         NOTES.write_text(section, encoding="utf-8")
         text = ACCURACY.read_text(encoding="utf-8")
         before, _, after = text.partition(f"{HEADING}\n")

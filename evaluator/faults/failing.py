@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -115,22 +116,10 @@ class FailureModel:
         return gains
 
     def find_dispersion(self, scope: Scope) -> float:
-        """Find how much more the failures of a scope vary over time than a steady rate does; at least 1.
-
-        A burst is as much evidence as one failure: what is due to bursts is no persistent fault.
-        """
-        count, exposed, expected = (
-            scope.pick(values).sum(axis=(0, 1))[scope.slot :] for values in (self.failures, self.n, self.expected)
+        """Find how much more the failures of a scope vary over time than a steady rate does; see `find_dispersion`."""
+        return find_dispersion(
+            *(scope.pick(values).sum(axis=(0, 1))[scope.slot :] for values in (self.failures, self.expected, self.n))
         )
-        if count.size < 3 or not exposed.sum():
-            return math.inf
-        # A fault that has ended is none that lasts: a rise up to an earlier slot explains the failures better.
-        expected = np.maximum(expected, 1e-12)
-        up_to = step_gains(count[::-1], expected[::-1], exposed[::-1])[::-1]
-        end = int(up_to.argmax()) + 1
-        if up_to[end - 1] - up_to[-1] > NATS_OF_END * _find_dispersion(count[:end], exposed[:end]):
-            return math.inf
-        return _find_dispersion(count, exposed)
 
     def measure(self, scope: Scope) -> float:
         """Return the rise of the failure rate of a scope since its slot; 0 without requests."""
@@ -141,13 +130,28 @@ class FailureModel:
 
     def profile(self, scope: Scope, *, over: str) -> FailureProfile:
         """Compare the units of a scope since its slot: its endpoints or its instances (`over`)."""
-        axes = (1, 2) if over == "endpoints" else (0, 2)
+        axis = 1 if over == "endpoints" else 0
         control = self.control if over == "endpoints" else np.full(self.n.shape[1], self.control[scope.endpoints].sum())
         wide = scope.widen(over)
         count, expected, n = (
-            wide.pick(values)[..., scope.slot :].sum(axis=axes) for values in (self.failures, self.expected, self.n)
+            wide.pick(values)[..., scope.slot :].sum(axis=axis) for values in (self.failures, self.expected, self.n)
         )
         return FailureProfile(count, expected, n, control, self.find_dispersion(scope))
+
+
+def find_dispersion(count: FloatArray, expected: FloatArray, n: FloatArray) -> float:
+    """Find how much more failures vary over time than a steady rate does: at least 1; infinite if they have ended.
+
+    A burst is as much evidence as one failure: what is due to bursts is no persistent fault. All have shape (slots,).
+    """
+    if count.size < 3 or not n.sum():
+        return math.inf
+    # A fault that has ended is none that lasts: a rise up to an earlier slot explains the failures better.
+    up_to = step_gains(count[::-1], np.maximum(expected[::-1], 1e-12), n[::-1])[::-1]
+    end = int(up_to.argmax()) + 1
+    if up_to[end - 1] - up_to[-1] > NATS_OF_END * _find_dispersion(count[:end], n[:end]):
+        return math.inf
+    return _find_dispersion(count, n)
 
 
 def _find_dispersion(count: FloatArray, exposed: FloatArray) -> float:
@@ -159,25 +163,34 @@ def _find_dispersion(count: FloatArray, exposed: FloatArray) -> float:
     return dispersion if dispersion > 1 + CHANCE_ROOT * math.sqrt(2 / slots) else 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FailureProfile:
-    """The failures of each endpoint or instance since the onset; arrays of shape (units,)."""
+    """The failures of each endpoint or instance in each slot since the onset; arrays of shape (units, slots)."""
 
     count: FloatArray
     expected: FloatArray
     n: FloatArray
     control: FloatArray
+    """Shape (units,)."""
     dispersion: float
 
-    @property
+    @cached_property
     def roots(self) -> FloatArray:
-        """Signed roots; see `Profile`."""
-        return np.sqrt(2 * find_surprise(self.count, self.expected, self.control) / self.dispersion)
+        """Signed roots; see `Profile`. What is due to bursts of one unit counts less there."""
+        surprise = find_surprise(self.count.sum(axis=1), self.expected.sum(axis=1), self.control)
+        dispersion = np.full(surprise.size, self.dispersion)
+        for unit in np.flatnonzero(surprise > self.dispersion * NATS_OF_END):
+            dispersion[unit] = max(self.dispersion, self.find_dispersion(np.arange(surprise.size) == unit))
+        return np.asarray(np.sqrt(2 * surprise / dispersion))
 
     @property
     def effects(self) -> FloatArray:
         """Rise of the failure rate of each unit."""
-        return (self.count - self.expected) / np.maximum(self.n, 1.0)
+        return np.asarray((self.count - self.expected).sum(axis=1) / np.maximum(self.n.sum(axis=1), 1.0))
+
+    def find_dispersion(self, units: BoolArray) -> float:
+        """Find the dispersion of some units together."""
+        return find_dispersion(*(values[units].sum(axis=0) for values in (self.count, self.expected, self.n)))
 
     def contrast(self, members: BoolArray) -> float:
         """Standard errors by which the others' rise is below half of that of `members`.

@@ -42,6 +42,9 @@ class Profile(Protocol):
     def effects(self) -> FloatArray:
         """Estimated size of the fault of each unit, shape (units,)."""
 
+    def find_dispersion(self, units: BoolArray) -> float:
+        """Return how much more some units together vary over time than a steady fault does: at least 1."""
+
     def contrast(self, members: BoolArray) -> float:
         """Return by how many standard errors the other units together have less than half of the fault of `members`."""
 
@@ -71,7 +74,7 @@ def name_units(profile: Profile) -> Named:
 
     shown = roots >= to_root(NATS_OF_UNIT)
     if not shown.any():
-        return Named("all" if _are_broad(roots) else "not_known", everything)
+        return Named("all" if _are_broad(profile, everything) else "not_known", everything)
     # A unit with less than half of the largest fault may be a consequence of it.
     members = shown & (effects >= effects[shown].max() / 2)
     if members.all():
@@ -81,10 +84,11 @@ def name_units(profile: Profile) -> Named:
         if members.sum() > MOST_NAMED:
             return Named("not_known", everything)
         return Named("some", members, others_fine=not (roots[others] >= to_root(NATS_OF_DOUBT)).any())
-    return Named("all" if _are_broad(roots[others]) else "not_known", everything)
+    return Named("all" if _are_broad(profile, others) else "not_known", everything)
 
 
-def _are_broad(roots: FloatArray) -> bool:
+def _are_broad(profile: Profile, units: BoolArray) -> bool:
     """Do units show the fault as a whole? No unit counts for much, so that it is about all of them."""
+    roots = profile.roots[units] / math.sqrt(profile.find_dispersion(units))
     breadth = float(np.minimum(roots, CLIPPED).sum() / math.sqrt(roots.size))
     return breadth >= min(LEAST_BREADTH, LEAST_OF_CLIPPED * CLIPPED * math.sqrt(roots.size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,6 +33,8 @@ APART = 4
 """Slots between which the drift of arms with one instance is measured."""
 FEWEST_RESPONSES = 30
 """Responses of a place from which its times are looked at: the mean of fewer is that of the slowest of them."""
+FADED_ROOT = 3.0
+"""Standard errors by which a rise must fall over its time, before it is said to fade."""
 ROBUST = 1.4826
 """Ratio of the standard deviation of a normal distribution to the median of its absolute values."""
 LEAST_EFFECT = 0.1
@@ -105,7 +108,34 @@ class TimeModel:
                 counted = counted.sum(axis=0, keepdims=True)
             steps = self._find_steps(difference, noise, instances=instances if together else 1)
             gains.append(self._gain(steps, least, counted))
-        return choose_scope(gains, lambda _: 1.0, slot_s=self.slot_s, given=given)
+        return choose_scope(gains, self.find_dispersion, slot_s=self.slot_s, given=given)
+
+    def find_dispersion(self, scope: Scope) -> float:
+        """Return 1 if the times of a scope stay longer; infinite if few slots make the mean long, or it fades.
+
+        A pause makes the mean of many slots longer: of a fault that lasts, half of the slots have at least half. A cold
+        start fades.
+        """
+        difference, noise, instances = self.series(scope)
+        weight = 1 / noise
+        since = slice(scope.slot, None)
+        usable = np.flatnonzero(weight[since] > 0) + scope.slot
+        if not usable.size:
+            return math.inf
+        # The level before the step, as in `_find_steps`: of few slots little is known of it.
+        level = self.spread.of_level * (1 / instances + 1 / self.baseline_instances)
+        precision = self._weigh(noise, instances)[: scope.slot]
+        before = float((difference[: scope.slot] * precision).sum() / (1 / level + precision.sum()))
+        rise = float(np.average(difference[since], weights=weight[since])) - before
+        if np.median(difference[usable]) - before < rise / 2:
+            return math.inf
+        # The line through the slots falls, and ends below half.
+        weights = self._weigh(noise, instances)[usable]
+        time = usable - np.average(usable, weights=weights)
+        information = float((weights * time**2).sum())
+        slope = float((weights * time * difference[usable]).sum()) / max(information, 1e-12)
+        has_faded = -slope * math.sqrt(information) > FADED_ROOT and rise + slope * time[-1] < rise / 2
+        return math.inf if has_faded else 1.0
 
     def _gain(self, steps: Steps, least: float, responses: FloatArray) -> FloatArray:
         """Return the log likelihood ratio of each rise; 0 where it is not above `least`, or is of few responses."""
@@ -206,6 +236,11 @@ class TimeProfile:
     """Inverse variance of each effect."""
     df: FloatArray
     """Degrees of freedom of this variance."""
+
+    def find_dispersion(self, units: BoolArray) -> float:
+        """Return 1: the variance over time is a part of the roots."""
+        del units
+        return 1.0
 
     def contrast(self, members: BoolArray) -> float:
         """Standard errors by which the others' rise is below half of that of `members`."""

@@ -10,13 +10,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from judging import RULEBOOK, RUN
+from scipy.stats import binom
 
 from evaluator.assess import ReleaseData
 from evaluator.assess.requests import RequestPairs, pair_requests
 from evaluator.faults import find_fault, find_faults
+from evaluator.faults.failing import find_surprise
 from evaluator.faults.grid import build_grid
 from evaluator.faults.naming import name_units
 from evaluator.faults.onset import find_onset
+from evaluator.faults.scanning import Scope
+from evaluator.faults.slowing import model_times
 from evaluator.pipeline.assessing import judge_data
 from evaluator.records import Fault, Finding, Level, VerdictWord
 from evaluator.simulate import Bursts, Change, Requests, Scenario, simulate, to_cells
@@ -113,6 +117,14 @@ def test_a_fault_from_the_start_has_no_minute(what, size):
     assert find(SimulatedFault(what, size, 0.0, None, None), given=True).onset.kind == "start"
 
 
+def test_a_rise_from_the_start_lasts_also_if_it_seems_to_begin_a_few_slots_later():
+    """What is before it is slow, too, so that it is no rise against that."""
+    grid = build_grid(pair(draw(SimulatedFault("response_time", 2.0, 0.0, {ENDPOINT}, {INSTANCE}))).panels["canary"])
+    model = model_times(grid, RULEBOOK.prior.sd_latency)
+    place = np.array(grid.endpoints) == ENDPOINT, np.array(grid.instances) == INSTANCE
+    assert [model.find_dispersion(Scope(*place, slot)) for slot in range(6)] == [1.0] * 6
+
+
 def test_a_leak_is_a_growth_and_no_step():
     found = find(SimulatedFault("response_time", 2.0, grows=True), given=True)
     assert (found.onset.kind, found.onset.elapsed_s) == ("growth", None)
@@ -196,6 +208,79 @@ def test_a_burst_is_no_persistent_fault():
     assert found is None or found.onset.kind != "step"
 
 
+def since_start(requests: Requests) -> np.ndarray:
+    """Seconds from the start of the run to each request."""
+    return (requests.ts_us - requests.ts_us.min()) / 1e6
+
+
+def of_instance(requests: Requests, name: str = INSTANCE) -> np.ndarray:
+    return requests.instance == requests.instances.index(name)
+
+
+@pytest.mark.parametrize(("begin_s", "end_s", "named"), [(200, 300, False), (575, 600, False), (200, 600, True)])
+def test_failures_that_have_ended_or_are_new_are_no_fault_that_lasts(begin_s, end_s, named):
+    requests = draw(None)
+    at_s = since_start(requests)
+    hit = of_instance(requests) & (at_s > begin_s) & (at_s < end_s) & (np.arange(len(requests)) % 10 == 0)
+    burst = replace(requests, failed=requests.failed | hit, status=np.where(hit, 503, requests.status))
+    found = find_fault(pair(burst), "canary", "failures")
+    assert (found is not None and found.instances.names == (INSTANCE,)) is named
+
+
+@pytest.mark.parametrize(
+    ("slower", "named"),
+    [
+        (lambda at_s: np.where((at_s > 300) & (at_s < 320), 20.0, 1.0), False),  # a pause: the mean rises by a fifth
+        (lambda at_s: np.where(at_s > 300, 1 + 2 * np.exp(-(at_s - 300) / 60), 1.0), False),  # caches that fill
+        (lambda at_s: np.where(at_s > 300, 1.3, 1.0), True),
+    ],
+)
+def test_a_pause_or_a_cold_start_is_no_slowing_that_lasts(slower, named):
+    requests = draw(None)
+    factor = np.where(of_instance(requests), slower(since_start(requests)), 1.0)
+    slowed = replace(requests, response_us=(requests.response_us * factor).astype(np.int64))
+    found = find_fault(pair(slowed), "canary", "response_time")
+    assert (found is not None and found.instances.names == (INSTANCE,)) is named
+
+
+def test_bad_requests_of_one_client_name_no_second_endpoint():
+    requests = draw(SimulatedFault("failures", 0.1, ONSET_S, {ENDPOINT}, {INSTANCE}))
+    at_s = since_start(requests)
+    other = of_instance(requests) & (requests.endpoint == requests.endpoints.index("GET /endpoint/004"))
+    hit = other & (at_s > 400)
+    hit[np.flatnonzero(hit)[np.argsort(at_s[hit])][6:]] = False  # the first six after one another
+    bad = replace(requests, failed=requests.failed | hit, status=np.where(hit, 400, requests.status))
+    found = find_fault(pair(bad), "canary", "failures")
+    assert (found.endpoints.names, found.instances.names) == ((ENDPOINT,), (INSTANCE,))
+
+
+def test_a_few_failures_at_one_of_many_places_are_found():
+    scenario = Scenario(endpoints=100, rate_per_s=60.0, shared_failures=STILL, instance_failures=STILL)
+    requests = simulate(scenario, 3)
+    place = of_instance(requests) & (requests.endpoint == requests.endpoints.index("GET /endpoint/020"))
+    rows = np.flatnonzero(place & (since_start(requests) > 1200))
+    rows = rows[np.argsort(requests.ts_us[rows])]
+    failed = requests.failed.copy()
+    failed[rows] = False
+    failed[rows[:: rows.size // 8][:8]] = True  # eight, evenly
+    found = find_fault(pair(replace(requests, failed=failed)), "canary", "failures")
+    assert (found.endpoints.names, found.instances.names) == (("GET /endpoint/020",), (INSTANCE,))
+
+
+def test_the_surprise_is_the_exact_probability():
+    count, expected, control = (
+        np.array([3.0, 10.0, 1.0, 400.0]),
+        np.array([0.5, 2.0, 2.0, 1.0]),
+        np.array([4.0, 9, 9, 9]),
+    )
+    surprise = find_surprise(count, expected, control)
+    share = expected / (expected + control)
+    exact = -binom.logsf(count - 1, count + control, share)
+    assert surprise[:2] == pytest.approx(exact[:2])
+    assert surprise[2] == 0.0
+    assert surprise[3] > 600  # a chance that is no number any more
+
+
 # ------------------------------------------------------------------ with a verdict
 
 
@@ -276,6 +361,9 @@ class Effects:
     def __init__(self, effects, error: float) -> None:
         self.effects, self.error = np.array(effects, float), error
         self.roots = self.effects / error
+
+    def find_dispersion(self, units) -> float:
+        return 1.0
 
     def contrast(self, members) -> float:
         difference = self.effects[members].mean() / 2 - abs(self.effects[~members].mean())

@@ -170,6 +170,10 @@ def test_units_are_the_instances_with_their_own_values():
     failures = sum(unit["value"] * unit["n"] for unit in own)
     assert failures == pytest.approx(cells.moments.failures.sum(), rel=1e-3)
     assert {unit["arm"] for unit in own} == {"baseline", "canary"}
+    # Kinds of failures are those of the instance; units of other metrics have none.
+    kinds = [sum(int(part.split(" × ")[0]) for part in unit.get("kinds", "0").split(", ")) for unit in own]
+    assert kinds == [round(unit["value"] * unit["n"]) for unit in own]
+    assert not any("kinds" in unit for unit in units)
     spread = [unit["value"] for unit in units if unit["arm"] == "baseline"]
     (curve,) = traced["quantiles"]
     assert min(spread) < curve["baseline_ms"][curve["percent"].index(95)] * 1.05

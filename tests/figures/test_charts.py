@@ -227,6 +227,10 @@ def test_an_instance_of_which_too_many_requests_fail_is_at_the_edge_with_its_nam
     svg = to_svg(figure, "x")
     assert "c-3 →" in svg
     assert "c-4" not in svg
+    with_kinds = [{**unit, **({"kinds": "41 × 503"} if unit["name"] == "c-1" else {})} for unit in units]
+    figure = draw_units(row, {"of": "instance", "units": with_kinds}, colors=color_arms(["canary"]))
+    assert figure.head[-1] == "failures in all of the run"
+    assert [line[-1] for line in figure.rows] == ["–", "41 × 503", "–", "–"]
 
 
 def test_ticks_below_one_are_not_in_thousandths():
