@@ -1,269 +1,299 @@
-"""What users meet while the driver or the guard of a rollout is killed at random moments.
+"""How long users meet a bad candidate while the driver, the guard or HAProxy of its rollout is killed.
 
-python benchmarks/rollout_kills.py [--kills 100] [--seed 1]
+python benchmarks/rollout_kills.py [--kills 100] [--at-once 6] [--seed 1]
 
-The demo of rollouts with short stages, again and again, each with a good or with a bad candidate: half of the requests
-of the bad one fail as soon as it has half of the users. Meanwhile the driver or the guard (never both) is ended by
-SIGKILL, and a killed driver is resumed. HAProxy's own log says how long users got errors of the candidate before it was
-off the traffic; none may take longer than 15 s. Nothing may be lost or repeated: each rollout comes to its end, the
-router has the shares that belong to it, and no hook that was acknowledged is called again.
+Each rollout gives a candidate half of the users of a real HAProxy. Then the candidate becomes bad: half or all of its
+requests fail, it resets connections, or it never answers, so that nothing is logged. Around this moment the driver, the
+guard, or both are ended by SIGKILL, or HAProxy is reloaded, with and without the state of its servers. The file of its
+configuration gives the candidate most of the requests, so a reload that forgets the shares exposes it again. Processes
+that were killed are started again after the times that the units of `docs/rollouts.md` have.
+
+The clock starts when the candidate becomes bad, not at the first failure that is logged, and again where a reload gives
+it users again; it stops when HAProxy itself gives it nothing. None may take longer than 15 s. Some candidates stay
+healthy: they keep their share. All rollouts have to come to their end. Driver and guard are the real ones, forked from
+a process that has loaded them.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-from evaluator.rollout.progress import fold
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from forked import ForkServer, store_rollout
+from guard_world import World, reload_haproxy, users, world
 
-from evaluator.errors import EvaluatorError
-from evaluator.guard.client import connect
-from evaluator.hooks import make_router
-from evaluator.records import Release, Service
-from evaluator.records.rollouts import Act, Event, EventKind, RolloutOutcome, from_plain
-from evaluator.sources.sample_environments import (
-    PRODUCTION,
-    SETTINGS,
-    Environments,
-    end_processes,
-    list_traces,
-    parse_log_time,
-    prepare_environments,
-    start_production_router,
-)
-from evaluator.sources.sample_policy import Times, write_policy
-from evaluator.sources.sample_router import start_users
+from evaluator.intents.rollout_progress import fold
+from evaluator.records.rollouts import RolloutOutcome, RolloutPlan
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
 
 LONGEST_S = 15.0
-"""Longest time that users may get errors of the candidate."""
-BETWEEN_S = (1.0, 14.0)
-"""Time between two kills."""
-ROLLOUT_S = 240.0
-TIMES = Times(load_s=0, bake_s=12, last_s=3, least=20, shares=("5 %", "50 %"))
-VERSIONS = {"baseline": "1.4.1", "canary": "1.5.0"}
+"""Longest time that users may meet a bad candidate."""
+AGAIN_S = {"guard": 1.0, "driver": 5.0}
+"""Time after which systemd starts a process again (`RestartSec`)."""
+START_S = {"guard": 0.5, "driver": 1.5}
+"""Time that it takes to load the program, which a fork does not need."""
+KILLS = ("driver", "guard", "both", "reload", "reload that keeps the state")
+WAYS = ("half", "failing", "resetting", "hanging", "hanging", "healthy")
+"""What becomes of the candidate, as often as it is here."""
+PER_S = 20.0
+"""Requests of users in a second; half of them meet the candidate."""
+HEALTHY_S = 12.0
+END_S = 90.0
+LOOK_S = 0.05
+STAGES = [
+    {"name": "half", "share": "50%", "needs": "no_harm", "bake": "30m"},
+    {"name": "full", "share": "100%", "needs": "nothing", "bake": "1m"},
+]
 
 
 @dataclass
-class Outcome:
-    """What became of one rollout."""
+class Case:
+    """One rollout, one kill, and what came of it."""
 
-    release: str
-    is_bad: bool
-    kills: list[str] = field(default_factory=list)
-    """What was killed, in the order of the kills."""
-    ended: str = ""
-    why: str = ""
+    number: int
+    way: str
+    kill: str
+    offset_s: float
+    """From the moment at which the candidate becomes bad until the kill."""
     exposed_s: float = 0.0
-    """From the first error of the candidate until its last request."""
-    requests: int = 0
-    """Requests that the candidate got."""
-    failures: int = 0
+    """The longest time in which users met the bad candidate."""
     problems: list[str] = field(default_factory=list)
 
 
-class Bench:
-    """One production, and one rollout after the other."""
+class Place:
+    """One HAProxy with its users, and the processes of one rollout at a time."""
 
-    def __init__(self, environments: Environments, seed: int) -> None:
-        self.environments, self.folder = environments, environments.folder
-        self.store = self.folder / "evaluator.duckdb"
-        self.options = ["--store", str(self.store), "--policy", str(self.folder / "evaluator.yaml")]
-        self.random = random.Random(seed)
-        self.number = 0
+    def __init__(self, made: World, server: ForkServer) -> None:
+        self.made, self.server, self.policy = made, server, make_policy(made)
+        self.plan: RolloutPlan | None = None
+        self.store = made.folder / "case" / "evaluator.duckdb"
+        self.ids: dict[str, int] = {}
+        self.start_at: dict[str, float] = {}
+        """Process that was killed → when it is started again."""
+        self.exit_code: int | None = None
+        self.share = 0.0
+        self.first_router = made.router.process
+        self.old_routers: list[subprocess.Popen[bytes]] = []
+        """Processes of HAProxy that were replaced; they end after their last request."""
 
-    def roll_out(self, kills_left: int) -> Outcome:
-        """Roll out a good or a bad candidate, and kill its driver or its guard meanwhile."""
-        self.number += 1
-        outcome = Outcome(f"shop@1.5.{self.number}", is_bad=self.number % 2 == 1)
-        self.prepare(outcome)
-        position = self.environments.router.log.stat().st_size
-        driver = self.call("start", outcome.release, "--reason", "bench", "--yes")
-        self.wait_for_start(outcome, driver)
-        next_kill = time.monotonic() + self.random.uniform(*BETWEEN_S)
-        until = time.monotonic() + ROLLOUT_S
-        while time.monotonic() < until:
-            if driver.poll() is not None:
+    def run(self, case: Case) -> None:
+        """Roll out a candidate that becomes bad, and kill something meanwhile."""
+        self.begin()
+        if not self.wait_for_share(0.5, END_S):
+            case.problems.append("the candidate did not get its share")
+            return
+        bad_at = time.monotonic() + random.uniform(1, 4) + max(-case.offset_s, 0)
+        kill_at = bad_at + case.offset_s
+        exposed_since, clear_since = None, None
+        is_bad = is_killed = False
+        while True:
+            now = self.tick()
+            if now >= bad_at and not is_bad and case.way != "healthy":
+                self.made.canary.mode = case.way
+                is_bad = True
+            # A kill that would come later comes when the traffic has just returned.
+            if not is_killed and (now >= kill_at or (is_bad and self.share == 0)):
+                is_killed, kill_at = True, now
+                self.kill(case.kill)
+            if is_bad and self.share > 0:
+                exposed_since, clear_since = exposed_since or now, None
+                case.exposed_s = max(case.exposed_s, now - exposed_since)
+            elif is_bad:
+                exposed_since, clear_since = None, clear_since or now
+            if case.way == "healthy" and now > max(bad_at, kill_at) + HEALTHY_S:
                 break
-            if time.monotonic() >= next_kill and len(outcome.kills) < kills_left:
-                driver = self.kill_one(outcome, driver)
-                next_kill = time.monotonic() + self.random.uniform(*BETWEEN_S)
-            time.sleep(0.05)
-        else:
-            outcome.problems.append(f"it has not ended after {ROLLOUT_S:g} s")
-            driver.kill()
-        driver.wait()
-        time.sleep(1.0)  # requests that are running are logged at their end
-        self.check(outcome)
-        self.measure(outcome, position)
-        return outcome
+            if is_killed and clear_since and now > clear_since + 2 and now > kill_at + 2:
+                break
+            if now > bad_at + END_S:
+                case.problems.append("the traffic has not returned")
+                return
+        if case.way == "healthy":
+            if not self.wait_for_share(0.5, 12):
+                case.problems.append(f"a healthy candidate has {self.share:.0%} of the traffic")
+            return
+        if case.exposed_s > LONGEST_S:
+            case.problems.append(f"users met the bad candidate for {case.exposed_s:.1f} s")
+        self.check_end(case)
 
-    def prepare(self, outcome: Outcome) -> None:
-        """Write policy and regression of the next rollout, with the baseline at all users."""
-        settings_path = self.folder / SETTINGS
-        settings = json.loads(settings_path.read_text())
-        settings["environments"][PRODUCTION]["regressions"]["canary"] = "overload" if outcome.is_bad else "none"
-        settings_path.write_text(json.dumps(settings))
-        self.environments.run("teardown", PRODUCTION, "canary")
-        make_router("haproxy", self.list_router()).set_shares({"baseline": 1.0, "canary": 0.0}, back=True)
-        (self.folder / "acts.log").unlink(missing_ok=True)
-        policy = write_policy(self.environments, outcome.release, "canary", TIMES)
-        (self.folder / "evaluator.yaml").write_text(policy, encoding="utf-8")
-        store = Store.open(self.store, create=True)
-        store.control.add_release(Release(outcome.release, (Service("shop", *VERSIONS.values()),)))
+    def begin(self) -> None:
+        """Begin a rollout of a healthy candidate."""
+        self.end()
+        self.made.canary.mode = "healthy"
+        self.share = -1.0
+        self.made.command("set weight shop/b1 100; set weight shop/c1 0")
+        shutil.rmtree(self.store.parent, ignore_errors=True)
+        self.store.parent.mkdir()
+        self.plan, _ = store_rollout(self.store, self.policy)
+        self.exit_code = None
+        for role in ("guard", "driver"):
+            self.start(role)
 
-    def list_router(self) -> dict[str, Any]:
-        """List the options of the router."""
-        policy = yaml.safe_load(write_policy(self.environments, "x", "canary", Times()))
-        router: dict[str, Any] = policy["rollout"]["router"]["shop"]["haproxy"]
-        return router
+    def start(self, role: str) -> None:
+        """Start the driver or the guard."""
+        self.ids[role] = self.server.start(role, self.store)
 
-    def call(self, *words: str) -> subprocess.Popen[bytes]:
-        """Call `evaluator rollout …` in a process of its own."""
-        with (self.folder / "driver.log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "evaluator", *self.options, "rollout", *words],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+    def tick(self) -> float:
+        """Wait a moment, start again what was killed, and read the share; returns the time."""
+        time.sleep(LOOK_S)
+        pid, code = self.server.wait_for_one(0)
+        if pid and pid == self.ids.get("driver"):
+            del self.ids["driver"]
+            self.exit_code = code
+        now = time.monotonic()
+        for role, at in list(self.start_at.items()):
+            if now >= at:
+                del self.start_at[role]
+                self.start(role)
+        with contextlib.suppress(OSError, ZeroDivisionError, KeyError):  # HAProxy is being reloaded
+            self.share = self.made.shares()["canary"]
+        return now
 
-    def wait_for_start(self, outcome: Outcome, driver: subprocess.Popen[bytes]) -> None:
-        """Wait until the rollout is stored: before that, there is nothing to continue."""
-        until = time.monotonic() + ROLLOUT_S
-        while not Rollouts(Store.open(self.store, decisions_only=True).control.file).rollouts(outcome.release):
-            if driver.poll() is not None or time.monotonic() > until:
-                sys.exit(f"{outcome.release} was not started:\n{(self.folder / 'driver.log').read_text()[-2000:]}")
-            time.sleep(0.1)
+    def wait_for_share(self, share: float, seconds: float) -> bool:
+        """Wait until HAProxy gives the candidate a share."""
+        until = time.monotonic() + seconds
+        while self.tick() < until:
+            if abs(self.share - share) < 0.01:
+                return True
+        return False
 
-    def kill_one(self, outcome: Outcome, driver: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
-        """Kill the driver or the guard; returns the driver that drives from now on."""
-        if self.random.random() < 0.5:
-            with contextlib.suppress(EvaluatorError):
-                guard = connect(self.store, start=False, say=print)
-                os.kill(int(guard.ping()["pid"]), signal.SIGKILL)
-                outcome.kills.append("guard")
-            return driver
-        driver.kill()
-        driver.wait()
-        outcome.kills.append("driver")
-        time.sleep(self.random.uniform(0, 3))
-        return self.call("resume", outcome.release)
+    def kill(self, what: str) -> None:
+        """Kill processes, which are started again later, or reload HAProxy."""
+        if what.startswith("reload"):
+            self.old_routers.append(reload_haproxy(self.made, keep="keeps" in what, wait=False))
+            return
+        for role in ("guard", "driver") if what == "both" else (what,):
+            if role in self.ids:
+                os.kill(self.ids.pop(role), signal.SIGKILL)
+                self.start_at[role] = time.monotonic() + AGAIN_S[role] + START_S[role]
 
-    def check(self, outcome: Outcome) -> None:
-        """Look whether the rollout came to its end, with nothing lost or repeated."""
-        store = Store.open(self.store)
-        rollouts = Rollouts(store.control.file)
-        [rollout] = rollouts.rollouts(outcome.release)
-        plan, events = from_plain(rollout.plan), rollouts.events(rollout.id)
-        progress = fold(plan, events)
-        outcome.ended, outcome.why = str(progress.outcome or "not ended"), progress.why_back
-        wanted = {"baseline": 1.0, "canary": 0.0}
-        if progress.outcome is RolloutOutcome.PROMOTED:
-            wanted = {"baseline": 0.0, "canary": 1.0}
-        shares = make_router("haproxy", self.list_router()).read_shares()
-        if shares != wanted:
-            outcome.problems.append(f"the shares are {shares}, not {wanted}")
-        if progress.outcome is None:
-            outcome.problems.append("it has not ended")
-        if outcome.is_bad and progress.outcome is RolloutOutcome.PROMOTED:
-            outcome.problems.append("a bad candidate was promoted")
-        steps = [event.step for event in events if event.kind is EventKind.DONE]
-        if len(steps) != len(set(steps)) or (
-            progress.outcome is RolloutOutcome.PROMOTED and set(steps) != set(range(plan.body))
-        ):
-            outcome.problems.append(f"steps that are done: {steps}")
-        outcome.problems += list(self.find_repeated(plan.steps, events))
+    def check_end(self, case: Case) -> None:
+        """Look whether the rollout ends, with nothing at the candidate."""
+        until = time.monotonic() + END_S
+        while self.exit_code is None and self.tick() < until:
+            pass
+        rollouts = Rollouts(Store.open(self.store, decisions_only=True).control.file)
+        [rollout] = rollouts.rollouts()
+        progress = fold(self.plan, rollouts.events(rollout.id))
+        if progress.outcome is not RolloutOutcome.ROLLED_BACK:
+            case.problems.append(f"it is {progress.outcome or 'not ended'}: {progress.why_back}")
+        if self.share > 0:
+            case.problems.append(f"the candidate has {self.share:.0%} at the end")
 
-    def find_repeated(self, steps: tuple[Any, ...], events: tuple[Event, ...]) -> Iterator[str]:
-        """Find calls of a hook after its step was done."""
-        path = self.folder / "acts.log"
-        calls = [line.split(" ", 1) for line in path.read_text().splitlines()] if path.exists() else []
-        for event in events:
-            act = steps[event.step] if event.kind is EventKind.DONE else None
-            if not isinstance(act, Act) or not act.hooks or act.hooks[0].kind != "command":
-                continue
-            words = " ".join(str(word) for word in act.hooks[0].options["run"][2:])
-            for at, call in calls:
-                if call == words and float(at) > event.at:
-                    yield f"{call} was called again {float(at) - event.at:.1f} s after it was done"
-
-    def measure(self, outcome: Outcome, position: int) -> None:
-        """Measure by the log of the router how long the candidate had users after its first error."""
-        first = last = None
-        with self.environments.router.log.open("rb") as log:
-            log.seek(position)
-            for line in log:
-                with contextlib.suppress(ValueError):
-                    request = json.loads(line)
-                    if not request["server"].startswith("c"):
-                        continue
-                    at = parse_log_time(request["time"])
-                    outcome.requests += 1
-                    if request["status"] >= 500 or request["end"][0] in "SsRI":
-                        outcome.failures += 1
-                        first = at if first is None else min(first, at)
-                    last = at if last is None else max(last, at)
-        if outcome.is_bad and first is not None and last is not None:
-            outcome.exposed_s = max(last - first, 0.0)
-        if outcome.exposed_s > LONGEST_S:
-            outcome.problems.append(f"users met a bad candidate for {outcome.exposed_s:.1f} s")
+    def end(self) -> None:
+        """Kill what runs."""
+        for pid in self.ids.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        while self.ids and self.server.wait_for_one(0.5)[0]:
+            pass
+        self.ids.clear()
+        self.start_at.clear()
+        for router in self.old_routers:
+            router.kill()
+            router.wait()
+        self.old_routers.clear()
 
 
-def describe(outcome: Outcome) -> str:
-    """Write one line on a rollout."""
-    kind = "bad" if outcome.is_bad else "good"
-    kills = " ".join(outcome.kills) or "none"
-    exposed = f"errors for {outcome.exposed_s:.1f} s, {outcome.failures} of {outcome.requests} requests"
-    return (
-        f"{outcome.release} {kind}: {outcome.ended}; killed: {kills}; {exposed}; {outcome.why} {outcome.problems or ''}"
-    )
+def make_policy(made: World) -> dict[str, Any]:
+    """Make the policy of the rollouts of a place."""
+    options = {"socket": str(made.router.stats_socket), "backend": "shop", "servers": made.arms}
+    rollout = {
+        "strategy": "canary",
+        "router": {"cart": {"haproxy": options}},
+        "live": {"access_log": str(made.router.log)},
+        "stages": STAGES,
+    }
+    return {"service": "cart", "rollout": rollout}
+
+
+def run_cases(folder: Path, cases: Iterator[Case], done: list[Case], *, leaves: bool) -> None:
+    """Run cases at one place until there are no more. `leaves`: clients leave after two seconds without an answer."""
+    with contextlib.ExitStack() as stack:
+        made = stack.enter_context(world(folder, canary_weight=200))
+        stack.enter_context(users(made.router.port, PER_S, timeout=2 if leaves else 70))
+        place = Place(made, stack.enter_context(contextlib.closing(ForkServer(folder))))
+        stack.callback(place.end)
+        for case in cases:
+            place.run(case)
+            done.append(case)
+            print(describe(case), flush=True)
+        if made.router.process is not place.first_router:
+            place.old_routers.append(made.router.process)
+
+
+def describe(case: Case) -> str:
+    """Write one line on a case."""
+    text = f"{case.number:4} {case.way:9} {case.kill:28} {case.offset_s:+5.1f} s   exposed {case.exposed_s:4.1f} s"
+    return "  ".join([text, *case.problems])
+
+
+class Cases:
+    """Cases for several places, each taken once."""
+
+    def __init__(self, kills: int, seed: int) -> None:
+        draw = random.Random(seed)
+        # A hang is noticed last, so kills come until then.
+        self.left = [
+            Case(number, draw.choice(WAYS), draw.choice(KILLS), draw.uniform(-2, 9)) for number in range(1, kills + 1)
+        ]
+        self._taking = threading.Lock()
+
+    def __iter__(self) -> Iterator[Case]:
+        while True:
+            with self._taking:
+                if not self.left:
+                    return
+                case = self.left.pop(0)
+            yield case
 
 
 def main() -> int:
-    """Measure, and return 1 if a bad candidate had users for too long, or something was lost or repeated."""
+    """Measure, and return 1 if a bad candidate had users for too long, or a rollout did not end as it has to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--at-once", type=int, default=6)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    outcomes: list[Outcome] = []
-    with tempfile.TemporaryDirectory(prefix="rollout-kills-") as name:
-        folder = Path(name)
-        with contextlib.ExitStack() as stack:
-            environments = stack.enter_context(prepare_environments(folder, VERSIONS, "none"))
-            traces = list_traces(environments, folder / "evaluator.duckdb")
-            stack.callback(end_processes, traces, 5.0)
-            environments.run("deploy", PRODUCTION, "baseline")
-            stack.enter_context(start_production_router(environments))
-            stack.enter_context(start_users(environments.router, TIMES.users, 60.0, 24 * 3600.0))
-            bench = Bench(environments, options.seed)
-            while (done := sum(len(outcome.kills) for outcome in outcomes)) < options.kills:
-                outcome = bench.roll_out(options.kills - done)
-                outcomes.append(outcome)
-                print(describe(outcome), flush=True)
-    bad = [outcome for outcome in outcomes if outcome.is_bad]
-    good = [outcome for outcome in outcomes if not outcome.is_bad]
-    print(f"{sum(len(one.kills) for one in outcomes)} kills in {len(outcomes)} rollouts")
-    print(f"errors of a bad candidate: at most {max((one.exposed_s for one in bad), default=0.0):.1f} s")
-    print(f"good candidates promoted: {sum(one.ended == 'promoted' for one in good)} of {len(good)}")
-    problems = [f"{one.release}: {problem}" for one in outcomes for problem in one.problems]
-    print("\n".join(problems) or "nothing lost, nothing repeated")
-    return 1 if problems else 0
+    cases, done = Cases(options.kills, options.seed), list[Case]()
+    with tempfile.TemporaryDirectory(prefix="rollout-kills-") as name, ThreadPoolExecutor(options.at_once) as pool:
+        os.environ["XDG_STATE_HOME"] = name
+        folders = [Path(name, str(number)) for number in range(options.at_once)]
+        for folder in folders:
+            folder.mkdir()
+        running = [
+            pool.submit(run_cases, folder, iter(cases), done, leaves=number % 3 == 2)
+            for number, folder in enumerate(folders)
+        ]
+        for each in running:
+            each.result()
+    for title, is_of in (
+        *((kill, lambda case, kill=kill: case.kill == kill) for kill in KILLS),
+        *((way, lambda case, way=way: case.way == way) for way in dict.fromkeys(WAYS)),
+    ):
+        times = sorted(case.exposed_s for case in done if is_of(case) and case.way != "healthy")
+        if times:
+            print(
+                f"{title:28} {len(times):3} kills: median {times[len(times) // 2]:4.1f} s, at most {times[-1]:4.1f} s"
+            )
+    problems = [describe(case) for case in sorted(done, key=lambda case: case.number) if case.problems]
+    print("\n".join(problems) or f"{len(done)} kills, nothing lost")
+    return 1 if problems or len(done) < options.kills else 0
 
 
 if __name__ == "__main__":

@@ -280,7 +280,7 @@ def test_readings_of_the_time_of_production_are_judged_with_it():
 def test_the_heat_map_shows_the_throughput_of_the_load_if_production_has_none():
     verdict = to_record(assess_live(SLOW, (SLOW_RUN,), load=LOAD))
     heat_map = build_heat_map([verdict])
-    [(_, cells)] = heat_map.rows
-    by_metric = dict(zip(heat_map.metrics, cells, strict=True))
+    [row] = heat_map.rows
+    by_metric = dict(zip(heat_map.metrics, row.comparisons, strict=True))
     assert by_metric["p95"].evidence is EvidenceKind.LIVE, "it is the worst"
     assert by_metric["throughput"].no_data is None

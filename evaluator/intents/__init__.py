@@ -18,7 +18,7 @@ from evaluator.intents.asking import (
     retry,
     write_note,
 )
-from evaluator.intents.conditions import PromotionCondition, find_waiting, list_conditions
+from evaluator.intents.conditions import PromotionCondition, list_conditions
 from evaluator.intents.describing import describe_ask, describe_missing
 from evaluator.intents.executing import execute, execute_waiting, name_worker
 from evaluator.intents.life import Lives, read_lives
@@ -30,6 +30,7 @@ from evaluator.intents.rollout_plans import describe_rollout_stop
 from evaluator.intents.rollout_start import explain_obstacle_to_start
 from evaluator.intents.rollout_steps import describe_request
 from evaluator.intents.versions import read_hook_release
+from evaluator.intents.waiting import Waiting, WaitsFor, describe_recording, find_waiting
 from evaluator.intents.worker import WITHOUT_STORE, run_worker
 
 __all__ = [
@@ -40,11 +41,14 @@ __all__ = [
     "Lives",
     "Preview",
     "PromotionCondition",
+    "Waiting",
+    "WaitsFor",
     "approve",
     "ask",
     "cancel",
     "describe_ask",
     "describe_missing",
+    "describe_recording",
     "describe_request",
     "describe_rollout_stop",
     "execute",

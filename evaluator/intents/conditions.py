@@ -1,11 +1,11 @@
-"""The conditions for a promotion, and which releases wait for a person."""
+"""The conditions for a promotion."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -17,8 +17,9 @@ from evaluator.intents.steps import LINK_VARIABLE
 from evaluator.intents.versions import explain_other_versions
 from evaluator.pipeline.runs import is_live, is_stale
 from evaluator.policy import Policy
-from evaluator.records import BASELINE, CANDIDATE, WHOLE, Release, ReleaseSummary, Service, Verdict, VerdictWord
-from evaluator.records.intents import JUDGED, Action, Intent, IntentState
+from evaluator.records import BASELINE, CANDIDATE, WHOLE, Release, Service, Verdict, VerdictWord
+from evaluator.records.intents import JUDGED, Action, AuditRow, Intent, IntentState
+from evaluator.reports.overview import find_chosen_arm
 from evaluator.store import Store
 from evaluator.store.intents import REPEATED, REQUESTED
 from evaluator.wording import format_duration, quote_command
@@ -75,12 +76,7 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
             otherwise="a run is still being recorded",
             remedy="wait, then judge again",
         ),
-        PromotionCondition(
-            "the policy is the one that judged",
-            met=is_policy_same,
-            otherwise="the policy is not the one that judged",
-            remedy=rejudge,
-        ),
+        _check_policy(verdict, policy, rejudge, is_same=is_policy_same),
         PromotionCondition(
             "every run was complete",
             met=not verdict.evidence.incomplete,
@@ -103,6 +99,16 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
         _check_rollouts(store, release),
         _check_stops(store, verdict, policy.command(release)),
     )
+
+
+def _check_policy(verdict: Verdict, policy: Policy, rejudge: str, *, is_same: bool) -> PromotionCondition:
+    """Check that the policy is the one that judged. `rejudge`: how to judge again by the one that applies here."""
+    otherwise, remedy = "the policy is not the one that judged", rejudge
+    if verdict.policy_path and verdict.policy_path != policy.path:
+        otherwise = f"it was judged by {verdict.policy_path}, and {policy.path or 'another policy'} applies here"
+        promote = quote_command("promote", verdict.release.id, "--policy", verdict.policy_path)
+        remedy = f"promote it by the policy that judged: `{promote}`, or {rejudge}"
+    return PromotionCondition("the policy is the one that judged", met=is_same, otherwise=otherwise, remedy=remedy)
 
 
 def _check_period(verdict: Verdict, command: str) -> PromotionCondition:
@@ -139,11 +145,8 @@ def _check_rollouts(store: Store, release: str) -> PromotionCondition:
 def _check_stops(store: Store, verdict: Verdict, command: str) -> PromotionCondition:
     """Check that a release was neither held nor rolled back since it was judged. `command` judges the release."""
     release = verdict.release.id
-    rows = store.control.audit(release)
-    # By the order of the rows: a clock that was set back changes nothing.
-    judged_row = max((row.number for row in rows if row.event == JUDGED), default=0)
-    later = {row.intent for row in rows if row.number > judged_row and row.event in (REQUESTED, REPEATED)}
-    stop = find_stop(store.control.intents(release), later)
+    intents = store.control.intents(release)
+    stop = find_stop(intents, _list_later(intents, store.control.audit(release), verdict.judged_at))
     otherwise, remedy = "", ""
     if stop is not None:
         is_rollback = stop.action is Action.ROLLBACK
@@ -157,6 +160,25 @@ def _check_stops(store: Store, verdict: Verdict, command: str) -> PromotionCondi
     return PromotionCondition(
         "it was neither held nor rolled back since the verdict", met=stop is None, otherwise=otherwise, remedy=remedy
     )
+
+
+def _list_later(intents: Sequence[Intent], rows: Sequence[AuditRow], judged_at: datetime | None) -> set[str]:
+    """List the ids of the intents that were requested, also again, after the newest verdict of their release.
+
+    `rows`: those of the release in the audit trail, in their order: a clock that was set back changes nothing. Only
+    what was executed from the journal is recorded later than it was done, and is taken by its own time.
+    """
+    judged_row = max((row.number for row in rows if row.event == JUDGED), default=0)
+    # An action from the journal has no hash of the policy's hooks.
+    done_before = {
+        intent.id for intent in intents if not intent.hooks_hash and judged_at and intent.requested_at < judged_at
+    }
+    return {
+        row.intent
+        for row in rows
+        if row.number > judged_row
+        and (row.event == REPEATED or (row.event == REQUESTED and row.intent not in done_before))
+    }
 
 
 def find_stop(intents: Sequence[Intent], later: Collection[str]) -> Intent | None:
@@ -214,8 +236,7 @@ def _check_arm(verdict: Verdict) -> PromotionCondition:
     Of several candidates, a reason names the one that is GO.
     """
     arms = {comparison.arm for comparison in verdict.evidence.comparisons}
-    chosen_arm = next((reason.arm for reason in verdict.reasons if reason.code == "best_arm"), "")
-    go_arm = chosen_arm or (next(iter(arms)) if len(arms) == 1 else "")
+    go_arm = find_chosen_arm(verdict) or (next(iter(arms)) if len(arms) == 1 else "")
     otherwise = f"the candidate is {go_arm}, and hooks get the version of {CANDIDATE}"
     if not go_arm:
         otherwise = f"none of {', '.join(sorted(arms))} is GO" if arms else f"{CANDIDATE} was not compared"
@@ -301,57 +322,3 @@ def _check_age(verdict: Verdict, max_age_s: float, remedy: str) -> PromotionCond
         otherwise=age_text,
         remedy=remedy,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A release that waits for a person: why, and the command that helps, where there is one."""
-
-    release: str
-    why: str
-    command: str = ""
-    promotable: bool = False
-
-
-_WHY_WAITING: Mapping[str | None, str] = {
-    None: "has data and was not judged yet",
-    VerdictWord.INCONCLUSIVE: "is not decided: see what is missing",
-    VerdictWord.NO_GO: "must not be promoted: see what became worse",
-    VerdictWord.GO: "is safe to promote",
-}
-"""Latest verdict → why a release waits for a person; None: it has no verdict."""
-
-
-def find_waiting(
-    summaries: Sequence[ReleaseSummary], intents: Sequence[Intent], command: Callable[[str], str]
-) -> tuple[Waiting, ...]:
-    """Find releases that wait for a person: the newest of each service, unless its latest verdict was acted on.
-
-    `summaries`: of all releases, the newest first. `command` writes the command that judges a release. Releases without
-    data and verdict do not wait.
-    """
-    judged_at = {summary.release.id: summary.judged_at for summary in summaries if summary.judged_at}
-    acted_on = {
-        intent.release
-        for intent in intents
-        if intent.state is IntentState.ACKNOWLEDGED
-        and intent.release in judged_at
-        and intent.requested_at >= judged_at[intent.release]
-    }
-    newest: dict[object, ReleaseSummary] = {}  # by the services; a release without any counts alone
-    for summary in summaries:
-        services = frozenset(service.name for service in summary.release.services)
-        newest.setdefault(services or summary.release.id, summary)
-    waiting = []
-    for summary in newest.values():
-        if summary.release.id in acted_on or not (summary.rows or summary.verdict):
-            continue
-        has_newer_data = (
-            summary.verdict and summary.last_run and summary.judged_at and summary.last_run > summary.judged_at
-        )
-        # A verdict on older data counts as none.
-        word = None if has_newer_data or not summary.verdict else VerdictWord(summary.verdict)
-        why = "has newer data than its verdict" if has_newer_data else _WHY_WAITING[word]
-        judge_command = command(summary.release.id) if word in (None, VerdictWord.INCONCLUSIVE) else ""
-        waiting.append(Waiting(summary.release.id, why, judge_command, promotable=word is VerdictWord.GO))
-    return tuple(waiting)

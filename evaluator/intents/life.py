@@ -131,11 +131,13 @@ def _find_life(facts: LifeFacts, release: str, standing: Standing) -> Life:
             (LifeState.JUDGED, f"judged {_write_word(word)}") if word else (LifeState.NOT_JUDGED, "not judged")
         )
         life = Life(release, state, what, judged_at)
+    is_judged_since = _is_judged_since(facts, life, intents)
+    notes = _list_notes(facts, life, place, acts, is_judged_since=is_judged_since)
     return replace(
         life,
         is_live=place.is_live if place else False,
-        notes=(*life.notes, *_list_notes(facts, life, place, acts)),
-        judged_since=_is_judged_since(facts, life, intents),
+        notes=(*life.notes, *notes),
+        judged_since=is_judged_since,
         events=_list_events(facts, release, intents, rollouts),
     )
 
@@ -236,7 +238,9 @@ def _find_life_by_action(facts: LifeFacts, newest: Intent, place: Life | None) -
     return replace(life, what=f"the outcome of the {noun} is not known; requested", notes=())
 
 
-def _list_notes(facts: LifeFacts, life: Life, place: Life | None, acts: Sequence[Intent]) -> list[str]:
+def _list_notes(
+    facts: LifeFacts, life: Life, place: Life | None, acts: Sequence[Intent], *, is_judged_since: bool
+) -> list[str]:
     """List what else holds of a release: what users meet, an earlier hold or rollback, and other requests that wait.
 
     `acts`: its actions that are not void, the oldest first, without those of rollouts.
@@ -257,6 +261,8 @@ def _list_notes(facts: LifeFacts, life: Life, place: Life | None, acts: Sequence
             verb = "held" if stop.action is Action.HOLD else "rolled back"
             is_done = stop.state is IntentState.ACKNOWLEDGED
             notes.append(f"{verb} before by {stop.requester}: {stop.reason}" if is_done else describe_doubt(stop))
+    if life.state in _STOPPED and is_judged_since:
+        notes.append(f"judged again since: {_write_word(facts.judged[life.release][0])}")
     notes += [
         f"a {NOUNS[intent.action]} ({intent.id}) {_WAITING[intent.state]}"
         for intent in acts

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import chain
 
 from evaluator.errors import UnknownName
 from evaluator.intents.conditions import explain_change_by_hand
@@ -31,9 +30,11 @@ def explain_obstacle_to_start(
     `services`: those that are rolled out. `is_again`: they know what the release has shown
     before. The store may not have the release yet. Raises StoreError.
     """
-    obstacles = _find_obstacles(store, policy, person, release, set(services))
-    earlier = [] if is_again else _find_earlier_harm(store, release)
-    return next((text for text in chain(obstacles, earlier) if text), "")
+    if obstacle := next((text for text in _find_obstacles(store, policy, person, release, set(services)) if text), ""):
+        return obstacle
+    with suppress(UnknownName):  # it is new
+        return "" if is_again else next(_find_earlier_harm(store, release), "")
+    return ""
 
 
 def _find_earlier_harm(store: Store, release: str) -> Iterator[str]:

@@ -243,6 +243,12 @@ class ReleaseSummary:
     runs: int = 0
     rows: int = 0
     last_run: datetime | None = None
+    running: int = 0
+    """How many of its runs are being recorded."""
+    running_since: datetime | None = None
+    """When the first of these began."""
+    running_until: datetime | None = None
+    """When the last of these is planned to end; None: that is not planned."""
     verdict: str | None = None
     judged_at: datetime | None = None
     mode: str | None = None

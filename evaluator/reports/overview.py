@@ -92,44 +92,84 @@ def count_metrics(rows: Sequence[Comparison]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class ScanCount:
+    """How many endpoints of a release the scan compared, and how many of them are worse."""
+
+    failed: int
+    compared: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeatRow:
+    """One release in the table."""
+
+    verdict: Verdict
+    comparisons: tuple[Comparison | None, ...]
+    """One for each metric: of the arm that the verdict is about; `None`: the release does not have the metric."""
+    endpoints: ScanCount | None
+    """`None`: no endpoint was compared."""
+
+
+@dataclass(frozen=True, slots=True)
 class HeatMap:
     """A table with a row per release, the newest first, and a column per metric."""
 
     metrics: tuple[str, ...]
     """Names of the columns."""
-    rows: tuple[tuple[Verdict, tuple[Comparison | None, ...]], ...]
-    """The verdict of each release with a comparison per metric, of the arm with the worst status; `None`: the release
-    does not have the metric."""
+    rows: tuple[HeatRow, ...]
 
 
 def build_heat_map(verdicts: Sequence[Verdict]) -> HeatMap:
-    """Arrange the latest verdicts of releases in a table by metric, without rows of the endpoint scan.
+    """Arrange the latest verdicts of releases in a table by metric; endpoints of the scan are counted.
 
-    `verdicts`: one per release, the newest first. With several candidates, a cell has the one of the worst status.
+    `verdicts`: one per release, the newest first. With several candidates, a cell has the one that the verdict chose,
+    so that a GO has no cell of a candidate that is not the one; without a chosen one, that of the worst status.
     """
-    cells_by_verdict: list[dict[str, Comparison]] = []  # for each verdict: name of the metric → comparison
-    for verdict in verdicts:
-        worst_by_metric: dict[str, Comparison] = {}
-        for row in verdict.evidence.comparisons:
-            if row.scan:
-                continue
-            name = name_metric(row.rule)
-            worst = worst_by_metric.get(name)
-            if worst is not None and _is_shown_without_data(row):
-                continue
-            if (
-                worst is None
-                or _is_shown_without_data(worst)
-                or _WORST_FIRST.index(row.status) < _WORST_FIRST.index(worst.status)
-            ):
-                worst_by_metric[name] = row
-        cells_by_verdict.append(worst_by_metric)
-    metrics = tuple(dict.fromkeys(name for cells in cells_by_verdict for name in cells))  # each name once
-    rows = tuple(
-        (verdict, tuple(cells.get(name) for name in metrics))
-        for verdict, cells in zip(verdicts, cells_by_verdict, strict=True)
+    cells = [_find_cells(verdict) for verdict in verdicts]
+    metrics = tuple(dict.fromkeys(name for row in cells for name in row))  # each name once
+    rows = (
+        HeatRow(verdict, tuple(row.get(name) for name in metrics), _count_endpoints(verdict))
+        for verdict, row in zip(verdicts, cells, strict=True)
     )
-    return HeatMap(metrics, rows)
+    return HeatMap(metrics, tuple(rows))
+
+
+def find_chosen_arm(verdict: Verdict) -> str:
+    """Find the candidate that a GO on several is about; empty if the verdict chose none."""
+    return next((reason.arm or "" for reason in verdict.reasons if reason.code == "best_arm"), "")
+
+
+def _list_chosen(verdict: Verdict) -> list[Comparison]:
+    """List the comparisons of the candidate that a verdict chose; all of them if it chose none."""
+    chosen_arm = find_chosen_arm(verdict)
+    return [row for row in verdict.evidence.comparisons if chosen_arm in ("", row.arm)]
+
+
+def _find_cells(verdict: Verdict) -> dict[str, Comparison]:
+    """Find the comparison of each metric of a verdict, by the name of the metric."""
+    worst_by_metric: dict[str, Comparison] = {}
+    for row in _list_chosen(verdict):
+        name = name_metric(row.rule)
+        worst = worst_by_metric.get(name)
+        if row.scan or (worst is not None and _is_shown_without_data(row)):
+            continue
+        if (
+            worst is None
+            or _is_shown_without_data(worst)
+            or _WORST_FIRST.index(row.status) < _WORST_FIRST.index(worst.status)
+        ):
+            worst_by_metric[name] = row
+    return worst_by_metric
+
+
+def _count_endpoints(verdict: Verdict) -> ScanCount | None:
+    """Count the endpoints that the scan of a verdict compared; `None` if it compared none."""
+    failed_by_endpoint: dict[str, bool] = {}
+    for row in _list_chosen(verdict):
+        if row.scan:
+            endpoint = row.rule.slice.endpoint or ""
+            failed_by_endpoint[endpoint] = failed_by_endpoint.get(endpoint, False) or row.status is MetricStatus.FAIL
+    return ScanCount(sum(failed_by_endpoint.values()), len(failed_by_endpoint)) if failed_by_endpoint else None
 
 
 def _is_shown_without_data(row: Comparison) -> bool:

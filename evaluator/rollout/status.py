@@ -191,7 +191,7 @@ def describe_guard(status: RolloutStatus) -> Iterator[str]:
     guard = status.guard
     if guard is None:
         if not status.has_ended and status.plan is not None and status.plan.has_shift:
-            yield f"guard: none that knows this rollout answers within {GUARD_WAIT_S:g} s"
+            yield f"guard: none answers within {GUARD_WAIT_S:g} s that knows this rollout"
         return
     for service, shares in guard.realised.items():
         wanted = guard.wanted.get(service, {})

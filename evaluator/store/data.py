@@ -114,7 +114,9 @@ class StoredData:
             rows = engine.execute(
                 """SELECT release, count(DISTINCT "group"), count(*),
                     CAST(coalesce(sum(landed) FILTER (source <> 'prometheus'), 0) AS BIGINT),
-                    max(coalesce(started, ended))
+                    max(coalesce(started, ended)),
+                    count(*) FILTER (state = 'running'),
+                    min(started) FILTER (state = 'running'), max(planned_end) FILTER (state = 'running')
                 FROM store.runs LEFT JOIN (SELECT run, sum(rows) AS landed FROM store.segments GROUP BY run) AS s
                     ON s.run = runs.id
                 GROUP BY release"""
@@ -125,8 +127,11 @@ class StoredData:
                 "runs": run_count,
                 "rows": row_count,
                 "last_run": last_run and last_run.astimezone(UTC),  # NULL if no run has times
+                "running": running_count,
+                "running_since": since and since.astimezone(UTC),
+                "running_until": until and until.astimezone(UTC),
             }
-            for release, group_count, run_count, row_count, last_run in rows
+            for release, group_count, run_count, row_count, last_run, running_count, since, until in rows
         }
 
     def content_hash(self, run_ids: Sequence[str]) -> str:

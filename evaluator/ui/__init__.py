@@ -18,6 +18,7 @@ from evaluator.ui.promote import show_promote
 from evaluator.ui.release import show_release
 from evaluator.ui.releases import show_releases
 from evaluator.ui.rollout import show_rollout
+from evaluator.ui.service import show_service
 
 __all__ = ["ICON", "PAGES", "open_frame"]
 
@@ -25,6 +26,7 @@ ICON = Path(__file__).with_name("icon.svg")
 
 PAGES: tuple[tuple[Callable[[], None], Mapping[str, str | bool]], ...] = (
     (guarded(show_releases), {"title": "Releases", "icon": ":material/grid_on:", "url_path": "", "default": True}),
+    (guarded(show_service), {"title": "Service", "icon": ":material/dns:", "url_path": "service"}),
     (guarded(show_release, "Release"), {"title": "Release", "icon": ":material/fact_check:", "url_path": "release"}),
     (guarded(show_rollout, "Rollout"), {"title": "Rollout", "icon": ":material/stairs:", "url_path": "rollout"}),
     (guarded(show_compare), {"title": "Compare", "icon": ":material/compare_arrows:", "url_path": "compare"}),

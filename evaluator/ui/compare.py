@@ -137,6 +137,7 @@ def _show_comparison(
         show(make_metrics_table(endpoints[:50], second.release, colors, caption="endpoints"))
     if curves["timeline"]:
         st.header("Both over time", anchor="timeline")
-        for index, figure in enumerate(draw_timeline(curves["timeline"], colors=colors)):
+        timeline = {**curves["timeline"], "runs": None}  # two runs at two times: no time of day is that of both
+        for index, figure in enumerate(draw_timeline(timeline, colors=colors)):
             show_figure(figure, f"compare-timeline-{index}", snippet)
     show_health(compared.findings)

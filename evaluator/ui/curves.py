@@ -37,6 +37,8 @@ FigureData = Mapping[str, Any]
 
 MOST_EVENTS = 30
 """More could not be distinguished on the axis of time."""
+UNDRAWN = (JUDGED, "claimed", "hook sent")
+"""Events that say nothing of what happened to the release: the next one of the same request does."""
 SNIPPET = """import evaluator
 
 release = evaluator.open({store!r}).release({release!r})
@@ -231,7 +233,7 @@ def list_events(trail: Sequence[AuditRow], release_id: str, timeline: FigureData
     events = []
     for row in trail:
         at_s = row.at.timestamp() - timeline["start_epoch_s"]
-        if row.release == release_id and 0 <= at_s <= end_s and row.event != JUDGED:
+        if row.release == release_id and 0 <= at_s <= end_s and row.event not in UNDRAWN:
             first_line = row.text.strip().split("\n", 1)[0]
-            events.append({"at": at_s, "what": f"{row.event}: {first_line}" if row.event == "note" else row.event})
+            events.append({"at": at_s, "what": f"{row.event}: {first_line}" if first_line else row.event})
     return events[:MOST_EVENTS]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import streamlit as st
 from markupsafe import Markup
 
 from evaluator.intents.rollout_progress import MAY_HAVE_ACTED
 from evaluator.records import BASELINE
-from evaluator.records.rollouts import Act
+from evaluator.records.rollouts import Act, Rollout
 from evaluator.rollout.status import RolloutStatus, describe_driver, find_next_command
 from evaluator.ui.frame import guarded
 from evaluator.ui.pieces import clean, link, mark_up_code, show
@@ -17,9 +19,18 @@ from evaluator.wording import format_number
 REFRESH_S = 5
 
 
-def show_exposed(workspace: Workspace) -> None:
-    """Show each rollout that is running, and the share of users that meet its candidate; refreshes by itself."""
-    if not read_rollouts(workspace).running:
+def show_exposed(workspace: Workspace, releases: Collection[str] | None = None) -> None:
+    """Show each rollout that is running, and the share of users that meet its candidate; refreshes by itself.
+
+    `releases`: only rollouts of these; None: all.
+    """
+
+    def list_running(present: Workspace) -> list[Rollout]:
+        """List the rollouts that are shown."""
+        running = read_rollouts(present).running
+        return [rollout for rollout in running if releases is None or rollout.release in releases]
+
+    if not list_running(workspace):
         return
 
     @st.fragment(run_every=REFRESH_S)
@@ -27,7 +38,7 @@ def show_exposed(workspace: Workspace) -> None:
     def show_fragment() -> None:
         """Show it; called at each refresh."""
         present_workspace = find_workspace()  # its stamp tells the cache what has changed
-        for rollout in read_rollouts(present_workspace).running:
+        for rollout in list_running(present_workspace):
             show(_make_box(read_rollout_status(present_workspace, rollout)))
 
     show_fragment()

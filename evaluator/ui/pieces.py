@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from evaluator.figures.base import PALETTE
 from evaluator.records import BASELINE, Comparison, Finding, Verdict, VerdictWord
+from evaluator.records.life import Life, LifeState
 from evaluator.reports import VERDICT_WORDS, plain_text
 from evaluator.reports.base import (
     HEALTH_MARKS,
@@ -20,12 +21,14 @@ from evaluator.reports.base import (
     name_check,
     put_worst_first,
 )
-from evaluator.reports.overview import HeatMap
+from evaluator.reports.life import describe_life, name_state
 from evaluator.ui.reads import DEFAULT_STORE, find_store_path
-from evaluator.wording import add_options, format_change, format_duration, name_metric
+from evaluator.wording import add_options, format_duration
 
 MAX_CHARACTERS = 300
 DAY_S = 86400
+TIME = "\N{OBJECT REPLACEMENT CHARACTER}"
+"""Stands in a sentence for a time."""
 
 
 def show(html: Markup) -> None:
@@ -147,6 +150,41 @@ def mark_up_verdict(word: VerdictWord | str | None) -> Markup:
     return Markup('<strong class="{}">{}</strong>').format(verdict_word.value, VERDICT_WORDS[verdict_word])
 
 
+_STATE_CLASSES = {
+    LifeState.LIVE: "go",
+    LifeState.ROLLED_BACK: "no_go",
+    LifeState.FAILED: "no_go",
+    LifeState.NOT_JUDGED: "muted",
+    LifeState.JUDGED: "muted",
+    LifeState.REPLACED: "muted",
+}
+"""State of a release → the class that colours it; the others need attention."""
+
+
+def mark_up_state(life: Life) -> Markup:
+    """Write the state of a release with its mark, coloured."""
+    return Markup('<strong class="{}">{}</strong>').format(
+        _STATE_CLASSES.get(life.state, "inconclusive"), clean(name_state(life))
+    )
+
+
+def mark_up_life(life: Life, present: datetime) -> Markup:
+    """Write the state of a release in a line: what was done with it, when, by whom and why."""
+    return Markup('<p class="state">{} {}</p>').format(mark_up_state(life), mark_up_past(life, present))
+
+
+def mark_up_past(life: Life, present: datetime) -> Markup:
+    """Write what was done with a release after the name of its state: how long ago, by whom and why."""
+    if life.state is LifeState.JUDGED:
+        return Markup("no action was requested")
+    # The time is an element: it is put where a sentence has its place.
+    before, _, after = describe_life(life, lambda _: TIME).partition(TIME)
+    if before.startswith(state := str(life.state)):
+        before = before[len(state) :].removeprefix(":").lstrip()
+    age = Markup("{} ({})").format(write_age(life.at, present), mark_up_time(life.at)) if life.at else ""
+    return Markup("{}{}{}").format(clean(before), age, clean(after))
+
+
 def mark_up_code(text: str) -> Markup:
     """Write a text as HTML: its lines stay lines, and parts between backticks (commands) are code."""
     lines = []
@@ -212,8 +250,11 @@ def show_table(head: Sequence[str], rows: Iterable[Sequence[object]], *, caption
 # ------------------------------------------------------------------ a verdict
 
 
-def make_banner(verdict: Verdict, notes: Sequence[Markup]) -> Markup:
-    """Make the box with the answer: the verdict, its first four reasons, what to do next, and notes below."""
+def make_banner(verdict: Verdict, notes: Sequence[Markup], state: Markup, next_action: str) -> Markup:
+    """Make the box with the answer: the verdict, the state of the release, reasons, what to do next, and notes below.
+
+    `state`: as `mark_up_life` writes it. Four reasons are shown at most.
+    """
     against = ", ".join(
         f"{service.name} {service.baseline}".strip() for service in verdict.release.services if service.baseline
     )
@@ -221,7 +262,7 @@ def make_banner(verdict: Verdict, notes: Sequence[Markup]) -> Markup:
     unlisted = Markup('<p class="muted">and {} more reasons, below</p>').format(len(verdict.reasons) - 4)
     return Markup(
         '<section class="ev-banner is-{}" aria-label="verdict"><h1><span class="word {}">{}</span>'
-        '<span class="name">{}</span> <span class="against">{}</span></h1><ul>{}</ul>{}'
+        '<span class="name">{}</span> <span class="against">{}</span></h1>{}<ul>{}</ul>{}'
         '<p class="next"><strong>Next:</strong> {}</p><p class="said muted">{}</p></section>'
     ).format(
         verdict.word.value,
@@ -229,9 +270,10 @@ def make_banner(verdict: Verdict, notes: Sequence[Markup]) -> Markup:
         VERDICT_WORDS[verdict.word],
         clean(verdict.release.id),
         f"against {clean(against)}" if against else "",
+        state,
         reasons,
         unlisted if len(verdict.reasons) > 4 else "",
-        mark_up_code(verdict.next_action or "nothing"),
+        mark_up_code(next_action or "nothing"),
         Markup(" · ").join(notes),
     )
 
@@ -272,40 +314,6 @@ def find_status_class(comparison: Comparison) -> str:
 def to_css_color(color: str) -> str:
     """Write a colour of the figures as CSS that has its counterpart for dark pages too."""
     return f"light-dark({color}, {PALETTE[color]})"
-
-
-def make_heat_map(heat: HeatMap) -> Markup:
-    """Make a table with a row per release, its verdict, and the status of each metric in a column of its own."""
-    head = Markup("").join(
-        Markup('<th scope="col">{}</th>').format(clean(name)) for name in ("release", "verdict", *heat.metrics)
-    )
-    body = Markup("").join(
-        Markup('<tr><th scope="row">{}</th><td>{}</td>{}</tr>').format(
-            link("release", text=verdict.release.id, release=verdict.release.id),
-            mark_up_verdict(verdict.word),
-            Markup("").join(_make_heat_cell(verdict.release.id, comparison) for comparison in comparisons),
-        )
-        for verdict, comparisons in heat.rows
-    )
-    return Markup(
-        '<div class="ev-scroll ev-heat" tabindex="0" role="region" aria-label="releases by metrics">'
-        "<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>"
-    ).format(head, body)
-
-
-def _make_heat_cell(release_id: str, comparison: Comparison | None) -> Markup:
-    """Make a cell with the mark and the change of a metric, a link to its figures; a dash if it was not compared."""
-    if comparison is None:
-        return Markup('<td class="muted"><span aria-label="not measured">–</span></td>')
-    change = format_change(comparison) if comparison.effect else "no data"
-    label = f"{release_id}, {name_metric(comparison.rule)}: {comparison.status.value.replace('_', ' ')}, {change}"
-    return Markup('<td class="{}"><a href="{}" target="_self" aria-label="{}">{}<small>{}</small></a></td>').format(
-        find_status_class(comparison),
-        write_address("release", at="metric", release=release_id, metric=comparison.rule.name, arm=comparison.arm),
-        clean(label),
-        mark_status(comparison, watched_mark="·").split(" ")[0],  # without its word
-        change,
-    )
 
 
 def make_legend(colors: Mapping[str, str]) -> Markup:

@@ -14,6 +14,7 @@ from evaluator.policy.promotion import PromotionRules
 from evaluator.records import Verdict, VerdictWord
 from evaluator.records.intents import PROMOTING, Action, IntentState, PersonRole
 from evaluator.ui.acting import Forecast, IntentRecord, read_forecast
+from evaluator.ui.answer import make_answer
 from evaluator.ui.cards import DANGEROUS, list_versions, show_steps
 from evaluator.ui.confirming import acting, check_name, type_name
 from evaluator.ui.controls import choose_release
@@ -23,7 +24,6 @@ from evaluator.ui.pieces import (
     clean,
     escape_markdown,
     link,
-    make_banner,
     mark_up_code,
     mark_up_time,
     name_tab,
@@ -98,7 +98,7 @@ def show_promote() -> None:
         show_empty(problem, "Judge it:", workspace.command(release_id))
     else:
         judged = Markup("judged {} ({})").format(write_age(verdict.judged_at, now()), mark_up_time(verdict.judged_at))
-        show(make_banner(verdict, [judged, link("release", "all of the evidence", release=release_id)]))
+        show(make_answer(workspace, verdict, [judged, link("release", "all of the evidence", release=release_id)]))
     guarded(lambda: _show_action(workspace, view, verdict, reader, open_requests))()
     guarded(lambda: show_earlier_requests(workspace, release_id, reader, open_requests))()
 

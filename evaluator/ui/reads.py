@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 
 import streamlit as st
 
+from evaluator import intents
 from evaluator.calibration import CalibrationReport
 from evaluator.errors import UnknownName
 from evaluator.figure_data import trace_release
+from evaluator.intents import Lives, PromotionCondition
 from evaluator.pipeline import adopting
 from evaluator.pipeline.assessing import Judged
 from evaluator.pipeline.comparing import (
@@ -53,6 +55,8 @@ DEFAULT_STORE = Path("evaluator.duckdb")
 """The store in the folder, where nothing names another."""
 MAX_ENTRIES = 64
 """Results that the cache keeps of one function."""
+CONDITIONS_TTL_S = 30.0
+"""How long conditions of a promotion are shown as they were: a verdict becomes too old without any change."""
 SPLITS = 4
 """How often calibration divides each stored run."""
 SHORT_WAIT_S = 1.0
@@ -88,6 +92,7 @@ CACHE_KEYS_OF_VERDICT: dict[str | type, Callable[[Any], object]] = {
     Verdict: lambda verdict: (verdict.release.id, str(verdict.judged_at), verdict.data_hash, verdict.policy_hash),
 }
 """Keys for the data of one verdict: they do not change, whatever else is written."""
+CACHE_KEYS_OF_CONDITIONS = {**CACHE_KEYS, Verdict: CACHE_KEYS_OF_VERDICT[Verdict]}
 
 
 def find_workspace() -> Workspace:
@@ -146,6 +151,20 @@ def read_summaries(workspace: Workspace) -> tuple[ReleaseSummary, ...]:
 def read_latest(workspace: Workspace) -> tuple[Verdict, ...]:
     """Read the latest verdict of each release, the newest release first."""
     return tuple(read_stored(stored) for stored in open_store(workspace, decisions_only=True).control.latest_verdicts())
+
+
+@st.cache_data(max_entries=8, show_spinner="reading what was done …", hash_funcs=CACHE_KEYS)
+def read_lives(workspace: Workspace) -> Lives:
+    """Read the lives of all releases, whatever uses the data; none if there are no decisions yet."""
+    if not control_path(workspace.store).exists():
+        return Lives({}, {})
+    return intents.read_lives(open_store(workspace, decisions_only=True), now())
+
+
+@st.cache_data(ttl=CONDITIONS_TTL_S, max_entries=MAX_ENTRIES, show_spinner=False, hash_funcs=CACHE_KEYS_OF_CONDITIONS)
+def read_conditions(workspace: Workspace, policy: Policy, verdict: Verdict) -> tuple[PromotionCondition, ...]:
+    """List the conditions for promoting a release now, by its newest verdict and the policy that applies to it."""
+    return intents.list_conditions(open_store(workspace), policy, verdict)
 
 
 @dataclass(frozen=True, slots=True)

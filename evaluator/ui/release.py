@@ -15,6 +15,7 @@ from evaluator.pipeline.runs import is_live, is_stale
 from evaluator.records import Verdict
 from evaluator.reports.base import list_what_is_not_judged
 from evaluator.reports.overview import rank_comparisons
+from evaluator.ui.answer import make_answer
 from evaluator.ui.controls import choose_release
 from evaluator.ui.curves import show_distribution, show_metric, show_timeline
 from evaluator.ui.details import show_history, show_method, show_queries, show_runs
@@ -28,7 +29,6 @@ from evaluator.ui.panels import offer_metrics
 from evaluator.ui.pieces import (
     clean,
     link,
-    make_banner,
     make_legend,
     mark_up_command,
     mark_up_time,
@@ -139,7 +139,8 @@ def _show_present(workspace: Workspace, release_id: str, *, was_judged: bool) ->
         return
     if not was_judged:
         st.rerun(scope="app")
-    show(make_banner(verdict, _list_notes(workspace, view, verdict)))
+    is_newest = number in (None, len(view.verdicts) - 1)
+    show(make_answer(workspace, verdict, _list_notes(workspace, view, verdict), is_newest=is_newest))
     show_sections()
     if (card := make_fault_card(verdict)) is not None:
         show(card)
@@ -165,7 +166,7 @@ def _list_notes(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> Se
     live = " + ".join(f"{arm.production.requests:,}" for arm in verdict.evidence.arms if arm.production)
     notes += [Markup("{} requests of production").format(live)] if live else []
     if is_live(view.runs):
-        notes.insert(0, Markup('<span class="ev-badge ok">live</span>'))
+        notes.insert(0, Markup('<span class="ev-badge ok">recording</span>'))
     if is_stale(view.runs, verdict.judged_at):
         command = mark_up_command(workspace.command(view.release.id))
         notes.append(Markup('<span class="ev-badge warn">stale</span>newer data has landed: {}').format(command))
@@ -180,6 +181,11 @@ def _list_notes(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> Se
         notes.append(link("release", "an earlier verdict; see the latest", release=view.release.id))
     if rollouts := read_rollouts(workspace).of(view.release.id):
         notes.append(link("rollout", f"rollout {rollouts[-1].id}", release=view.release.id, rollout=rollouts[-1].id))
+    notes += [
+        link("service", f"service {service.name}", service=service.name)
+        for service in view.release.services
+        if service.name
+    ]
     notes.append(link("promote", "promote, hold or roll back", release=view.release.id))
     return notes
 

@@ -12,7 +12,7 @@ from evaluator.intents import conditions
 from evaluator.intents.checking import BEFORE_RESTART
 from evaluator.intents.conditions import NO_HOOKS, PromotionCondition, list_conditions
 from evaluator.records import Evidence, Period, Reason, Release, Service, Verdict, VerdictWord
-from evaluator.records.intents import Action, HookEntry
+from evaluator.records.intents import Action, AuditRow, HookEntry, Intent, IntentState
 
 
 def compared(*arms, **fields):
@@ -41,6 +41,8 @@ def listed(monkeypatch):
         stored=None,
         by_hand="",
         restart_s=None,
+        stops=(),
+        rows=(),
         **changes,
     ):
         now = datetime.now(UTC)
@@ -67,8 +69,8 @@ def listed(monkeypatch):
         control = SimpleNamespace(
             release=lambda release: stored or changes.get("release", GO.release),
             restarted_at=lambda: restarted_at,
-            intents=lambda release: (),
-            audit=lambda release: (),
+            intents=lambda release: stops,
+            audit=lambda release: rows,
         )
         store = SimpleNamespace(data=SimpleNamespace(runs=lambda release: ()), control=control, reading=nullcontext)
         listed = list_conditions(store, rules, Verdict(**(fields | current)))
@@ -235,3 +237,61 @@ def test_no_promotion_begins_that_a_word_without_a_value_stops_half_way(listed, 
 def test_a_condition_shows_the_text_that_is_true():
     assert PromotionCondition("it is", met=True, otherwise="it is not").description == "it is"
     assert PromotionCondition("it is", met=False, otherwise="it is not").description == "it is not"
+
+
+def make_stop(number: int, action="rollback", *, age_s=0.0, state="acknowledged", **fields):
+    """A hold or a rollback that was requested so many seconds ago."""
+    at = datetime.now(UTC) - timedelta(seconds=age_s)
+    return Intent(
+        f"i{number}",
+        "k",
+        "cart@2",
+        Action(action),
+        "ann",
+        "odd",
+        "",
+        "",
+        "",
+        at,
+        at,
+        state=IntentState(state),
+        **({"hooks_hash": "sha256:h"} | fields),
+    )
+
+
+def make_row(number: int, event: str, intent="", *, age_s=0.0):
+    """A row of the audit trail that was written so many seconds ago."""
+    at = datetime.now(UTC) - timedelta(seconds=age_s)
+    return AuditRow(number, at, "ann", event, "cart@2", intent, "", "h")
+
+
+JUDGED_ROW = make_row(5, "judged", age_s=60)
+
+
+@pytest.mark.parametrize(
+    ("stop", "rows", "is_met"),
+    [
+        (make_stop(1), [JUDGED_ROW, make_row(6, "requested", "i1")], False),
+        (make_stop(1, "hold"), [JUDGED_ROW, make_row(6, "requested", "i1")], False),
+        (make_stop(1, "hold", state="failed"), [JUDGED_ROW, make_row(6, "requested", "i1")], False),
+        (make_stop(1, state="expired"), [JUDGED_ROW, make_row(6, "requested", "i1")], True),
+        (make_stop(1, "hold", rollout="r1"), [JUDGED_ROW, make_row(6, "requested", "i1")], True),
+        (make_stop(1, age_s=90), [make_row(4, "requested", "i1", age_s=90), JUDGED_ROW], True),
+        # a clock that was set back after the verdict
+        (make_stop(1, age_s=3600), [JUDGED_ROW, make_row(6, "requested", "i1", age_s=3600)], False),
+        # recorded from the journal, done before the verdict
+        (make_stop(1, age_s=3600, hooks_hash=""), [JUDGED_ROW, make_row(6, "requested", "i1")], True),
+        (make_stop(1, age_s=-3600, hooks_hash=""), [JUDGED_ROW, make_row(6, "requested", "i1")], False),
+        (make_stop(1, age_s=90), [JUDGED_ROW, make_row(6, "requested", "i1"), make_row(7, "repeated", "i1")], False),
+        # its rollback was not completed, whenever it was requested
+        (make_stop(1, age_s=90, state="failed"), [make_row(4, "requested", "i1", age_s=90), JUDGED_ROW], False),
+        (make_stop(1, age_s=90, state="unknown"), [make_row(4, "requested", "i1", age_s=90), JUDGED_ROW], False),
+        (make_stop(1, "hold", age_s=90, state="failed"), [make_row(4, "requested", "i1", age_s=90), JUDGED_ROW], True),
+        (make_stop(1), [make_row(6, "requested", "i1")], False),  # the verdict was imported: it has no row
+    ],
+)
+def test_what_was_stopped_since_its_verdict_is_not_promoted(listed, stop, rows, is_met):
+    unmet = listed(stops=(stop,), rows=rows)
+    assert [text for text, _, _ in unmet] == (
+        [] if is_met else ["it was neither held nor rolled back since the verdict"]
+    )

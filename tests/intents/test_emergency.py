@@ -12,7 +12,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from stored import edit_decisions
+from stored import edit_decisions, repeat_verdict
 
 from evaluator.errors import Refused, StoreError
 from evaluator.intents import ask, execute, system_person
@@ -326,6 +326,7 @@ def test_a_store_that_was_made_again_counts_from_one_and_can_be_rolled_back(
     shutil.copy(control_path(judged_store), control_path(store.path))
     again = Store.open(store.path)
     rules = policy((store.path.parent / "evaluator.yaml").read_text())
+    repeat_verdict(again, "cart@1.9.0")
     intent = ask(again, rules, system_person(), action_request(reason="in the new store"))
     record_actions(again, find_journal(store.path))
     assert [entry.undoes for entry in again.control.intents() if entry.action is Action.ROLLBACK] == [()]

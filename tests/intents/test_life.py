@@ -303,6 +303,7 @@ def test_only_a_verdict_after_the_rollback_counts_as_judged_again(record, judged
     record.judged[A] = ("go", minute(judged_min))
     life = record.of()
     assert life.judged_since is since
+    assert ("judged again since: GO" in life.notes) is since
     offered = choose_next(life, VerdictWord.GO, "promote cart@1", "evaluator verdict cart@1")
     assert (offered == "promote cart@1") is since
 

@@ -176,7 +176,8 @@ def check_decision(plan: RolloutPlan, progress: RolloutProgress, decision: Decis
     states = progress.states
     if decision.todo is Todo.EXECUTE:
         assert isinstance(step, Act)
-        assert states[decision.step] in (StepState.WAITING, StepState.BEGUN), "no act twice"
+        is_tried_again = progress.tries_again and states[decision.step] is StepState.FAILED
+        assert is_tried_again or states[decision.step] in (StepState.WAITING, StepState.BEGUN), "no act twice"
         before = states[: decision.step]
         if not step.final:
             assert set(before) <= {StepState.DONE}, "everything before it has passed"

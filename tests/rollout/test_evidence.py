@@ -6,7 +6,7 @@ import copy
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from evaluator.rollout.evidence import freeze_policy, frozen_policy, judge_step
 from evaluator.rollout.planning import make_plan as make_rollout_plan
 from evaluator.simulate import Change, Requests, simulate
 from evaluator.simulate.requests import EPOCH_US
+from evaluator.sources.access_logs.tail_state import TailState
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
 
@@ -305,7 +306,8 @@ def test_a_window_that_lasts_longer_is_cut_where_the_log_was_read(store):
     rollout = start(store, plan, POLICY)
     assert not judge_step(store, rollout, plan, 1, JudgedAt.BAKE, NOW).no_harm
     folder = store.data.segment_folder(store.data.runs(RELEASE)[0]).parent
-    (folder / "tail-cart.json").write_text(f'{{"watermark": {EPOCH + BAKE_S + 1}}}')
+    state = TailState("g", EPOCH, watermark=EPOCH + BAKE_S + 1)
+    (folder / "tail-cart.json").write_text(json.dumps(asdict(state)))
     evidence = judge_step(store, rollout, plan, 1, JudgedAt.BAKE, NOW)
     assert evidence.no_harm, evidence.missing
     assert 0.4 < evidence.exposed / canary(requests).sum() < 0.6

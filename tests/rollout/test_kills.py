@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluator.rollout.progress import fold
 from forked import ForkServer, store_rollout
 from metrics_servers import free_port
 from routers import haproxy_router
 
 from evaluator.guard.places import find_copies_folder, find_folder
 from evaluator.guard.state_file import find_state_files
+from evaluator.intents.rollout_progress import fold
 from evaluator.records.intents import IntentState
 from evaluator.records.rollouts import Event, EventKind, Rollout, RolloutOutcome, RolloutPlan
 from evaluator.store.control_file import ControlFile

@@ -62,7 +62,7 @@ def test_a_rollout_that_went_back_says_where_why_and_when(report):
     assert [(one.what, one.person) for one in shown.happenings if one.person] == [("started", "ann"), ("agreed", "ben")]
 
 
-def test_what_the_router_counted_stands_beside_what_the_log_says(cases):
+def test_what_the_router_counted_stands_next_to_what_the_log_says(cases):
     """HAProxy logs no request whose server ends on a connection that was used before; its counters have it."""
     facts, seconds = cases["back"]
     counted = describe_counts([GuardReading("cart", "baseline", counted=9000, counted_failures=1),

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent.parent
 PAGES = {
     "releases": "evaluator.ui.releases:show_releases",
     "release": "evaluator.ui.release:show_release",
+    "service": "evaluator.ui.service:show_service",
     "rollout": "evaluator.ui.rollout:show_rollout",
     "compare": "evaluator.ui.compare:show_compare",
     "plan": "evaluator.ui.plan:show_plan",

@@ -61,6 +61,16 @@ def test_every_page_is_quiet_fits_and_stays_on_this_machine(browser, app, width,
     watched.context.close()
 
 
+def test_the_table_of_metrics_can_be_read_on_half_a_screen(browser, app):
+    watched = Watched(browser, 820)
+    page = watched.open(f"{app}/release?release=cart@1.6.0")
+    rows = page.get_by_role("region", name="metrics", exact=True).get_by_role("row")
+    assert max(row.bounding_box()["height"] for row in rows.all() if row.is_visible()) <= 110
+    assert page.locator(".ev-interval").first.bounding_box()["width"] >= 240
+    assert not watched.overflows()
+    watched.context.close()
+
+
 def test_a_rollout_fits_and_can_be_read_at_every_width(browser, app):
     for width, scheme in ((820, "light"), (820, "dark"), (1440, "dark"), (390, "light")):
         watched = Watched(browser, width, scheme)
@@ -143,6 +153,10 @@ def test_links_keep_the_connection_and_what_was_chosen(browser, app):
     expect_page("? cart@1.7.0 · Release", release="cart@1.7.0")
     assert "metric=" in page.url
     assert page.evaluate("history.length") == length + 2  # what was ahead is gone
+    address = page.url
+    page.emulate_media(color_scheme="dark")  # the system switches its theme
+    page.wait_for_selector("[data-testid=stVegaLiteChart] text[fill='#a9b4bf']", state="attached", timeout=60_000)
+    assert page.url == address
     assert watched.complaints == []
     watched.context.close()
 

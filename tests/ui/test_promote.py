@@ -399,7 +399,9 @@ def test_what_waits_for_approval_is_on_the_first_page_and_what_was_acted_on_is_n
     path = shop(f"{HOOKS}roles: {{analyst: [ana], approver: [bob]}}\n")
     store, rules = Store.open(path), load(path)()
     ask(store, rules, Person("ana", ("ana",)), ActionRequest(Action.PROMOTE, "cart@1.9.0", "fine"))
-    assert "promote by ana: waits for approval" in text(page("releases", path))
+    page_text = text(page("releases", path))
+    assert "promote waits for approval: fine" in page_text
+    assert "requested by ana" in page_text
     approve(store, rules, Person("bob", ("bob",)), "i1")
     execute_waiting(store, load(path), "w")
     page_text = text(page("releases", path))

@@ -51,7 +51,7 @@ def guard(monkeypatch):
     """What the guard answers; at first none does."""
     answers = [None]
 
-    def look(_client, _rollout):
+    def look(_client, _rollout, **_):
         if answers[0] is None:
             raise NotReached("no guard answers")
         return answers[0]
