@@ -260,7 +260,8 @@ def read_past_verdict(view: ReleaseView, verdict_number: int | None) -> Verdict 
     return replace(verdict, override=stored.override) if stored.override else verdict
 
 
-@st.cache_data(max_entries=MAX_ENTRIES, show_spinner=False)
+# A verdict is large and never changed: it is shared, not copied for every reader.
+@st.cache_resource(max_entries=MAX_ENTRIES, show_spinner=False)
 def _parse_verdict(text: str) -> Verdict:
     """Read the JSON of a verdict; cached, because checking it takes a while."""
     return from_json(text, "the stored verdict")
