@@ -103,7 +103,7 @@ def _show_fingerprints(pair: SidePair) -> None:
         mark, css_class = MARKS[row.level]
         status = Markup('<span class="status {}">{}</span>').format(css_class, mark)
         table_rows.append((row.what, *values, status, row.why))
-    show_table(("what", "first", "second", "", "what it means"), table_rows, caption="fingerprints")
+    show_table(("what", "first", "second", "result", "what it means"), table_rows, caption="fingerprints")
 
 
 def _show_comparison(

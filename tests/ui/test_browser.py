@@ -65,7 +65,7 @@ def test_the_table_of_metrics_can_be_read_on_half_a_screen(browser, app):
     watched = Watched(browser, 820)
     page = watched.open(f"{app}/release?release=cart@1.6.0")
     rows = page.get_by_role("region", name="metrics", exact=True).get_by_role("row")
-    assert max(row.bounding_box()["height"] for row in rows.all() if row.is_visible()) <= 110
+    assert max(row.bounding_box()["height"] for row in rows.all() if row.is_visible()) <= 140
     assert page.locator(".ev-interval").first.bounding_box()["width"] >= 240
     assert not watched.overflows()
     watched.context.close()
