@@ -46,6 +46,8 @@ from evaluator.reports.base import (
     put_worst_first,
     write_verdict_command,
 )
+from evaluator.reports.failures import HEAD as FAILURE_HEAD
+from evaluator.reports.failures import describe_kinds, list_failure_rows
 from evaluator.reports.faults import NOTHING_SHOWN, list_parts
 from evaluator.reports.templating import format_moment, identify, make_environment, read_template, to_yaml
 from evaluator.wording import format_count, format_duration, format_number
@@ -122,6 +124,7 @@ class _Report:
         # In this order, because figures are numbered as they are drawn.
         strips, panels, shapes = self._draw_strips(), self._draw_panels(), self._draw_shapes()
         endpoint_names = {row.rule.slice.endpoint for row in self.endpoint_rows}
+        failures, more_failures = list_failure_rows(self.verdict)
         # Anchor, heading, and whether the report has the section.
         sections = [
             ("metrics", "Metrics", True),
@@ -129,6 +132,7 @@ class _Report:
             ("panels", "Metric by metric", bool(panels)),
             ("timeline", "Timeline", bool(strips)),
             ("endpoints", "Endpoints", bool(self.endpoint_rows)),
+            ("failures", "Failures", bool(failures)),
             ("health", "Fairness", True),
             ("history", "Runs", True),
             ("method", "How it was judged", True),
@@ -155,9 +159,13 @@ class _Report:
             ],
             "metrics": self.metric_rows,
             "anchors": {panel["key"]: panel["anchor"] for panel in panels},
+            "kinds": {identify(row): describe_kinds(row, self.verdict.failures) for row in self.rows},
             "endpoints": self.endpoint_rows[:MAX_ENDPOINT_ROWS],
             "endpoint_summary": f"All {len(self.endpoint_rows)} comparisons of {len(endpoint_names)} endpoints, "
             "furthest beyond their margin first",
+            "failure_head": FAILURE_HEAD,
+            "failures": failures,
+            "more_failures": more_failures,
             "findings": put_worst_first(fold_findings(self.evidence.findings)),
         }
 
@@ -168,7 +176,7 @@ class _Report:
         """
         if self.verdict.faults == ():
             return [[(NOTHING_SHOWN.removesuffix("."), "")]]
-        anchors = {"endpoint": "endpoints", "instance": "panels", "onset": "timeline"}
+        anchors = {"endpoint": "endpoints", "instance": "panels", "onset": "timeline", "kinds": "failures"}
         return [
             [
                 (part.text, anchor if (anchor := anchors.get(part.about, "")) in present else "")

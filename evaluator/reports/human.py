@@ -22,6 +22,7 @@ from evaluator.reports.base import (
     clean_and_cut,
     count_both,
     describe_data,
+    explain_adjustment,
     fold_findings,
     format_allowed,
     format_both,
@@ -36,6 +37,7 @@ from evaluator.reports.base import (
     to_ascii,
     write_title,
 )
+from evaluator.reports.failures import describe_failures
 from evaluator.reports.faults import list_faults
 from evaluator.wording import add_options
 
@@ -54,7 +56,7 @@ COLORS: Mapping[VerdictWord | MetricStatus, str] = {
     MetricStatus.FAIL: "red",
 }
 NBSP = "\N{NO-BREAK SPACE}"
-_TIED = re.compile(
+TIED = re.compile(
     r"(?<=\d) (?=(?:%|pp|ms|s|min|h|µs|ns|/s)(?:\W|$))|(?<=\d) (?=…|\.\.)|(?<=min|max) (?=[+−±\-\d])"
     r"|(?<=…) (?=[+−±\-\d∞m])|(?<=\.\.) (?=[+\-\dim])"
 )
@@ -132,7 +134,7 @@ class _Writer(Page):
         text = _LONG_WORD.sub(rf"\1{self.clean('…')}", self.clean(text))
         text = _COMMAND_TO_COPY.sub(lambda match: match[0].replace(" ", NBSP), text)
         lines = textwrap.wrap(
-            _TIED.sub(NBSP, text),  # spaces at which no line may be broken
+            TIED.sub(NBSP, text),  # spaces at which no line may be broken
             max(self.width, 40),
             initial_indent=indent,
             subsequent_indent=next_indent,
@@ -161,6 +163,8 @@ def _write_head(verdict: Verdict, writer: _Writer) -> list[str]:
         unlisted = len(verdict.reasons) - MAX_REASONS
         lines += writer.wrap(f"+{unlisted} more reason{'s' if unlisted > 1 else ''}: --format json names them")
     lines += [line for sentence in list_faults(verdict) for line in writer.wrap(f"where: {sentence}")]
+    if verdict.faults is not None and (failures := describe_failures(verdict)):
+        lines += writer.wrap(failures)
     return lines + [line for note in list_notes(verdict) for line in writer.wrap(note)]
 
 
@@ -213,8 +217,9 @@ def _make_row(row: Comparison, writer: _Writer, label_counts: Mapping[str, int])
         change = change.replace(" … ", "…")
         margin = margin.split(", ")[0]  # without limits: reasons name them
         status = status.replace("inconclusive", "unsure")
+    note = row.no_data or explain_adjustment(row)
     cells = (label, name_role(row), *format_both(row), change, margin, status, count_both(row))
-    return _Row(tuple(map(writer.clean, cells)), None if is_watched(row) else row.status, row.no_data or "")
+    return _Row(tuple(map(writer.clean, cells)), None if is_watched(row) else row.status, note)
 
 
 def _choose_columns(rows: Sequence[_Row], writer: _Writer) -> tuple[tuple[int, ...], list[int]]:

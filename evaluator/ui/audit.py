@@ -38,7 +38,7 @@ def show_audit() -> None:
     left, right = st.columns(2)
     name_filter = left.text_input("Releases that contain", key="q", bind="query-params", max_chars=200) or ""
     _show_trail(workspace, name_filter)
-    st.subheader("Verdicts", anchor="verdicts")
+    st.header("Verdicts", anchor="verdicts")
     if not log:
         show_empty("No verdict was given yet.", "Judge a release:", workspace.command("RELEASE"))
         return
@@ -63,7 +63,7 @@ def show_audit() -> None:
 
 def _show_trail(workspace: Workspace, name_filter: str) -> None:
     """Show whether the audit trail is unchanged, and its rows on releases whose name contains `name_filter`."""
-    st.subheader("Who did what", anchor="trail")
+    st.header("Who did what", anchor="trail")
     trail = read_trail(workspace)
     # The verdicts have a table of their own, below.
     done = [row for row in reversed(trail) if row.event != JUDGED]

@@ -17,17 +17,10 @@ from evaluator.records import BASELINE, CANDIDATE, ArmValue, ReleaseSummary, Ver
 from evaluator.reports.base import format_allowed, format_effect
 from evaluator.reports.overview import rank_comparisons
 from evaluator.ui.controls import choose
+from evaluator.ui.frame import show_empty_store
+from evaluator.ui.metric_table import make_metrics_table
 from evaluator.ui.panels import show_figure, show_metrics, show_numbers
-from evaluator.ui.pieces import (
-    clean,
-    keep_units,
-    make_metrics_table,
-    show,
-    show_empty,
-    show_health,
-    show_markup,
-    show_table,
-)
+from evaluator.ui.pieces import clean, keep_units, show, show_empty, show_health, show_markup, show_table
 from evaluator.ui.reads import (
     ChosenSide,
     SidePair,
@@ -77,7 +70,7 @@ def show_compare() -> None:
     workspace = find_workspace()
     summaries = read_summaries(workspace)
     if len(summaries) == 0:
-        show_empty("There is nothing to compare yet.", "Load or import a release first; try it with", "evaluator demo")
+        show_empty_store()
         return
     has_runs = any(key in st.query_params for key in ("a_run", "b_run"))
     by = st.segmented_control(
@@ -151,7 +144,7 @@ def _show_changes(workspace: Workspace, first_id: str, second_id: str) -> None:
         )
         head = ("metric", f"{first_id} ({arms[0]})", f"{second_id} ({arms[1]})", "second against first", "allowed")
         cells = [_list_change_cells(pair) for pair in pairs]
-        st.subheader("Change against change", anchor="changes")
+        st.header("Change against change", anchor="changes")
         show_table(head, ([keep_units(cell) for cell in row] for row in cells), caption="changes")
         ids = {"first": first_id, "second": second_id, "arms": tuple(arms)}
         show_numbers("changes", head, cells, CHANGES_SNIPPET.format(store=str(workspace.store), **ids))
@@ -225,7 +218,7 @@ def _show_refusals(rows: Sequence[Difference]) -> None:
 
 def _show_fingerprints(rows: Sequence[Difference]) -> None:
     """Show what differs between the tests of two sides."""
-    st.subheader("Fingerprints", anchor="fingerprints")
+    st.header("Fingerprints", anchor="fingerprints")
     table_rows = []
     for row in rows:
         values = (Markup("<code>{}</code>").format(clean(value)) for value in (row.first, row.second))
@@ -245,7 +238,7 @@ def _show_comparison(
 ) -> None:
     """Show metrics, figures and health checks of two sides, and the Python that compares them again."""
     metrics = rank_comparisons([comparison for comparison in compared.comparisons if not comparison.scan])
-    st.subheader("Second against first", anchor="metrics")
+    st.header("Second against first", anchor="metrics")
     show_markup(
         '<p class="muted">In tables and figures, baseline stands for {} ({}), and canary for {} ({}).</p>',
         *(clean(text) for side in (pair.first, pair.second) for text in (side.label, side.arm)),
@@ -262,10 +255,10 @@ def _show_comparison(
                 show_figure(draw(curve, color=colors[curve["arm"]]), f"compare-{key}", snippet)
     endpoints = rank_comparisons([comparison for comparison in compared.comparisons if comparison.scan])
     if endpoints:
-        st.subheader("Endpoints", anchor="endpoints")
+        st.header("Endpoints", anchor="endpoints")
         show(make_metrics_table(endpoints[:50], second.release, colors, caption="endpoints"))
     if curves["timeline"]:
-        st.subheader("Both over time", anchor="timeline")
+        st.header("Both over time", anchor="timeline")
         for index, figure in enumerate(draw_timeline(curves["timeline"], colors=colors)):
             show_figure(figure, f"compare-timeline-{index}", snippet)
     show_health(compared.findings)

@@ -16,7 +16,8 @@ from evaluator.records.intents import PROMOTING, Action, IntentState, PersonRole
 from evaluator.ui.acting import Forecast, IntentRecord, read_forecast
 from evaluator.ui.cards import DANGEROUS, list_versions, show_steps
 from evaluator.ui.confirming import acting, check_name, type_name
-from evaluator.ui.frame import guarded
+from evaluator.ui.controls import choose_release
+from evaluator.ui.frame import guarded, show_empty_store
 from evaluator.ui.identity import Reader, demand_recent_login, find_reader, has_recent_login, show_refusal
 from evaluator.ui.pieces import (
     clean,
@@ -45,7 +46,6 @@ from evaluator.ui.reads import (
     read_policy,
     read_policy_to_go_back,
 )
-from evaluator.ui.release import choose_release
 from evaluator.ui.requests import OPEN, find_named_request, show_earlier_requests, show_open_requests
 
 ACTIONS = {
@@ -75,14 +75,16 @@ def show_promote() -> None:
 
     It needs decisions only, so that a release can be held or rolled back whatever uses the data, or has become of them.
     """
-    st.title("Promote")
     workspace = find_workspace()
     named = find_named_request(workspace)
     if named is not None and "release" not in st.query_params:
         st.query_params["release"] = named.intent.release
-    release_id = choose_release(read_decided_summaries(workspace))
-    if release_id is None:
+    names = [summary.release.id for summary in read_decided_summaries(workspace)]
+    if not names:
+        st.title("Promote")
+        show_empty_store()
         return
+    release_id = choose_release("Promote", names, names[0])
     view, reader = read_decided_release(workspace, release_id), find_reader()
     verdict = read_past_verdict(view, None)
     name_tab("Promote", release_id, verdict.word if verdict else None)
@@ -154,7 +156,7 @@ def _show_action(
 
 def _show_conditions(conditions: Sequence[PromotionCondition], action: Action) -> None:
     """Show the conditions of an action: those that are not met, then, folded, those that are."""
-    st.subheader(f"Before it can be {DONE[action]}", anchor="conditions")
+    st.header(f"Before it can be {DONE[action]}", anchor="conditions")
     unmet = [condition for condition in conditions if not condition.met]
     met = [condition for condition in conditions if condition.met]
     if unmet:
@@ -239,7 +241,7 @@ def _list_reader_conditions(rules: PromotionRules, reader: Reader, action: Actio
 
 def _show_what_happens(view: ReleaseView, rules: PromotionRules, action: Action, forecast: Forecast) -> None:
     """Show what an action would change: versions of each service, hooks in their order, and who has to approve."""
-    st.subheader("What would happen", anchor="changes")
+    st.header("What would happen", anchor="changes")
     needed = rules.needed(action)
     approval = "no other person has to approve"
     if needed and rules.distinct(action):

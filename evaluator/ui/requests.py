@@ -81,7 +81,7 @@ def show_earlier_requests(workspace: Workspace, release: str, reader: Reader, sh
     records = read_intents(workspace, release)
     shown_ids = {record.intent.id for record in shown}
     others = [record for record in records if record.intent.id not in shown_ids][-MAX_SHOWN:][::-1]
-    st.subheader("Other requests" if shown else "Requests", anchor="requests")
+    st.header("Other requests" if shown else "Requests", anchor="requests")
     if not others:
         problem = "No other request." if shown else "No request yet."
         show_empty(problem, "Each promotion, hold and rollback is kept here permanently.")

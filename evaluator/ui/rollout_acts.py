@@ -25,7 +25,7 @@ def show_acts(workspace: Workspace, status: RolloutStatus, reader: Reader) -> No
     """
     if status.has_ended:
         return
-    st.subheader("What people can do", anchor="act")
+    st.header("What people can do", anchor="act")
     rollout, progress = status.rollout, status.progress
     with st.container():  # the form below stays where it is, with what was typed, when requests come and go
         show_step_requests(workspace, rollout.id, rollout.release, reader)

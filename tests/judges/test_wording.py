@@ -580,5 +580,5 @@ def test_a_go_that_comes_too_early_says_when_it_is_given():
     judgement = judge(passing(), final=False)
     assert judgement.word is VerdictWord.INCONCLUSIVE
     assert judgement.reasons[0].text == (
-        "nothing is shown to be worse after 5 min; a GO is given at the planned end only"
+        "no gate is shown to be worse after 5 min; a GO is given at the planned end only"
     )

@@ -10,10 +10,9 @@ def test_from_what_is_stored(page, store_path, text):
     assert shown.slider(key="minutes").value == 30
     assert "stored comparisons" in page_text
     assert "chance of GO if unchanged" in page_text
-    assert page_text.index("With 73.1 requests a second and 8 + 8 instances ") < page_text.index(
-        "stored comparisons at"
-    )
-    assert shown.number_input(key="rate").value == 73.07
+    answer = page_text.index("With 58.2 requests a second and 8 + 8 instances ")
+    assert answer < page_text.index("stored comparisons at 58.2 requests a second")
+    assert round(shown.number_input(key="rate").value, 1) == 58.2  # what is stored; another one may be chosen
     assert shown.slider(key="latency").value == 30  # twice the widest margin: a rise as large as it is allowed
     shown.number_input(key="rate").set_value(200.0).run()
     assert "With 200 requests a second" in text(shown)
