@@ -6,4 +6,4 @@ from evaluator.ui import ICON, PAGES, open_frame
 
 st.set_page_config(page_icon=ICON, layout="wide")
 page = st.navigation([st.Page(run, **settings) for run, settings in PAGES], position="top")
-open_frame(page.run)
+open_frame(page.title, page.run)

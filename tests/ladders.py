@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from evaluator.assess import ReleaseData
+from evaluator.intents.rollout_progress import begin_progress, follow
 from evaluator.pipeline.assessing import judge_data
 from evaluator.policy import Policy, parse_policy
 from evaluator.records import ACCESS_LOG_SOURCE, BINS_PER_DECADE, Cells, Run, RunState, VerdictWord
@@ -17,7 +18,6 @@ from evaluator.rollout.checks import StepTime, check_step
 from evaluator.rollout.deciding import Todo, decide
 from evaluator.rollout.evidence import cut_cells, find_missing, freeze_policy, frozen_policy
 from evaluator.rollout.planning import make_plan
-from evaluator.rollout.progress import begin_progress, follow
 from evaluator.simulate import SCENARIOS, Change, Scenario, simulate_cells
 from evaluator.simulate.requests import EPOCH_US
 from evaluator.stats.shaping.cells import where

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import zlib
 from contextlib import closing
@@ -78,6 +79,13 @@ def judge(store: Store, release_id: str, policy: Policy | None = None, *, figure
         store, release_id, policy or load_policy(), judged_at=datetime(2026, 1, 5, 1, tzinfo=UTC), figures=figures
     )
     return verdict.word.value
+
+
+def repeat_verdict(store: Store, release_id: str) -> None:
+    """Store the newest verdict of a release again, as one of this moment."""
+    newest, now = store.control.verdicts(release_id)[-1], datetime.now(UTC)
+    text = json.dumps(json.loads(newest.json) | {"judged_at": f"{now:%Y-%m-%dT%H:%M:%S.%fZ}"})
+    store.control.save_verdict(release_id, text, now, newest.word)
 
 
 def edit_decisions(store: Store, sql: str, *parameters: str) -> None:

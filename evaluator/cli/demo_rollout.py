@@ -258,8 +258,8 @@ class Ending:
 
 def judge_ending(facts: RolloutFacts, strategy: str, regression: str) -> Ending:
     """Compare how a rollout ended with what its regression has to lead to."""
+    from evaluator.intents.rollout_progress import fold
     from evaluator.records.rollouts import Act, RolloutOutcome, from_plain
-    from evaluator.rollout.progress import fold
     from evaluator.rollout.reporting import find_turn, list_exposures
 
     plan = from_plain(facts.rollout.plan)

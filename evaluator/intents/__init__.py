@@ -20,6 +20,7 @@ from evaluator.intents.asking import (
 )
 from evaluator.intents.conditions import PromotionCondition, find_waiting, list_conditions
 from evaluator.intents.executing import execute, execute_waiting, name_worker
+from evaluator.intents.life import Lives, read_lives
 from evaluator.intents.notifying import notify_people
 from evaluator.intents.observing import find_latest
 from evaluator.intents.people import SYSTEM, may, may_ask, role_of, system_person, why_not
@@ -35,6 +36,7 @@ __all__ = [
     "SYSTEM",
     "WITHOUT_STORE",
     "ActionRequest",
+    "Lives",
     "Preview",
     "PromotionCondition",
     "approve",
@@ -60,6 +62,7 @@ __all__ = [
     "preview_action",
     "preview_intent",
     "read_hook_release",
+    "read_lives",
     "read_release_to_preview",
     "read_request_release",
     "resolve",

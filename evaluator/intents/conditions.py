@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -18,8 +18,9 @@ from evaluator.intents.versions import explain_other_versions
 from evaluator.pipeline.runs import is_live, is_stale
 from evaluator.policy import Policy
 from evaluator.records import BASELINE, CANDIDATE, WHOLE, Release, ReleaseSummary, Service, Verdict, VerdictWord
-from evaluator.records.intents import Action, Intent, IntentState
+from evaluator.records.intents import JUDGED, Action, Intent, IntentState
 from evaluator.store import Store
+from evaluator.store.intents import REPEATED, REQUESTED
 from evaluator.wording import format_duration, quote_command
 
 NO_HOOKS = "add hooks to the policy, or promote it where it is deployed: docs/promotion.md"
@@ -100,6 +101,7 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
         _check_judged_versions(verdict.release, current_release, rejudge),
         _check_decisions(store, release),
         _check_rollouts(store, release),
+        _check_stops(store, verdict, policy.command(release)),
     )
 
 
@@ -132,6 +134,46 @@ def _check_rollouts(store: Store, release: str) -> PromotionCondition:
         otherwise=f"the rollout {running.id} of {running.release} has not ended" if running else "",
         remedy=f"see `{quote_command('rollout', 'status', running.release)}`" if running else "",
     )
+
+
+def _check_stops(store: Store, verdict: Verdict, command: str) -> PromotionCondition:
+    """Check that a release was neither held nor rolled back since it was judged. `command` judges the release."""
+    release = verdict.release.id
+    rows = store.control.audit(release)
+    # By the order of the rows: a clock that was set back changes nothing.
+    judged_row = max((row.number for row in rows if row.event == JUDGED), default=0)
+    later = {row.intent for row in rows if row.number > judged_row and row.event in (REQUESTED, REPEATED)}
+    stop = find_stop(store.control.intents(release), later)
+    otherwise, remedy = "", ""
+    if stop is not None:
+        is_rollback = stop.action is Action.ROLLBACK
+        verb = "rolled back" if is_rollback else "held"
+        at = f"at {stop.requested_at:%Y-%m-%d %H:%M} UTC"
+        otherwise = f"it was {verb} by {stop.requester} {at} ({stop.id}): {stop.reason}"
+        remedy = f"once the cause is gone, judge it again: `{command}`"
+        if is_rollback and stop.state is not IntentState.ACKNOWLEDGED:
+            otherwise = f"the rollback by {stop.requester} {at} ({stop.id}) is {stop.state}: {stop.reason}"
+            remedy = f"complete it first: `{quote_command('hooks', 'log', stop.release)}` shows what is left of it"
+    return PromotionCondition(
+        "it was neither held nor rolled back since the verdict", met=stop is None, otherwise=otherwise, remedy=remedy
+    )
+
+
+def find_stop(intents: Sequence[Intent], later: Collection[str]) -> Intent | None:
+    """Find the newest hold or rollback that a verdict does not know of; None: there is none.
+
+    That is one of `later`, the ids of those that were requested after it, or a rollback that has not ended well,
+    whenever it was requested. `intents`: those of the release, the oldest first. What held a rollout is not meant: that
+    has ended before a release is promoted.
+    """
+    for intent in reversed(intents):
+        if not intent.stops or (intent.action is Action.HOLD and intent.rollout):
+            continue
+        if intent.id in later:
+            return intent
+        if intent.action is Action.ROLLBACK:
+            return intent if intent.state is not IntentState.ACKNOWLEDGED else None
+    return None
 
 
 def _check_decisions(store: Store, release: str) -> PromotionCondition:

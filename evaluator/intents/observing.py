@@ -102,17 +102,22 @@ def find_in_effect(store: Store, intents: Sequence[Intent]) -> Iterator[Intent]:
         if intent.action is Action.ROLLBACK and intent.state is IntentState.ACKNOWLEDGED
         for promotion_id in intent.undoes
     }
-    changed_something = {
-        delivery.intent
-        for delivery in store.control.deliveries()
-        if delivery.event not in CHANGE_NOTHING and delivery.outcome.state not in _UNCHANGED_STATES
-    }
+    changed_something = find_begun(store)
     being_executed = {intent.id for intent in intents if intent.state is IntentState.SENT}
     for intent in reversed(intents):
         if not intent.is_undoable or intent.id in rolled_back:
             continue
         if intent.id in changed_something or intent.id in being_executed:
             yield intent
+
+
+def find_begun(store: Store) -> set[str]:
+    """Find the ids of the intents of which a hook has changed something, or may have."""
+    return {
+        delivery.intent
+        for delivery in store.control.deliveries()
+        if delivery.event not in CHANGE_NOTHING and delivery.outcome.state not in _UNCHANGED_STATES
+    }
 
 
 def _explain_overtaking(store: Store, intent: Intent) -> str:

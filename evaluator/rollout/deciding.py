@@ -5,6 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from evaluator.intents.rollout_progress import (
+    MAY_HAVE_ACTED,
+    MOST_DRIFTS,
+    NO_GO,
+    RolloutProgress,
+    StepState,
+    list_undoable,
+)
 from evaluator.records.rollouts import (
     Act,
     JudgedAt,
@@ -15,7 +23,6 @@ from evaluator.records.rollouts import (
     StopCause,
     Unanswered,
 )
-from evaluator.rollout.progress import MAY_HAVE_ACTED, MOST_DRIFTS, NO_GO, RolloutProgress, StepState, list_undoable
 
 GO = "go"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from evaluator.intents.rollout_progress import RolloutProgress, StepState, fold
 from evaluator.records.rollouts import (
     Act,
     Event,
@@ -17,7 +18,6 @@ from evaluator.records.rollouts import (
     StopCause,
 )
 from evaluator.rollout.deciding import Decision, Todo
-from evaluator.rollout.progress import RolloutProgress, StepState, fold
 from evaluator.wording import count_of, format_duration, format_number
 
 OUTCOMES = {

@@ -15,12 +15,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 from evaluator.errors import EvaluatorError, StoreBusy, StoreError
+from evaluator.intents.rollout_progress import RolloutProgress, StepState, fold
 from evaluator.records import CANDIDATE
 from evaluator.records.rollouts import Act, Event, EventKind, Observe, RolloutOutcome, RolloutPlan, StepNeeds, StopCause
 from evaluator.rollout.collaborators import ActResult, Collaborators, PendingCall
 from evaluator.rollout.deciding import Decision, Todo, decide
 from evaluator.rollout.describing import describe_event, describe_now
-from evaluator.rollout.progress import RolloutProgress, StepState, fold
 from evaluator.rollout.watching import RolloutWatch, is_at_candidate
 
 POLL_S = 1.0

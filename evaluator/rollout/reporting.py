@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from evaluator.errors import UnknownName
+from evaluator.intents.rollout_progress import RolloutProgress, StepState, begin_progress, fold, follow
 from evaluator.records import EvidenceKind, Run, StoredVerdict, Verdict, VerdictWord
 from evaluator.records.rollouts import (
     Act,
@@ -28,7 +29,6 @@ from evaluator.reports.rollout import ReportedEvent, RolloutPage, Rung, StepRequ
 from evaluator.rollout.deciding import Todo, decide
 from evaluator.rollout.describing import LOOKS, describe_needs, describe_place
 from evaluator.rollout.locking import find_driver_of
-from evaluator.rollout.progress import RolloutProgress, StepState, begin_progress, fold, follow
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
 from evaluator.version import find_version

@@ -13,6 +13,7 @@ from evaluator.guard.setup import GuardStatus, join_name
 from evaluator.hooks.router import show_shares
 from evaluator.intents.baseline_servers import describe_missing_baseline
 from evaluator.intents.rollout_plans import read_plan
+from evaluator.intents.rollout_progress import RolloutProgress, StepState, fold
 from evaluator.records.rollouts import Event, EventKind, Observe, Rollout, RolloutPlan, StepNeeds
 from evaluator.rollout.deciding import decide
 from evaluator.rollout.describing import (
@@ -25,7 +26,6 @@ from evaluator.rollout.describing import (
 )
 from evaluator.rollout.guarding import make_key
 from evaluator.rollout.locking import DriverProcess, find_driver_of
-from evaluator.rollout.progress import RolloutProgress, StepState, fold
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
 from evaluator.wording import format_duration, format_number, quote_command

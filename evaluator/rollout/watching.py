@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from evaluator.errors import EvaluatorError
+from evaluator.intents.rollout_progress import MAY_HAVE_ACTED, RolloutProgress
 from evaluator.records import CANDIDATE
 from evaluator.records.rollouts import Act, Event, EventKind, JudgedAt, Observe, RolloutPlan, StepNeeds, StopCause
 from evaluator.rollout.collaborators import Collaborators, PendingCall, TrafficStatus
-from evaluator.rollout.progress import MAY_HAVE_ACTED, RolloutProgress
 from evaluator.wording import format_duration
 
 CLOCK_JUMP_S = 60.0

@@ -34,6 +34,7 @@ from evaluator.serving.access import (
     is_foreign,
     use_access,
 )
+from evaluator.serving.entry import EntryMiddleware
 from evaluator.serving.threads import end_threads, stop_threads
 
 OPTIONS: Mapping[str, str | bool] = {
@@ -41,6 +42,7 @@ OPTIONS: Mapping[str, str | bool] = {
     "server.fileWatcherType": "none",
     "browser.gatherUsageStats": False,
     "client.showErrorDetails": "none",
+    "client.showErrorLinks": False,
     "client.toolbarMode": "minimal",
     "theme.light.primaryColor": "#0b5cad",
     "theme.light.linkColor": "#0b5cad",
@@ -102,7 +104,8 @@ def serve(
     something: a second signal does not wait for that. Raises EvaluatorError if the server does not start.
     """
     use_access(access)
-    middleware = [Middleware(_AccessMiddleware, access=access)]
+    folder = str(st.get_option("server.baseUrlPath") or "")
+    middleware = [Middleware(_AccessMiddleware, access=access), Middleware(EntryMiddleware, folder=folder)]
     server = _Server(
         uvicorn.Config(
             App(script, middleware=middleware),

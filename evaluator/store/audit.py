@@ -66,12 +66,23 @@ def hash_values(*values: object) -> str:
     return hash_text(json.dumps(values, ensure_ascii=True))
 
 
+_COLUMNS = "number, happened_at, actor, event, release, intent, text, hash, covers"
+
+
 def read(connection: Connection, release: str | None = None) -> tuple[AuditRow, ...]:
     """Read the audit trail, the oldest row first; with `release` (a name), only the rows of that release."""
+    return _select(connection, "? IS NULL OR release = ?", [release, release])
+
+
+def read_events(connection: Connection, events: Sequence[str]) -> tuple[AuditRow, ...]:
+    """Read the rows of the audit trail with one of these events, the oldest first."""
+    return _select(connection, f"event IN ({', '.join('?' * len(events))})", events)
+
+
+def _select(connection: Connection, condition: str, parameters: Sequence[str | None]) -> tuple[AuditRow, ...]:
+    """Read the rows that meet a condition of SQL with `parameters`, the oldest first."""
     rows = connection.execute(
-        """SELECT number, happened_at, actor, event, release, intent, text, hash, covers FROM audit
-        WHERE ? IS NULL OR release = ? ORDER BY number""",
-        [release, release],
+        f"SELECT {_COLUMNS} FROM audit WHERE {condition} ORDER BY number", list(parameters)
     ).fetchall()
     return tuple(AuditRow(row[0], to_time(row[1]), *row[2:]) for row in rows)
 

@@ -250,7 +250,7 @@ class Control:
             find_repeated = stopping.find_repeated if draft.rollout else intents.find_in_effect
             in_effect = find_repeated(connection, earlier, draft)
             if in_effect is not None:
-                audit.add(connection, draft.requester, "repeated", draft.release, in_effect.id, draft.action)
+                audit.add(connection, draft.requester, intents.REPEATED, draft.release, in_effect.id, draft.action)
                 stopping.stop_rollout(connection, replace(in_effect, requester=draft.requester, reason=draft.reason))
                 return in_effect
             if goes_back:
@@ -296,7 +296,9 @@ class Control:
                 )
             approvals = intents.read_approvals(connection, intent.id)
             if any(are_same_person(names, (*approval.names, approval.person)) for approval in approvals):
-                audit.add(connection, person.name, "repeated", intent.release, intent.id, f"approve {intent.action}")
+                audit.add(
+                    connection, person.name, intents.REPEATED, intent.release, intent.id, f"approve {intent.action}"
+                )
                 return intent
             intents.add_approval(connection, intent, person.name, person.names)
             if len(intents.read_approvals(connection, intent.id)) < intent.approvals_needed:
@@ -455,6 +457,11 @@ class Control:
         """Read the audit trail, the oldest first; with `release`, only its rows."""
         with self.file.opened() as connection:
             return audit.read(connection, release)
+
+    def endings(self) -> Mapping[str, AuditRow]:
+        """Read the newest row of the audit trail that says how an intent ended, by the id of the intent."""
+        with self.file.opened() as connection:
+            return {row.intent: row for row in audit.read_events(connection, sorted(FINAL_STATES))}
 
     def verify_audit(self) -> str:
         """Check the audit trail and all records that it covers; return the hash of its last row.

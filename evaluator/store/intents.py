@@ -30,6 +30,8 @@ _BEGUN = (IntentState.SENT, IntentState.ACKNOWLEDGED, IntentState.UNKNOWN)
 
 REQUESTED, APPROVED = "requested", "approved"
 """Events of the audit trail that cover an intent, and an approval."""
+REPEATED = "repeated"
+"""Event of the audit trail: what was requested, or approved, was so already."""
 
 OVERDUE = "WHERE state IN (?, ?) AND expires_at <= ?"
 """Clause for intents that were not executed in time; its parameters are the states OPEN and the time now."""

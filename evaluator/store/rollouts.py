@@ -85,6 +85,11 @@ class Rollouts:
         with self.file.opened() as connection:
             return read_events(connection, rollout_id)
 
+    def read_all(self) -> tuple[tuple[Rollout, tuple[Event, ...]], ...]:
+        """Read all rollouts with their events, both the oldest first."""
+        with self.file.opened() as connection:
+            return tuple((rollout, read_events(connection, rollout.id)) for rollout in select(connection, "", []))
+
     def find_step(self, key: str) -> Intent | None:
         """Read the intent of a step, or of a question about it, by its key; None: it was not requested."""
         with self.file.opened() as connection:

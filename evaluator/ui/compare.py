@@ -13,6 +13,7 @@ from evaluator.policy import Policy
 from evaluator.records import BASELINE, CANDIDATE, ReleaseSummary
 from evaluator.reports.overview import rank_comparisons
 from evaluator.ui.controls import choose
+from evaluator.ui.frame import show_empty_store
 from evaluator.ui.panels import show_figure, show_metrics
 from evaluator.ui.pieces import clean, make_metrics_table, show, show_empty, show_health, show_markup, show_table
 from evaluator.ui.reads import (
@@ -47,7 +48,7 @@ def show_compare() -> None:
     workspace = find_workspace()
     summaries = read_summaries(workspace)
     if len(summaries) == 0:
-        show_empty("There is nothing to compare yet.", "Load or import a release first; try it with", "evaluator demo")
+        show_empty_store()
         return
     left, right = st.columns(2, gap="large")
     with left:

@@ -40,7 +40,8 @@ def _set_from_address(options: Sequence[str], key: str, default: str) -> bool:
     nothing was chosen instead: then the control has no value.
     """
     from_address, value = st.query_params.get(key), st.session_state.get(key, default)
-    if from_address != st.session_state.get(_name_written(key)):
+    # A control that the page before this one did not have has no choice of the reader.
+    if key not in st.session_state or from_address != st.session_state.get(_name_written(key)):
         value = default if from_address is None else from_address
     is_unknown = value not in options and from_address is not None and from_address not in options
     if value not in options:

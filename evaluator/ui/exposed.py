@@ -5,9 +5,9 @@ from __future__ import annotations
 import streamlit as st
 from markupsafe import Markup
 
+from evaluator.intents.rollout_progress import MAY_HAVE_ACTED
 from evaluator.records import BASELINE
 from evaluator.records.rollouts import Act
-from evaluator.rollout.progress import MAY_HAVE_ACTED
 from evaluator.rollout.status import RolloutStatus, describe_driver, find_next_command
 from evaluator.ui.frame import guarded
 from evaluator.ui.pieces import clean, link, mark_up_code, show

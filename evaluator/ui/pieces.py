@@ -144,9 +144,12 @@ def mark_up_verdict(word: VerdictWord | str | None) -> Markup:
 
 
 def mark_up_code(text: str) -> Markup:
-    """Write a sentence as HTML in which parts between backticks (commands) are code."""
-    parts = clean(text).split("`")  # parts at odd places were between backticks
-    return Markup("").join(mark_up_command(part) if place % 2 else part for place, part in enumerate(parts))
+    """Write a text as HTML: its lines stay lines, and parts between backticks (commands) are code."""
+    lines = []
+    for line in text.splitlines():
+        parts = clean(line).split("`")  # parts at odd places were between backticks
+        lines.append(Markup("").join(mark_up_command(part) if place % 2 else part for place, part in enumerate(parts)))
+    return Markup("<br>").join(lines)
 
 
 def mark_up_command(command: str) -> Markup:
@@ -158,10 +161,11 @@ def complete_command(command: str) -> str:
     """Add `--store` to a command of the evaluator, unless the store is the one that is found without it.
 
     A person copies the command into a shell in the folder in which the app was started. `evaluator app` stays as it is:
-    it is shown to those who must not see where the store is.
+    it is shown to those who must not see where the store is. `evaluator demo` has a store of its own by itself.
     """
     store = find_store_path()
-    if store == DEFAULT_STORE.absolute() or command.startswith("evaluator app"):
+    is_found = store == DEFAULT_STORE.absolute() and not command.startswith("evaluator demo")
+    if is_found or command.startswith("evaluator app"):
         return command
     return add_options(f"`{command}`", {"--store": str(store)}).strip("`")
 

@@ -18,7 +18,7 @@ from evaluator.ui.controls import choose
 from evaluator.ui.curves import show_distribution, show_metric, show_timeline
 from evaluator.ui.details import show_history, show_method, show_queries, show_runs
 from evaluator.ui.faults import make_fault_card
-from evaluator.ui.frame import guarded
+from evaluator.ui.frame import guarded, show_empty_store
 from evaluator.ui.notes import show_notes
 from evaluator.ui.panels import show_metrics
 from evaluator.ui.pieces import (
@@ -93,7 +93,7 @@ def choose_release(summaries: Sequence[ReleaseSummary]) -> str | None:
     """
     names = [summary.release.id for summary in summaries]
     if not names:
-        show_empty("No release has landed yet.", "A load or an import makes one; try it with", "evaluator demo")
+        show_empty_store()
         return None
     return choose("Release", names, "release", names[0], "release")
 

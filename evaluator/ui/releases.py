@@ -14,7 +14,7 @@ from evaluator.reports.base import format_effect
 from evaluator.reports.overview import build_heat_map
 from evaluator.ui.acting import read_intents
 from evaluator.ui.exposed import show_exposed
-from evaluator.ui.frame import guarded
+from evaluator.ui.frame import guarded, show_empty_store, show_missing_store
 from evaluator.ui.panels import show_numbers
 from evaluator.ui.pieces import (
     clean,
@@ -44,17 +44,12 @@ def show_releases() -> None:
     st.title("Releases")
     workspace = find_workspace()
     if not workspace.store.exists():
-        problem = f"There is no store at {workspace.store} yet."
-        show_empty(problem, "A load or an import makes one; try it with", "evaluator demo")
+        show_missing_store()
         return
     guarded(lambda: show_exposed(workspace))()  # also while another process uses the data, which the rest needs
     summaries = read_summaries(workspace)
     if not summaries:
-        show_empty(
-            "No release has landed yet.",
-            "Load both versions, or import what another tool recorded:",
-            "evaluator load RELEASE --baseline URL --canary URL",
-        )
+        show_empty_store()
         return
     _show_waiting(workspace, summaries, [record.intent for record in read_intents(workspace)])
     _show_map(workspace)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from hooks_world import balancing, split_of
+from stored import repeat_verdict
 
 from evaluator.__main__ import run as run_command
 from evaluator.intents.journal_records import keep_needed
@@ -192,6 +193,7 @@ def test_a_promotion_that_waited_is_not_executed_after_a_hold_from_the_journal(r
     (run.folder / "evaluator.yaml").write_text(POLICY.replace("SOCKET", str(proxy["socket"])))
     assert run("promote", "cart@1.9.0", "--yes")[0] == 0  # so that there is a journal
     assert run("rollback", "cart@1.9.0", "--yes", "--reason", "a first try")[0] == 0
+    repeat_verdict(Store.open(run.store), "cart@1.9.0")
     assert run("promote", "cart@1.9.0", "--yes", "--queue")[0] == 0
     with closing(sqlite3.connect(control_path(run.store), isolation_level=None)) as shell:
         shell.execute("BEGIN IMMEDIATE")

@@ -347,3 +347,17 @@ def test_a_go_on_a_part_of_the_time_promotes_nothing(run):
     assert "Hint: judge the whole time: evaluator verdict cart@1.9.0" in err
     assert run("verdict", "cart@1.9.0")[0] == 0
     assert run("promote", "cart@1.9.0", "--reason", "all of it", "--yes")[0] == 0
+
+
+def test_the_list_of_releases_says_what_was_done_with_each(run):
+    """Promoted, rolled back, and refused until it is judged again."""
+    assert run("promote", "cart@1.9.0", "--yes", policy=HOOKS)[0] == 0
+    assert "● live" in run("releases")[1]
+    assert run("rollback", "cart@1.9.0", "--yes", "--reason", "prices shown twice")[0] == 0
+    code, _, err = run("promote", "cart@1.9.0", "--yes")
+    assert (code, "it was rolled back by" in err, "prices shown twice" in err) == (3, True, True)
+    assert "judge it again: evaluator verdict cart@1.9.0" in err
+    plain = {row["release"]: row for row in json.loads(run("releases", "--json")[1])}
+    assert (plain["cart@1.9.0"]["state"], plain["cart@1.9.0"]["live"]) == ("rolled back", False)
+    assert plain["cart@1.9.0"]["state_text"].endswith(": prices shown twice")
+    assert plain["cart@1.6.0"]["state"] == "judged"

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from stored import repeat_verdict
 
 from evaluator.intents import ActionRequest
 from evaluator.policy import load_policy
@@ -34,6 +35,12 @@ def policy(folder):
         return load_policy(folder / "evaluator.yaml")
 
     return write
+
+
+@pytest.fixture
+def judge_again(store):
+    """Judge a release again: the same verdict, of this moment."""
+    return lambda release="cart@1.9.0": repeat_verdict(store, release)
 
 
 @pytest.fixture

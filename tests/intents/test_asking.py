@@ -170,13 +170,16 @@ def test_a_double_click_and_two_analysts_make_one_intent(store, policy, person, 
     assert len(store.control.intents()) == 1
 
 
-def test_a_hold_cancels_what_waits_and_a_promotion_afterwards_is_new(store, policy, person, action_request, script):
+def test_a_hold_cancels_what_waits_and_a_promotion_afterwards_is_new(
+    store, policy, person, action_request, script, judge_again
+):
     rules = policy(hooks(script))
     first = ask(store, rules, person("ana"), action_request())
     held = ask(store, rules, person("ana"), action_request("hold", reason="support reports odd carts"))
     assert held.state is IntentState.APPROVED
     assert store.control.intent(first.id).state is IntentState.CANCELLED
     assert execute(store, lambda _: rules, held.id, "w").state is IntentState.ACKNOWLEDGED
+    judge_again()
     assert ask(store, rules, person("ana"), action_request()).id not in {first.id, held.id}
 
 

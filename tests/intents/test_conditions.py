@@ -65,11 +65,14 @@ def listed(monkeypatch):
         )
         restarted_at = None if restart_s is None else now - timedelta(seconds=restart_s)
         control = SimpleNamespace(
-            release=lambda release: stored or changes.get("release", GO.release), restarted_at=lambda: restarted_at
+            release=lambda release: stored or changes.get("release", GO.release),
+            restarted_at=lambda: restarted_at,
+            intents=lambda release: (),
+            audit=lambda release: (),
         )
         store = SimpleNamespace(data=SimpleNamespace(runs=lambda release: ()), control=control, reading=nullcontext)
         listed = list_conditions(store, rules, Verdict(**(fields | current)))
-        assert len(listed) == 17
+        assert len(listed) == 18
         return [(condition.text, condition.description, condition.remedy) for condition in listed if not condition.met]
 
     return unmet

@@ -105,14 +105,59 @@ def test_a_promotion_that_failed_altogether_does_not_stand_in_the_way_of_a_rollb
     assert ask(store, bad, person("bob"), action_request("rollback")).undoes == (first.id,)
 
 
-def test_promote_and_roll_back_again_and_again(store, policy, action_request, script, lines):
+def test_promote_and_roll_back_again_and_again(store, policy, action_request, script, lines, judge_again):
     rules = policy(f"hooks: {{promote: [{script('one', undo='back')}]}}\n")
     for _ in range(2):
+        judge_again()
         for action in ("promote", "rollback"):
             intent = ask(store, rules, system_person(), action_request(action))
             assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
     assert lines() == ["one", "back", "one", "back"]
     assert store.control.verify_audit()
+
+
+@pytest.mark.parametrize("action", ["hold", "rollback"])
+@pytest.mark.parametrize("clock", ["right", "set back"])
+def test_what_was_held_or_rolled_back_is_judged_again_before_it_is_promoted(
+    store, policy, action_request, script, judge_again, action, clock
+):
+    rules = policy(f"hooks: {{promote: [{script('one', undo='back')}]}}\n")
+    promoted = ask(store, rules, system_person(), action_request())
+    execute(store, lambda _: rules, promoted.id, "w")
+    stop = ask(store, rules, system_person(), action_request(action, reason="prices shown twice"))
+    execute(store, lambda _: rules, stop.id, "w")
+    if clock == "set back":
+        edit_decisions(store, "UPDATE intents SET requested_at = ?", to_text(datetime.now(UTC) - timedelta(hours=1)))
+    verb = {"hold": "held", "rollback": "rolled back"}[action]
+    with pytest.raises(Refused, match=rf"{verb} by .*\({stop.id}\): prices shown twice") as refused:
+        ask(store, rules, system_person(), action_request())
+    with pytest.raises(Refused, match="is GO: it needs no override"):  # nor does an override help
+        ask(store, rules, system_person(), action_request("break_glass"))
+    if clock == "right":
+        assert refused.value.hint == "once the cause is gone, judge it again: evaluator verdict cart@1.9.0"
+        judge_again()
+        assert ask(store, rules, system_person(), action_request()).id not in (promoted.id, stop.id)
+
+
+def test_a_rollback_that_failed_is_completed_before_a_new_promotion(store, policy, action_request, script, judge_again):
+    back = '{command: {run: [sh, -c, "exit 1"]}}'
+    rules = policy(f"hooks: {{promote: [{script('one')}], rollback: [{back}]}}\n")
+    ask(store, rules, system_person(), action_request())
+    failed = ask(store, rules, system_person(), action_request("rollback", reason="empty carts"))
+    assert execute(store, lambda _: rules, failed.id, "w").state is IntentState.FAILED
+    judge_again()
+    with pytest.raises(Refused, match=rf"the rollback by .* \({failed.id}\) is failed: empty carts"):
+        ask(store, rules, system_person(), action_request())
+
+
+def test_a_hold_that_was_rejected_stops_nothing(store, policy, action_request, script, person):
+    hooks = f"hooks: {{promote: [{script('one')}]}}\n"
+    rules = policy(hooks + "approvals: {hold: 2}\nroles: {approver: [ann, bob, cem]}\n")
+    held = ask(store, rules, person("ann"), action_request("hold"))
+    with pytest.raises(Refused, match="it was held by ann"):  # also while it waits
+        ask(store, rules, person("bob"), action_request())
+    cancel(store, rules, person("bob"), held.id, "all is well")
+    assert ask(store, rules, person("bob"), action_request()).state is IntentState.APPROVED
 
 
 def test_a_clock_that_was_set_back_does_not_change_what_came_first(store, policy, action_request, script):

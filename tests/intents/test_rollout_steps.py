@@ -44,6 +44,7 @@ from evaluator.intents.journal_records import (
 )
 from evaluator.intents.journal_trail import record_actions
 from evaluator.intents.rollout_plans import explain_end, explain_hold, make_shift, read_rules
+from evaluator.intents.rollout_progress import fold
 from evaluator.intents.rollout_start import explain_obstacle_to_start
 from evaluator.intents.rollout_steps import (
     describe_problems,
@@ -58,7 +59,6 @@ from evaluator.records import Release
 from evaluator.records.intents import Action, Delivery, HookOutcome, IntentState
 from evaluator.records.rollouts import Event, EventKind, JudgedAt, Rollout, RolloutOutcome, to_plain
 from evaluator.rollout.planning import make_plan
-from evaluator.rollout.progress import fold
 from evaluator.store import audit
 from evaluator.store.journal import Journal, find_journal, write_now
 from evaluator.store.rollouts import Rollouts

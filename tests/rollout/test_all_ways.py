@@ -9,6 +9,7 @@ from functools import cache
 
 import pytest
 
+from evaluator.intents.rollout_progress import RolloutProgress, StepState, begin_progress, follow
 from evaluator.policy.rollout import RolloutSection
 from evaluator.records.rollouts import (
     Act,
@@ -21,7 +22,6 @@ from evaluator.records.rollouts import (
     Unanswered,
 )
 from evaluator.rollout.deciding import Decision, Todo, decide
-from evaluator.rollout.progress import RolloutProgress, StepState, begin_progress, follow
 from evaluator.rollout.strategies import STRATEGIES
 
 LOAD = {"locustfile": "l.py", "baseline": ["http://b"], "canary": ["http://c"], "run_time": "60s"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -25,8 +24,6 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 expect.set_options(timeout=60_000)  # on a busy machine an answer takes many seconds
-PROBE = re.compile(r"/\w+/_stcore/(health|host-config)$")
-"""Streamlit looks for itself below the address of the page before it looks at the root."""
 
 
 def free_port() -> int:
@@ -85,9 +82,11 @@ class Watched:
         self.page: Page = self.context.new_page()
         self.complaints: list[str] = []
         self.away: list[str] = []
+        self.connections: list[str] = []
         self.page.on("console", lambda m: self._note(m.text) if m.type in {"error", "warning"} else None)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda r: self._see(r.url))
+        self.page.on("websocket", lambda socket: self.connections.append(socket.url))
         self.page.on("response", lambda r: self._answered(r.status, r.url))
 
     def _note(self, text: str) -> None:
@@ -100,7 +99,7 @@ class Watched:
             self.away.append(url)
 
     def _answered(self, status: int, url: str) -> None:
-        if status >= 400 and not PROBE.search(url):
+        if status >= 400:
             self.complaints.append(f"{status} {url}")
 
     def open(self, address: str) -> Page:

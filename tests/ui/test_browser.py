@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -96,16 +98,53 @@ def test_choices_are_in_the_address_and_survive_a_reload(browser, app):
     watched.context.close()
 
 
-def test_the_heat_map_leads_to_the_metric_by_keyboard(browser, app):
+def test_links_keep_the_connection_and_what_was_chosen(browser, app):
+    """A reader goes through the app by keyboard and mouse, back and forward, over the connection of the first page."""
+
+    def expect_page(title, **chosen):
+        expect(page).to_have_title(title)
+        watched.settle()
+        query = parse_qs(urlsplit(page.url).query)
+        assert {name: query.get(name, [""])[0] for name in chosen} == chosen
+
+    def expect_at(heading):
+        place = f"document.getElementById({heading!r})?.getBoundingClientRect().top"
+        page.wait_for_function(f"0 <= {place} && {place} < 200")
+        assert page.url.endswith(f"#{heading}")
+
     watched = Watched(browser)
     page = watched.open(app)
-    cell = page.get_by_role("link", name="cart@1.6.0, p95: fail")
-    cell.focus()
+    length = page.evaluate("history.length")
+    page.get_by_role("link", name="cart@1.6.0, p95: fail").focus()
     page.keyboard.press("Enter")
-    page.wait_for_url("**/release?**metric=latency_p95**")
-    watched.settle()
+    expect_page("✗ cart@1.6.0 · Release", release="cart@1.6.0", metric="latency_p95", arm="canary")
     expect(page.locator(".ev-banner .word")).to_have_text("NO-GO ✗")
     expect(page.get_by_role("combobox", name="Metric")).to_have_value("latency_p95")
+    expect_at("metric")
+    page.get_by_role("link", name=re.compile("typical time of")).first.click()
+    expect_at("closer")
+    expect_page("✗ cart@1.6.0 · Release", release="cart@1.6.0", arm="canary")
+    page.get_by_role("link", name="Promote", exact=True).click()
+    expect_page("✗ cart@1.6.0 · Promote", release="cart@1.6.0", arm="canary")
+    page.get_by_role("link", name="Plan", exact=True).click()
+    expect_page("Plan · Release evaluator", release="cart@1.6.0", arm="canary")
+    assert page.evaluate("history.length") == length + 4  # one for each click
+    page.go_back()
+    expect_page("✗ cart@1.6.0 · Promote", release="cart@1.6.0")
+    page.go_back()
+    page.go_back()
+    expect_page("✗ cart@1.6.0 · Release", release="cart@1.6.0", metric="latency_p95")
+    page.go_back()
+    expect_page("Releases · Release evaluator")
+    page.go_forward()
+    expect_page("✗ cart@1.6.0 · Release", release="cart@1.6.0", metric="latency_p95", arm="canary")
+    assert len(watched.connections) == 1
+    page.goto(f"{app}/release?release=cart@1.7.0#closer")  # of another person, without the page's defaults
+    expect_at("closer")
+    expect_page("? cart@1.7.0 · Release", release="cart@1.7.0")
+    assert "metric=" in page.url
+    assert page.evaluate("history.length") == length + 2  # what was ahead is gone
+    assert watched.complaints == []
     watched.context.close()
 
 

@@ -59,7 +59,7 @@ def test_an_empty_store_says_what_to_do(page, tmp_path, text):
     from evaluator.store import Store
 
     Store.open(tmp_path / "evaluator.duckdb", create=True)
-    assert "There is nothing to compare yet." in text(page("compare", tmp_path / "evaluator.duckdb"))
+    assert "No release has landed yet." in text(page("compare", tmp_path / "evaluator.duckdb"))
 
 
 def test_a_run_of_a_release_leads_here(page, store_path, text):

@@ -2,7 +2,9 @@
 
 import inspect
 import re
+import shutil
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,72 @@ def test_a_private_store_is_not_shown_where_nobody_is_known(own, html, monkeypat
     assert "To read it, start `evaluator app`".replace("`", "") in re.sub("</?code>", "", html(shown))
     assert not shown.title
     assert "cart" not in html(shown)
+
+
+@pytest.mark.parametrize("title", [settings["title"] for _, settings in ui.PAGES])
+def test_what_fails_around_a_page_is_a_sentence_and_no_page_of_streamlit(title, store_path, html, monkeypatch):
+    def fail(_store):
+        raise PermissionError(13, "Permission denied", "/srv/evaluator.data")
+
+    monkeypatch.setenv("EVALUATOR_STORE", str(store_path))
+    monkeypatch.setattr("evaluator.ui.frame.hide_private_store", fail)
+    shown = AppTest.from_string(f"""
+        from evaluator.ui import PAGES, open_frame
+        (show_page,) = [run for run, settings in PAGES if settings["title"] == {title!r}]
+        open_frame({title!r}, show_page)
+    """).run()
+    assert not shown.exception
+    assert "/srv/evaluator.data cannot be used: Permission denied." in html(shown)
+    assert 'role="alert"' in html(shown)
+
+
+def break_into_noise(store):
+    store.write_bytes(bytes(range(256)) * 16)
+
+
+def break_off(store):
+    store.write_bytes(store.read_bytes()[:5000])
+
+
+def replace_by_a_folder(store):
+    store.unlink()
+    store.mkdir()
+
+
+def break_decisions(store):
+    store.with_name("evaluator.control.sqlite").write_bytes(b"no database" * 100)
+
+
+@pytest.mark.parametrize("break_store", [break_into_noise, break_off, replace_by_a_folder, break_decisions])
+def test_a_broken_store_is_a_sentence_with_a_command_on_every_page(break_store, own, html, page):
+    break_store(own)
+    for name in ("releases", "release", "compare", "plan", "promote"):
+        shown = page(name, own, release="cart@1.6.0")
+        assert not shown.exception
+        words = unescape(html(shown))
+        assert 'role="alert"' in words, name
+        assert "unexpected" not in words
+        assert f"<code>evaluator --store {own} rollback cart@1.6.0 --reason WHY</code>" in words, name
+
+
+def test_a_page_without_a_store_fills_by_itself(store_path, tmp_path, html, page):
+    path = tmp_path / "new" / "evaluator.duckdb"
+    for name in ("releases", "release", "compare", "promote", "audit"):
+        shown = page(name, path)
+        assert f"There is no store at {path} yet." in html(shown), name
+        assert f"<code>evaluator --store {path} demo</code>" in html(shown)
+        assert "traffic" not in html(shown)  # nothing was promoted that could go back
+    shutil.copytree(store_path.parent, path.parent)
+    assert "There is no store at" in html(shown)
+    assert "There is no store at" not in html(shown.run())
+
+
+def test_mistakes_in_a_policy_are_lines_with_code(shop, html, page):
+    store = shop("gates: 1\nmetrics:\n  - {name: p95, type: latency_quantil, margin: 1%}\n")
+    words = html(page("promote", store, release="cart@1.9.0"))
+    assert "<br>" in words
+    assert "\\n" not in words
+    assert "`" not in words
 
 
 def test_parts_that_refresh_themselves_are_hidden_once_the_store_is_private(own, html, page):

@@ -18,7 +18,7 @@ def test_pages_take_the_policy_of_the_service(page, shop, text, html, monkeypatc
     (folder / "other.yaml").write_text("alpha: 0.1\n")
     monkeypatch.setenv("EVALUATOR_POLICY", str(folder))
     page_text = text(page("promote", store, release="cart@1.9.0"))
-    assert page_text.count("✓ yes") == 18
+    assert page_text.count("✓ yes") == 19
     assert "runs sh -c &#39;echo of cart&#39;" in page_text
     shown = page("plan", store, release="cart@1.9.0")
     assert not shown.exception

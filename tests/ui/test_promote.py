@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 import pytest
-from stored import edit_decisions
+from stored import edit_decisions, repeat_verdict
 
 from evaluator.intents import ActionRequest, approve, ask, cancel, execute_waiting, system_person
 from evaluator.policy import load_policy
@@ -51,7 +51,7 @@ def test_a_go_meets_every_condition_and_the_page_shows_what_would_happen(page, s
     shown = page("promote", shop(HOOKS), release="cart@1.9.0")
     page_text = text(shown)
     assert not shown.exception
-    assert page_text.count("✓ yes") == 18
+    assert page_text.count("✓ yes") == 19
     assert "✗ no" not in page_text
     assert "1.4.1 → 1.9.0" in page_text
     assert "runs sh -c &#39;echo promoted-1.9.0" in page_text
@@ -222,6 +222,7 @@ def test_a_request_that_waits_can_be_agreed_to_after_later_requests(page, shop, 
     path = shop(f"{HOOKS}roles: {{analyst: [ana], approver: ['{ME}']}}\napprovals: {{hold: 1}}\n")
     store, policy, ana = Store.open(path), load(path)(), Person("ana", ("ana",))
     ask(store, policy, ana, ActionRequest(Action.HOLD, "cart@1.9.0", "odd carts"))
+    repeat_verdict(store, "cart@1.9.0")
     ask(store, policy, ana, ActionRequest(Action.PROMOTE, "cart@1.9.0", "fine after all"))
     cancel(store, policy, ana, "i2", "not fine")
     shown = page("promote", path, release="cart@1.9.0")

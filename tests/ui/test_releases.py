@@ -43,17 +43,20 @@ def test_an_empty_store_says_what_to_do(page, tmp_path, text):
     Store.open(tmp_path / "evaluator.duckdb", create=True)
     page_text = text(page("releases", tmp_path / "evaluator.duckdb"))
     assert "No release has landed yet." in page_text
-    assert " load RELEASE --baseline URL --canary URL" in page_text
+    assert f"<code>evaluator --store {tmp_path / 'evaluator.duckdb'} demo</code>" in page_text
 
 
 def test_commands_name_the_store_unless_it_is_the_one_in_the_folder(page, tmp_path, text, monkeypatch):
     folder = tmp_path / "a folder"
     folder.mkdir()
     Store.open(folder / "evaluator.duckdb", create=True)
-    page_text = unescape(text(page("releases", folder / "evaluator.duckdb")))
-    assert f"<code>evaluator --store '{folder}/evaluator.duckdb' load RELEASE" in page_text
+    named = f"<code>evaluator --store '{folder}/evaluator.duckdb' "
+    page_text = unescape(text(page("rollout", folder / "evaluator.duckdb")))
+    assert f"{named}rollout plan RELEASE" in page_text
     monkeypatch.chdir(folder)
-    assert "<code>evaluator load RELEASE" in text(page("releases", folder / "evaluator.duckdb"))
+    assert "<code>evaluator rollout plan RELEASE" in text(page("rollout", folder / "evaluator.duckdb"))
+    # by itself, the demo would write to another store than the one that the page shows
+    assert f"{named}demo" in unescape(text(page("releases", folder / "evaluator.duckdb")))
 
 
 def test_a_store_that_is_none_is_a_sentence_and_no_traceback(page, tmp_path, text):

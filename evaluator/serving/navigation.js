@@ -1,0 +1,154 @@
+// Part of every page of the app: links show another page over the connection that is open, which a new load would
+// close; a click makes one entry of the history; a link to a heading is scrolled to, however late the heading comes.
+"use strict";
+(() => {
+  const NAVIGATION = "[data-testid^=stTopNav] a, [data-testid^=stSidebarNav] a, a[data-testid^=stTopNav], a[data-testid^=stSidebarNav]";
+  const SETTLED_MS = 1500; // how long after a page is done its figures may still change its length
+  const LONGEST_MS = 30000;
+  const push = history.pushState.bind(history);
+  const replace = history.replaceState.bind(history);
+  const findApp = () => document.querySelector("[data-testid=stApp]");
+  const findView = () => document.querySelector("[data-testid=stMain]"); // what scrolls
+
+  // ---------------------------------------------------------------- where the page is scrolled to
+
+  let wanted = null; // {heading} or {top}, with the times since when it is wanted and the page is done
+
+  const scrollTo = (place) => {
+    const isFollowed = wanted !== null;
+    wanted = { ...place, since: performance.now(), done: null, wasRunning: false };
+    if (!isFollowed) follow();
+  };
+
+  const follow = () => {
+    if (wanted === null) return;
+    const now = performance.now();
+    const heading = wanted.heading && document.getElementById(wanted.heading);
+    const view = findView();
+    if (heading) {
+      heading.scrollIntoView({ block: "start", behavior: "instant" });
+      if (document.activeElement !== heading) {
+        heading.tabIndex = -1; // so that the next Tab continues from here
+        heading.focus({ preventScroll: true });
+      }
+    } else if (view && "top" in wanted) view.scrollTop = wanted.top;
+    const isRunning = findApp()?.dataset.testScriptState !== "notRunning";
+    wanted.wasRunning ||= isRunning;
+    if (isRunning || !(wanted.wasRunning || now - wanted.since > SETTLED_MS)) wanted.done = null;
+    else wanted.done ??= now;
+    if ((wanted.done !== null && now - wanted.done > SETTLED_MS) || now - wanted.since > LONGEST_MS) wanted = null;
+    else setTimeout(follow, 50);
+  };
+
+  // A reader who scrolls decides where the page is.
+  for (const kind of ["wheel", "touchmove", "pointerdown", "keydown"]) {
+    addEventListener(kind, () => { wanted = null; }, { capture: true, passive: true });
+  }
+
+  const findHeading = (hash) => decodeURIComponent(hash.slice(1));
+
+  // ---------------------------------------------------------------- addresses
+
+  // What Streamlit writes into the address: keeps the heading, and where the page was scrolled to. A page that only
+  // adds its defaults has no entry of its own in the history, or Back would lead to the same page.
+  history.replaceState = (state, unused, url) => {
+    const next = new URL(url ?? location.href, location.href);
+    if (next.pathname === location.pathname) next.hash ||= location.hash;
+    replace({ ...history.state, ...state }, unused, next);
+  };
+  history.pushState = (state, unused, url) => {
+    const next = new URL(url ?? location.href, location.href);
+    const isSamePage = next.pathname === location.pathname;
+    const chosen = [...new URLSearchParams(location.search)];
+    if (isSamePage && chosen.every(([name, value]) => next.searchParams.get(name) === value)) {
+      history.replaceState(state, unused, next);
+    } else push(state, unused, next);
+  };
+
+  const rememberTop = () => {
+    const view = findView();
+    if (view && wanted === null) replace({ ...history.state, top: view.scrollTop }, "");
+  };
+  let pause = 0;
+  addEventListener("scroll", () => {
+    clearTimeout(pause);
+    pause = setTimeout(rememberTop, 200);
+  }, { capture: true, passive: true });
+
+  // Streamlit shows what the address names as it does after Back, over the connection that is open.
+  let isOwn = false;
+  const showAddress = () => {
+    isOwn = true;
+    dispatchEvent(new PopStateEvent("popstate", { state: history.state }));
+    isOwn = false;
+  };
+
+  addEventListener("popstate", (event) => {
+    if (isOwn) return;
+    scrollTo(location.hash && !event.state?.top ? { heading: findHeading(location.hash) } : { top: event.state?.top ?? 0 });
+  });
+
+  // ---------------------------------------------------------------- links
+
+  // Add to a link what the reader has chosen: in the navigation the release, and wherever the release stays its arm.
+  const complete = (anchor) => {
+    const here = new URLSearchParams(location.search);
+    const url = new URL(anchor.href);
+    const release = here.get("release") ?? here.get("b"); // Compare names two
+    for (const [name, value] of [["release", release], ["arm", here.get("arm")]]) {
+      const isKept = name === "release" ? anchor.matches(NAVIGATION) : url.searchParams.get("release") === release;
+      if (isKept && value !== null && !url.searchParams.has(name)) url.searchParams.set(name, value);
+    }
+    return url;
+  };
+
+  const findLink = (event) => {
+    const anchor = event.target.closest?.("a[href]");
+    if (!anchor || (anchor.target && anchor.target !== "_self") || anchor.hasAttribute("download")) return null;
+    const isOurs = anchor.closest(".ev") && /^(\.\/|#)/.test(anchor.getAttribute("href"));
+    return isOurs || anchor.matches(NAVIGATION) ? anchor : null;
+  };
+
+  const open = (url) => {
+    rememberTop();
+    const isShown = url.pathname === location.pathname && url.search === location.search;
+    if (url.href !== location.href) push({}, "", url);
+    scrollTo(url.hash ? { heading: findHeading(url.hash) } : { top: 0 });
+    if (!isShown || !url.hash) showAddress();
+  };
+
+  addEventListener("click", (event) => {
+    const anchor = findLink(event);
+    const hasModifier = event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey;
+    if (!anchor || hasModifier || event.defaultPrevented) return;
+    const url = complete(anchor);
+    if (url.origin !== location.origin) return;
+    event.preventDefault();
+    event.stopPropagation();
+    if (findApp()?.dataset.testConnectionState === "CONNECTED") open(url);
+    else location.assign(url); // without a connection the page is loaded
+  }, true);
+
+  // A link that is opened in another tab takes the same along.
+  for (const kind of ["pointerdown", "focusin"]) {
+    addEventListener(kind, (event) => {
+      const anchor = findLink(event);
+      if (anchor?.matches(NAVIGATION)) anchor.href = complete(anchor);
+    }, true);
+  }
+
+  // ---------------------------------------------------------------- at the start
+
+  if (location.hash) scrollTo({ heading: findHeading(location.hash) });
+  else if (history.state?.top) scrollTo({ top: history.state.top }); // after a reload
+
+  // Figures have the colours of the theme in which they were drawn.
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    const { hash } = location;
+    setTimeout(() => {
+      replace(history.state, "", location.pathname + location.search); // with a heading, Streamlit would not show it again
+      showAddress();
+      replace(history.state, "", location.pathname + location.search + hash);
+    }, 100); // Streamlit has to notice the theme first
+  });
+})();
