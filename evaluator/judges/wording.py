@@ -312,7 +312,7 @@ def _describe_doubt(comparison: Comparison, alpha: float, no_go_level: float | N
     if math.isfinite(more_s):
         text += f": needs about {format_duration(more_s)} more"
     elif comparison.kind is EvidenceKind.OUTCOMES and (more_units := find_more_units(comparison)):
-        text += f": needs about {format_count(more_units)} more units"
+        text += f": needs about {format_number(more_units)} more units"
     return text
 
 

@@ -61,7 +61,7 @@ def describe_candidates(figures: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def describe_life(figures: Mapping[str, Any]) -> dict[str, Any]:
+def list_happenings(figures: Mapping[str, Any]) -> dict[str, Any]:
     """Describe what became of a release, for the template; `known` is false if that was not read.
 
     `state`: a sentence on how it stands now, empty if it was only judged.
@@ -72,6 +72,7 @@ def describe_life(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "known": True,
         "state": life["state"],
+        "hidden": life["hidden_events"],
         "read_at": format_moment(life["read_at"]),
         "events": [
             {"at": format_moment(event["at"]), "what": event["what"], "by": event["by"] or "–", "why": event["why"]}

@@ -49,7 +49,7 @@ from evaluator.reports.base import (
     write_verdict_command,
 )
 from evaluator.reports.faults import NOTHING_SHOWN, list_parts
-from evaluator.reports.history import USERS, describe_arms, describe_candidates, describe_life, describe_runs
+from evaluator.reports.history import USERS, describe_arms, describe_candidates, describe_runs, list_happenings
 from evaluator.reports.summary import summarise
 from evaluator.reports.templating import format_moment, identify, make_environment, read_template, to_yaml
 from evaluator.wording import count_of, format_count, format_duration, format_number
@@ -131,7 +131,7 @@ class _Report:
         timeline = self.figure_data.get("timeline")
         # In this order, because figures are numbered as they are drawn.
         strips, panels, shapes = self._draw_strips(), self._draw_panels(), self._draw_shapes()
-        life = describe_life(self.figure_data)
+        life = list_happenings(self.figure_data)
         # Anchor, heading, and whether the report has the section.
         sections = [
             ("metrics", "Metrics", True),
