@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from evaluator.rollout.progress import fold
 
 from evaluator.errors import EvaluatorError
 from evaluator.guard.client import connect
 from evaluator.hooks import make_router
 from evaluator.records import Release, Service
 from evaluator.records.rollouts import Act, Event, EventKind, RolloutOutcome, from_plain
-from evaluator.rollout.progress import fold
 from evaluator.sources.sample_environments import (
     PRODUCTION,
     SETTINGS,

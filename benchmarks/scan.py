@@ -132,7 +132,7 @@ def _build_panel(n: IntArray, failures: IntArray, sum_us: FloatArray, sum_log: F
         bins=Bins(*(empty for _ in range(6))),
         instance_bins=InstanceBins(*(empty for _ in range(7))),
         loads=LoadLevels(empty, empty, empty, empty),
-        failure_kinds=FailureKinds(empty, empty, empty, empty, (), empty),
+        failure_kinds=FailureKinds(empty, empty, empty, empty, empty, (), empty),
     )
     panel = build_panel(cells, "canary")
     if panel is None:

@@ -104,7 +104,16 @@ _duration = [BeforeValidator(parse_duration_s), PlainSerializer(format_duration)
 
 Probability = Annotated[float, BeforeValidator(parse_share), _amount_schema("0.05", "5%")]
 Percent = Annotated[float, *_percent, within(0, 10)]
-Share = Annotated[float, *_percent, within(0, 1)]
+
+
+def _check_share(share: float) -> float:
+    """Return a share of 1. Raises ValueError, which says how the percentage that was meant is written."""
+    if 1 < share <= 100:
+        raise ValueError(f"must be from 0 to 1, not {share:g}: write {share:g}% if that is meant")
+    return share
+
+
+Share = Annotated[float, *_percent, AfterValidator(_check_share), within(0, 1)]
 Points = Annotated[float, *_points, within(0, 1)]
 Duration = Annotated[float, *_duration, AfterValidator(_check_duration)]
 PositiveDuration = Annotated[float, *_duration, AfterValidator(_check_duration), AfterValidator(_check_positive)]

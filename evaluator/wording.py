@@ -11,7 +11,18 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from evaluator.records import MICROSECONDS, Comparison, Effect, EvidenceKind, LeftOut, LeftOutKind, Margin, Rule
+from evaluator.records import (
+    MICROSECONDS,
+    Comparison,
+    Effect,
+    EvidenceKind,
+    FailureCount,
+    FailureKind,
+    LeftOut,
+    LeftOutKind,
+    Margin,
+    Rule,
+)
 
 SIGNIFICANT = 3
 DECIMALS_WITHOUT_MARGIN = 2
@@ -359,6 +370,35 @@ def list_left_out(parts: Iterable[LeftOut]) -> str:
     all_arms = ""  # a sum is of no single arm
     sums = (LeftOut(all_arms, kind, count, failures[kind, detail], detail) for (kind, detail), count in rows.items())
     return ", ".join(describe_left_out(part) for part in sums)
+
+
+MAX_EXCEPTION = 80
+"""Characters of an exception that are written."""
+
+
+def name_kind(kind: FailureKind) -> str:
+    """Name a kind of failures: `503`, `ConnectionError('refused')`, `503 (upstream timed out)`."""
+    exception = " ".join(kind.exception.split())
+    if len(exception) > MAX_EXCEPTION:
+        exception = exception[: MAX_EXCEPTION - 1] + "…"
+    if kind.status < 0:
+        return exception or "no response"
+    # An exception such as "HTTP 503" repeats the status.
+    return str(kind.status) if not exception or str(kind.status) in exception else f"{kind.status} ({exception})"
+
+
+def list_kinds(count: FailureCount) -> str:
+    """List the kinds of failures at a place: `50 × 503, 7 × 500, 3 of other kinds`; empty without failures.
+
+    Kinds that were not recorded are named as that: they are not zero.
+    """
+    parts = [f"{format_count(kind.n)} × {name_kind(kind)}" for kind in count.kinds]
+    if count.other_kinds:
+        parts.append(f"{format_count(count.other_kinds)} of other kinds")
+    if count.not_recorded:
+        is_all = count.not_recorded == count.failures
+        parts.append("kinds not recorded" if is_all else f"{format_count(count.not_recorded)} of kinds not recorded")
+    return ", ".join(parts)
 
 
 def describe_steps(

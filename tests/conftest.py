@@ -22,6 +22,7 @@ LONGEST = (
     "ui/test_promote.py",
     "intents/test_executing.py",
     "test_first_verdict.py",
+    "rollout/test_kills.py",
     "ui/test_journeys.py",
     "cli/test_promote.py",
     "sources/test_load.py",

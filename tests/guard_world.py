@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from metrics_servers import wait_for
+from metrics_servers import program, wait_for
 from routers import Router, haproxy_router, service
 
 from evaluator.errors import HookError, NotReached
@@ -249,15 +249,44 @@ class World:
         return took_s, self.client.look("r1")
 
 
+def reload_haproxy(
+    made: World, *, keep: bool = False, pause_s: float = 0.0, wait: bool = True
+) -> subprocess.Popen[bytes]:
+    """Replace the process of HAProxy, as a reload does, or as a restart does that takes some time; returns the old one.
+
+    `keep`: with the state of its servers, as `server-state-file` keeps it. `wait`: for the end of the old process,
+    which comes when all its requests have been answered.
+    """
+    config = made.folder / "haproxy.cfg"
+    if keep and "server-state-file" not in config.read_text():
+        lines = config.read_text().replace("global\n", f"global\n  server-state-file {made.folder}/state\n", 1)
+        config.write_text(lines.replace("defaults\n", "defaults\n  load-server-state-from-file global\n", 1))
+    (made.folder / "state").write_text(made.command("show servers state") + "\n")
+    old = made.router.process
+    finish = ["-sf", str(old.pid)]
+    if pause_s:
+        old.terminate()
+        old.wait(5)
+        time.sleep(pause_s)
+        finish = []
+    with made.router.log.open("ab") as log:
+        command = [program("haproxy"), "-db", "-f", str(config), *finish]
+        made.router.process = subprocess.Popen(command, stdout=log, stderr=subprocess.DEVNULL)
+    if wait:
+        old.wait(10)
+    return old
+
+
 @contextlib.contextmanager
-def world(folder: Path, others: Sequence[str] = (), **options) -> Iterator[World]:
+def world(folder: Path, others: Sequence[str] = (), canary_weight: int = 0, **options) -> Iterator[World]:
     """HAProxy in front of a baseline and a canary that has no weight yet.
 
-    `others`: names of further servers of the baseline. `options`: of `haproxy_router`.
+    `others`: names of further servers of the baseline. `canary_weight`: in the configuration. `options`: of
+    `haproxy_router`.
     """
     with service("b1") as baseline, version() as canary:
         ports = {"b1": baseline.port, **dict.fromkeys(others, baseline.port), "c1": canary.port}
-        weights = {**dict.fromkeys(ports, 100), "c1": 0}
+        weights = {**dict.fromkeys(ports, 100), "c1": canary_weight}
         options = {"backend": "timeout server 60s"} | options
         with haproxy_router(folder, ports, weights=weights, **options) as router:
             made = World(folder, router, canary, arms={**ARMS, "baseline": ["b1", *others]})

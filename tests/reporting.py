@@ -28,6 +28,7 @@ from evaluator.records import (
     Verdict,
 )
 from evaluator.simulate import SCENARIOS, Change, Scenario, simulate_cells
+from evaluator.stats.shaping.failures import list_failures
 
 JUDGED_AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SHORT = replace(Scenario(), duration_s=300.0)
@@ -83,6 +84,7 @@ def give_verdict(
         evaluator_version="0.1.0",
         judged_at=JUDGED_AT,
         faults=find_faults(assessment.requests, evidence, judgement.word),
+        failures=None if assessment.requests is None else list_failures(assessment.requests.cells),
         figures=traced if figures else None,
     )
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import signal
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from evaluator.errors import HookError, StoreError
 from evaluator.policy.rollout import RolloutSection
@@ -78,6 +74,7 @@ class Status:
     by: str = ""
     is_returned: bool = False
     drift: str = ""
+    counted: str = ""
 
 
 class FakeGuard:
@@ -156,6 +153,7 @@ class World:
         self.events: list[Event] = []
         self.said: list[str] = []
         self.shown: list[str] = []
+        self.again: dict[int, list[bool]] = {}
         self.executed: list[int] = []
         """Positions of the steps whose hooks were acknowledged, in order."""
         self.results: dict[int, list[ActResult]] = {}
@@ -199,6 +197,7 @@ class World:
     # -------------------------------------------------------------- effects
 
     def execute(self, position: int, *, again: bool) -> ActResult:
+        self.again.setdefault(position, []).append(again)
         results = self.results.get(position, [ActResult("done")])
         result = results.pop(0) if len(results) > 1 else results[0]
         step = self.plan.steps[position]
@@ -211,8 +210,9 @@ class World:
     def read_result(self, position: int) -> ActResult:
         return self.known.get(position, ActResult("unknown"))
 
-    def ask(self, position: int, why: str) -> None:
+    def ask(self, position: int, why: str) -> str:
         self.asked.append((position, why))
+        return "i7"
 
     def read_answers(self, position: int) -> StepAnswers:
         return self.answers
@@ -295,13 +295,3 @@ class InlineCall:
         if self.error:
             raise self.error
         return self.value
-
-
-def kill_here() -> None:
-    """End this process as a kill does: nothing is cleaned up."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def read_lines(path: Path) -> list:
-    """Read a file of lines of JSON; empty if there is none."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -18,7 +18,7 @@ from evaluator.records import OutcomeOptions, Release
 from evaluator.simulate import Change, scrape, simulate
 from evaluator.store import Store
 
-KINDS = ("forest", "band", "units", "shift", "distribution", "timeline")
+KINDS = ("forest", "band", "windows", "units", "shift", "distribution", "timeline")
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +74,9 @@ def test_each_is_drawn_by_the_function_that_report_and_app_draw_with(judgement):
 
 
 def test_without_a_name_the_worst_is_drawn(judgement):
-    assert titles(judgement.plot.band())[0].startswith("p95 rose")
+    assert titles(judgement.plot.band())[0].startswith("p95 by all data up to each time: +")
     assert titles(judgement.plot.units())[0].startswith("p95: all 3 instances of canary are above all of baseline")
-    assert titles(judgement.plot.band("latency_p99"))[0].startswith("p99 rose")
+    assert titles(judgement.plot.band("latency_p99"))[0].startswith("p99 by all data")
 
 
 def test_the_forest_of_endpoints_has_those_of_the_scan(judgement):

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from evaluator.api.rows import flatten, to_frame
+from evaluator.api.rows import flatten, flatten_failures, to_frame
 from evaluator.errors import UnknownName
-from evaluator.records import Comparison, Verdict
+from evaluator.records import Comparison, FailureCount, Verdict
 from evaluator.reports import VERDICT_WORDS, to_human, to_json
 from evaluator.reports.base import STATUS_MARKS, format_allowed, format_both, format_effect
 from evaluator.wording import name_comparison
@@ -54,6 +54,15 @@ class ReleaseJudgement:
         """All comparisons: the policy's metrics of every candidate, then the endpoint scan."""
         return self.verdict.evidence.comparisons
 
+    @property
+    def failures(self) -> tuple[FailureCount, ...]:
+        """Failures of each arm with their kinds: of all requests, by endpoint, by instance, and by both; bounded.
+
+        >>> [(count.arm, count.endpoint) for count in release.compare().failures[:1]]
+        [('baseline', None)]
+        """
+        return self.verdict.failures or ()
+
     def __getitem__(self, name: str) -> Comparison:
         """Return the comparison of a metric of the policy by its name; with several candidates, that of the first.
 
@@ -88,6 +97,17 @@ class ReleaseJudgement:
         ['latency_p50', 'latency_p95']
         """
         return to_frame(list(flatten(self.to_dict())))
+
+    def failures_to_pandas(self) -> pd.DataFrame:
+        """Return a data frame with a row for each kind of failures (HTTP status, exception) at each place.
+
+        A place is an arm, and of it an endpoint, an instance, or both; `None` stands for all. Failures of other kinds,
+        and those whose kind was not recorded, have rows with neither status nor exception.
+
+        >>> release.compare().failures_to_pandas().columns.tolist()[:5]
+        ['arm', 'endpoint', 'instance', 'requests', 'failures']
+        """
+        return to_frame(list(flatten_failures(self.failures)))
 
     def to_arrow(self) -> pa.Table:
         """Return an Arrow table with a row for each comparison.

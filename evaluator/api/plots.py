@@ -18,6 +18,7 @@ from evaluator.figures import (
     draw_shift,
     draw_timeline,
     draw_units,
+    draw_windows,
     pick_decisive,
     put_below_each_other,
     rank_by_margin,
@@ -76,22 +77,37 @@ class Plots:
         # Several candidates need the legend of colours that `put_below_each_other` adds.
         return put_below_each_other([figure], self._colors) if has_several_candidates else with_finding(figure)
 
-    def band(self, metric: str | None = None, *, arm: str | None = None, width: int = COLUMN) -> Chart:
+    def band(
+        self, metric: str | None = None, *, arm: str | None = None, endpoint: str | None = None, width: int = COLUMN
+    ) -> Chart:
         """Draw the change of a metric after each look, with its interval, the margin, and the decision.
 
-        `metric`: by default the metric that is furthest beyond its margin. Raises UnknownName, and UsageError for a
-        metric without this line: with the role watch, of readings or outcomes, or of several runs judged together.
+        `metric`: by default the metric that is furthest beyond its margin. `endpoint`: one that the scan found to fail.
+        Raises UnknownName, and UsageError for a metric without this line: with the role watch, of readings or outcomes,
+        or of several runs judged together.
         """
-        comparison, curve = self._find_curve("over_time", "line over time", metric, arm)
+        comparison, curve = self._find_curve("over_time", "line over time", metric, arm, endpoint)
         return with_finding(draw_over_time(comparison, curve, color=self._colors[comparison.arm], width=width))
 
-    def units(self, metric: str | None = None, *, arm: str | None = None, width: int = COLUMN) -> Chart:
+    def windows(
+        self, metric: str | None = None, *, arm: str | None = None, endpoint: str | None = None, width: int = COLUMN
+    ) -> Chart:
+        """Draw the change of a metric within each window of the run by itself: when did it begin?
+
+        The arguments and errors are those of `band`; a run that is too short for windows is a UsageError as well.
+        """
+        comparison, curve = self._find_curve("windows", "change within windows", metric, arm, endpoint)
+        return with_finding(draw_windows(comparison, curve, color=self._colors[comparison.arm], width=width))
+
+    def units(
+        self, metric: str | None = None, *, arm: str | None = None, endpoint: str | None = None, width: int = COLUMN
+    ) -> Chart:
         """Draw a metric for each instance (for each run if there is one instance): is a single pod the cause?
 
-        `metric`: by default the metric that is furthest beyond its margin. Raises UnknownName, and UsageError for a
-        metric without these values.
+        `metric`: by default the metric that is furthest beyond its margin. `endpoint`: one that the scan found to fail.
+        Raises UnknownName, and UsageError for a metric without these values.
         """
-        comparison, curve = self._find_curve("units", "value by instance", metric, arm)
+        comparison, curve = self._find_curve("units", "value by instance", metric, arm, endpoint)
         return with_finding(draw_units(comparison, curve, colors=self._colors, width=width))
 
     def shift(self, arm: str | None = None, *, width: int = COLUMN) -> Chart:
@@ -149,23 +165,26 @@ class Plots:
         return put_below_each_other(figures, {name: self._colors[name] for name in shown_arms})
 
     def _find_curve(
-        self, key: str, label: str, metric: str | None, arm: str | None
+        self, key: str, label: str, metric: str | None, arm: str | None, endpoint: str | None = None
     ) -> tuple[Comparison, Mapping[str, Any]]:
         """Find the comparison, of those with a curve of the kind `key`, that is worst by its margin; and this curve.
 
-        `metric` and `arm` limit the choice; `None`: any. `label` names the kind of curve in the message of UsageError,
-        which is raised if there is none. Raises UnknownName for an unknown metric or arm.
+        `metric` and `arm` limit the choice; `None`: any. `endpoint`: that of a comparison; `None`: not of the scan.
+        `label` names the kind of curve in the message of UsageError, which is raised if there is none. Raises
+        UnknownName for an unknown metric or arm.
         """
         self._check_arm(arm)
         of_policy = [
             comparison
             for comparison in self._comparisons
-            if not comparison.scan and arm in (None, comparison.arm) and is_drawn(comparison, self.trace())
+            if (not comparison.scan if endpoint is None else comparison.rule.slice.endpoint == endpoint)
+            and arm in (None, comparison.arm)
+            and is_drawn(comparison, self.trace())
         ]
         names = {comparison.rule.name for comparison in of_policy}
         if metric is not None and metric not in names:
             raise UnknownName("metric", metric, names)
-        curves = {(curve["name"], curve["arm"], curve["endpoint"]): curve[key] for curve in self.trace()["metrics"]}
+        curves = {(curve["name"], curve["arm"], curve["endpoint"]): curve.get(key) for curve in self.trace()["metrics"]}
         with_curve = [comparison for comparison in of_policy if curves.get(_identify(comparison))]
         drawable = [comparison for comparison in with_curve if metric in (None, comparison.rule.name)]
         if not drawable:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evaluator.errors import EvaluatorError
 from evaluator.extensions import explain_missing_package
+from evaluator.records import NO_RESPONSE, FailureCount
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +42,31 @@ def flatten(verdict: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             "reason": metric["reason"],
             **({"evidence": metric["evidence"]} if "evidence" in metric else {}),
         }
+
+
+def flatten_failures(counts: Iterable[FailureCount]) -> Iterator[dict[str, Any]]:
+    """Return a row without nested values for each kind of failures at each place; an arm without failures has one."""
+    for count in counts:
+        rows: list[tuple[int | None, str | None, str, int]] = [
+            (None if kind.status == NO_RESPONSE else kind.status, kind.exception, "", kind.n) for kind in count.kinds
+        ]
+        rows += [
+            (None, None, note, n)
+            for note, n in (("other kinds", count.other_kinds), ("not recorded", count.not_recorded))
+            if n or (note == "other kinds" and not count.failures)
+        ]
+        for status, exception, note, n in rows:
+            yield {
+                "arm": count.arm,
+                "endpoint": count.endpoint,
+                "instance": count.instance,
+                "requests": count.requests,
+                "failures": count.failures,
+                "status": status,
+                "exception": exception,
+                "note": note,
+                "n": n,
+            }
 
 
 def to_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

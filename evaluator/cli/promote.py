@@ -317,7 +317,7 @@ def _request_action(
     The request is appended to `requested` when it is stored and approved. Raises UsageError without
     a confirmation, and the errors of `ask` if the action is not allowed.
     """
-    from evaluator.intents import ActionRequest, ask, system_person
+    from evaluator.intents import ActionRequest, ask, describe_missing, system_person
 
     # Going back, and holding, must not wait for what uses the data.
     goes_back = action not in PROMOTING
@@ -339,11 +339,9 @@ def _request_action(
     if requested is not None and intent.state is not IntentState.REQUESTED:
         requested.append(intent)
     if intent.state is IntentState.REQUESTED:
-        missing = intent.approvals_needed - len(store.control.approvals(intent.id))
-        who = "people other than " + intent.requester if intent.distinct else "people who may approve"
+        missing = describe_missing(intent, store.control.approvals(intent.id))
         until = f"{intent.expires_at:%Y-%m-%d %H:%M} UTC"
-        approvals = f"{missing} more of {intent.approvals_needed} approvals by {who}"
-        session.say(f"waits until {until} for {approvals}: `{quote_command('approve', intent.id)}`")
+        session.say(f"waits until {until}: {missing}: `{quote_command('approve', intent.id)}`")
         send_notifications(session, store)
     return execute_or_wait(session, store, intent.id, wait_s=wait_s, queue=queue)
 
@@ -388,13 +386,14 @@ def _describe_action(session: Session, store: Store, action: Action, release: st
         plan_action,
         preview_action,
         read_release_to_preview,
+        system_person,
     )
     from evaluator.reports import plain_text
 
     policy, verdict = _load_policy(session, action, release), find_latest(store, release)
     planned_hooks, irreversible = plan_action(store, policy, release, action, baseline_runs=baseline_runs)
-    until = datetime.now(UTC) + timedelta(minutes=1)
-    steps = preview_action(planned_hooks, action, read_release_to_preview(store, release, action), verdict, until)
+    versions, until = read_release_to_preview(store, release, action), datetime.now(UTC) + timedelta(minutes=1)
+    steps = preview_action(planned_hooks, action, versions, verdict, until, system_person().name)
     word = verdict.word.replace("_", "-").upper() if verdict else "not judged"
     lines = [f"{action.label} {plain_text(release)} (verdict: {word})"]
     lines += describe_steps(steps)

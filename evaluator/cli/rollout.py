@@ -85,10 +85,11 @@ def _describe_plan(session: Session, policy: Policy, plan: RolloutPlan) -> str:
 @click.option("--yes", is_flag=True, help="Do not ask for the release's name as confirmation.")
 @click.option("--dry-run", is_flag=True, help="Show what would happen, and do nothing.")
 @click.option("--queue", is_flag=True, help="Let `evaluator hooks worker` drive it.")
+@click.option("--again", is_flag=True, help="Although RELEASE was rolled back before, or its newest verdict is NO-GO.")
 @subject_options("Name of the service.  [default: the policy's]")
 @click.pass_obj
 def start_command(
-    session: Session, release: str, reason: str, yes: bool, dry_run: bool, queue: bool, subject: Subject
+    session: Session, release: str, reason: str, yes: bool, dry_run: bool, queue: bool, again: bool, subject: Subject
 ) -> int:
     """Start the rollout of RELEASE, and drive it to its end.
 
@@ -114,7 +115,9 @@ def start_command(
         return _drive(session, store, running)
     if not reason.strip():
         raise UsageError("the reason is missing", hint="give --reason in one sentence; it stays in the audit trail")
-    rollout = _store_rollout(session, store, plan, subject, reason=" ".join(reason.split()), yes=yes, queue=queue)
+    rollout = _store_rollout(
+        session, store, plan, subject, reason=" ".join(reason.split()), yes=yes, queue=queue, again=again
+    )
     if queue:
         session.say(f"{rollout.id} is started, and waits for `evaluator hooks worker`")
         return 0
@@ -122,7 +125,15 @@ def start_command(
 
 
 def _store_rollout(
-    session: Session, store: Store, plan: RolloutPlan, subject: Subject, *, reason: str, yes: bool, queue: bool
+    session: Session,
+    store: Store,
+    plan: RolloutPlan,
+    subject: Subject,
+    *,
+    reason: str,
+    yes: bool,
+    queue: bool,
+    again: bool,
 ) -> Rollout:
     """Check, show, confirm and store a rollout; returns it as it is stored. Raises UsageError, Refused, HookError."""
     from evaluator.intents import explain_obstacle_to_start, system_person
@@ -131,7 +142,9 @@ def _store_rollout(
 
     policy = session.load_policy(plan.release, service=subject.service)
     release = subject.to_release(session, plan.release, policy.service)
-    if obstacle := explain_obstacle_to_start(store, policy, system_person(), plan.release, plan.services):
+    if obstacle := explain_obstacle_to_start(
+        store, policy, system_person(), plan.release, plan.services, is_again=again
+    ):
         raise Refused(f"the rollout of {plan.release} is not started: {obstacle}")
     draft = draft_rollout(policy, plan, system_person(), reason, is_queued=queue)
     check_start(store, plan, draft, release)

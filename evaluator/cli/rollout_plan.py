@@ -193,6 +193,11 @@ def _write_rules(plan: RolloutPlan) -> Iterator[str]:
         f"back to the baseline: at NO-GO (alpha {format_number(plan.alpha_no_go)} each), at {limits} over "
         f"{format_duration(guard.over_s)}, and {format_duration(plan.lease_s)} after its driver is gone"
     )
+    if plan.joint_margin is not None:
+        yield (
+            "services of a stage with users are also judged together: back if their typical times are shown to have "
+            f"risen by more than {format_number(100 * plan.joint_margin)} %"
+        )
     silence = "back to the baseline" if plan.unanswered == "baseline" else "it goes on waiting"
     yield f"if a person who is asked does not answer within {format_duration(plan.answer_within_s)}: {silence}"
     yield f"plan {plan.hash()}"

@@ -26,6 +26,7 @@ from evaluator.faults.locating import (
 )
 from evaluator.faults.naming import Named
 from evaluator.faults.onset import NOT_KNOWN, Onset
+from evaluator.faults.scanning import LEAST_AGE_S
 from evaluator.faults.slowing import model_times
 from evaluator.records import (
     Comparison,
@@ -148,21 +149,26 @@ def find_failing(requests: RequestPairs, arm: str, grid: FaultGrid, *, given: bo
     if not place.is_same(named):
         course, onset = follow_place(named)
     place = named
+    if not given and _is_new(onset, course.n.size * course.bucket_s):
+        return None
     if not _is_in_each_run(requests, arm, place, onset, "failures"):
         onset = NOT_KNOWN
     since = course.since(onset)
     counted = float(course.n[since].sum())
-    endpoints = _name_place(place.endpoints, grid.endpoints)
+    endpoints, instances = (
+        _name_place(place.endpoints, grid.endpoints),
+        _name_place(place.instances, grid.instances),
+    )
     return Fault(
         arm,
         "failures",
         endpoints=endpoints,
-        instances=_name_place(place.instances, grid.instances),
+        instances=instances,
         onset=clock.date(onset),
         requests=int(counted),
         baseline=float(course.expected[since].sum() / counted) if counted else None,
         candidate=float(course.failures[since].sum() / counted) if counted else None,
-        kinds=find_kinds(requests.cells, arm, endpoints.names or None),
+        kinds=find_kinds(requests.cells, arm, endpoints.names or None, instances.names or None),
     )
 
 
@@ -182,6 +188,8 @@ def find_slowing(requests: RequestPairs, arm: str, grid: FaultGrid, *, given: bo
     if not place.is_same(named):
         onset = find_time_onset(model, named.scope, grid.slot_s)
     place = named
+    if not given and _is_new(onset, grid.slots * grid.slot_s):
+        return None
     if not _is_in_each_run(requests, arm, place, onset, "response_time"):
         onset = NOT_KNOWN
     first = int((onset.elapsed_s or 0.0) // requests.cells.bucket_s)
@@ -194,6 +202,11 @@ def find_slowing(requests: RequestPairs, arm: str, grid: FaultGrid, *, given: bo
         requests=int(clock.count(place.scope, grid)[0][first:].sum()),
         candidate=measure_slowing(model, place.scope, onset, grid.slot_s),
     )
+
+
+def _is_new(onset: Onset, seconds: float) -> bool:
+    """Has a fault begun so shortly before the end, after `seconds`, that it may be a disturbance that passes?"""
+    return onset.kind == "step" and (onset.elapsed_s or 0.0) > seconds - LEAST_AGE_S
 
 
 def _is_in_each_run(

@@ -11,12 +11,14 @@ from evaluator.faults.grid import FaultGrid
 from evaluator.faults.scanning import Scope, choose_scope, sum_from_end
 from evaluator.records.arrays import BoolArray, FloatArray
 
-PSEUDO_REQUESTS = 50.0
-"""Requests with the mean failure rate of the baseline that are added to each endpoint of it."""
+LEAST_SHRINKAGE, MOST_SHRINKAGE = 50.0, 5000.0
+"""Requests with the mean failure rate of the baseline that are added to each endpoint of it: at least, at most."""
 CHANCE_ROOT = 2.0
 """A dispersion above 1 counts from so many of its standard errors on: a smaller one is chance."""
-NATS_OF_END = 2.0
-"""Log likelihood ratio by which a fault is shown to have ended: less than half of its mean rate is left."""
+NATS_OF_END = 4.0
+"""Log likelihood ratio by which a fault is shown to have ended: one in fifty of those that last looks like that."""
+LEAST_CHANCE = 1e-250
+"""Smaller probabilities are not computed exactly."""
 FEWEST_FAILURES = 3
 """A place with fewer failures is not looked at."""
 NOTABLE_ROOT = 2.0
@@ -61,6 +63,25 @@ def rate_gain(count: FloatArray, expected: FloatArray, control: FloatArray) -> F
         return np.where((count > expected) & (expected > 0), gain, 0.0)
 
 
+def find_surprise(count: FloatArray, expected: FloatArray, control: FloatArray) -> FloatArray:
+    """Return minus the logarithm of the probability of so many failures or more, elementwise.
+
+    Given the sum of both, the count is binomial if neither has a higher rate (Przyborowski and Wilenski 1940).
+    `control` need not be whole: the binomial tail is an incomplete beta function. 0 where no more than expected fail.
+    """
+    from scipy.special import betainc  # slow to import, and most verdicts need no fault
+
+    surprise = rate_gain(count, expected, control)
+    more = np.flatnonzero(surprise)
+    of_more, control_of_more = (np.broadcast_to(values, surprise.shape).ravel()[more] for values in (count, control))
+    share = (expected / (expected + control)).ravel()[more]
+    chance = betainc(of_more, control_of_more + 1, share)
+    surprise.ravel()[more] = np.where(
+        chance > LEAST_CHANCE, -np.log(np.maximum(chance, LEAST_CHANCE)), surprise.ravel()[more]
+    )
+    return surprise
+
+
 @dataclass(frozen=True, slots=True)
 class FailureModel:
     """Failures of the candidate and what the baseline lets expect; arrays of shape (endpoints, instances, slots)."""
@@ -78,7 +99,7 @@ class FailureModel:
         return choose_scope(gains, self.find_dispersion, slot_s=self.slot_s, given=given)
 
     def _find_gains(self, axes: tuple[int, ...]) -> FloatArray:
-        """Return the log likelihood ratio of more failures at each place since each slot; `axes` are added up before.
+        """Return how surprising the failures of each place since each slot are; `axes` are added up before.
 
         It is 0 for a place with few failures: it would not be shown, and most of many places have few.
         """
@@ -88,7 +109,7 @@ class FailureModel:
         gains = np.zeros_like(count)
         control = np.broadcast_to(self.control.sum() if 0 in axes else self.control[:, None], count.shape[:2])
         looked_at = count.sum(axis=-1) >= FEWEST_FAILURES
-        gains[looked_at] = rate_gain(
+        gains[looked_at] = find_surprise(
             sum_from_end(count[looked_at]), sum_from_end(expected[looked_at]), control[looked_at][:, None]
         )
         return gains
@@ -98,20 +119,18 @@ class FailureModel:
 
         A burst is as much evidence as one failure: what is due to bursts is no persistent fault.
         """
-        count = scope.pick(self.failures).sum(axis=(0, 1))[scope.slot :]
-        exposed = scope.pick(self.n).sum(axis=(0, 1))[scope.slot :]
+        count, exposed, expected = (
+            scope.pick(values).sum(axis=(0, 1))[scope.slot :] for values in (self.failures, self.n, self.expected)
+        )
         if count.size < 3 or not exposed.sum():
             return math.inf
-        mean = exposed * (count.sum() / exposed.sum())
-        # A fault that has nearly ended in the last third of its time is none that lasts.
-        last = slice(count.size * 2 // 3, None)
-        at_end, half = float(count[last].sum()), float(mean[last].sum()) / 2
-        if at_end < half and poisson_gain(np.array(at_end), np.array(half)) > NATS_OF_END:
+        # A fault that has ended is none that lasts: a rise up to an earlier slot explains the failures better.
+        expected = np.maximum(expected, 1e-12)
+        up_to = step_gains(count[::-1], expected[::-1], exposed[::-1])[::-1]
+        end = int(up_to.argmax()) + 1
+        if up_to[end - 1] - up_to[-1] > NATS_OF_END * _find_dispersion(count[:end], exposed[:end]):
             return math.inf
-        used = mean > 0
-        slots = max(int(used.sum()) - 1, 1)
-        dispersion = float(((count - mean)[used] ** 2 / mean[used]).sum() / slots)
-        return dispersion if dispersion > 1 + CHANCE_ROOT * math.sqrt(2 / slots) else 1.0
+        return _find_dispersion(count, exposed)
 
     def measure(self, scope: Scope) -> float:
         """Return the rise of the failure rate of a scope since its slot; 0 without requests."""
@@ -131,6 +150,15 @@ class FailureModel:
         return FailureProfile(count, expected, n, control, self.find_dispersion(scope))
 
 
+def _find_dispersion(count: FloatArray, exposed: FloatArray) -> float:
+    """Find by how much counts of failures vary more than those of a steady rate, shape (slots,); at least 1."""
+    mean = exposed * (count.sum() / max(float(exposed.sum()), 1.0))
+    used = mean > 0
+    slots = max(int(used.sum()) - 1, 1)
+    dispersion = float(((count - mean)[used] ** 2 / mean[used]).sum() / slots)
+    return dispersion if dispersion > 1 + CHANCE_ROOT * math.sqrt(2 / slots) else 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class FailureProfile:
     """The failures of each endpoint or instance since the onset; arrays of shape (units,)."""
@@ -144,7 +172,7 @@ class FailureProfile:
     @property
     def roots(self) -> FloatArray:
         """Signed roots; see `Profile`."""
-        return np.sqrt(2 * rate_gain(self.count, self.expected, self.control) / self.dispersion)
+        return np.sqrt(2 * find_surprise(self.count, self.expected, self.control) / self.dispersion)
 
     @property
     def effects(self) -> FloatArray:
@@ -172,8 +200,9 @@ def model_failures(grid: FaultGrid) -> FailureModel:
     """Expect the candidate's failures from those of the baseline, by endpoint, and by slot where both are disturbed."""
     n, failures = grid.baseline_n.sum(axis=1), grid.baseline_failures.sum(axis=1)  # (endpoints, slots)
     overall = (failures.sum() + 0.5) / (n.sum() + 1.0)
-    control = failures.sum(axis=1) + PSEUDO_REQUESTS * overall
-    rate = control / (n.sum(axis=1) + PSEUDO_REQUESTS)
+    shrinkage = _find_shrinkage(n.sum(axis=1), failures.sum(axis=1), overall)
+    control = failures.sum(axis=1) + shrinkage * overall
+    rate = control / (n.sum(axis=1) + shrinkage)
     surplus = np.zeros(grid.slots)
     if grid.paired:
         usual, counted, total = rate @ n, failures.sum(axis=0), n.sum(axis=0)
@@ -181,3 +210,17 @@ def model_failures(grid: FaultGrid) -> FailureModel:
         surplus = np.where(disturbed, (counted - usual) / np.maximum(total, 1.0), 0.0)
     expected = grid.n * (rate[:, None, None] + surplus)
     return FailureModel(n=grid.n, failures=grid.failures, expected=expected, control=control, slot_s=grid.slot_s)
+
+
+def _find_shrinkage(n: FloatArray, failures: FloatArray, overall: float) -> float:
+    """Find how many requests with the mean failure rate are worth as much as what is known of another endpoint.
+
+    Empirical Bayes (Robbins 1956): rates of endpoints have a gamma distribution, whose variance is found by moments
+    from the failures of the baseline, shape (endpoints,). Its upper bound (two standard errors) is used: with few
+    endpoints little is known of it, and each is then taken nearly for itself.
+    """
+    usual = n * overall
+    beyond_chance = ((failures - usual) ** 2 - usual).sum()
+    error = math.sqrt(float((2 * usual**2 + usual).sum()))
+    variance = (beyond_chance + 2 * error) / max(float((n**2).sum()), 1.0)
+    return float(np.clip(overall / max(variance, 1e-12), LEAST_SHRINKAGE, MOST_SHRINKAGE))

@@ -19,6 +19,11 @@ from evaluator.stats.estimators.distribution import Distribution
 from evaluator.stats.shaping.bins import bin_limits_ms
 from evaluator.stats.shaping.index import distinct
 
+QUIET_SLOTS = 2
+"""Slots without requests of an instance, or with too few users, that are no event."""
+LEAST_PER_SLOT = 5
+"""Mean requests of an instance in a slot from which a slot without any is no chance."""
+MOST_RESTARTS = 12
 POINTS = 120
 """Points per line, where there are few runs: enough for a wide screen."""
 
@@ -117,12 +122,18 @@ def trace_timeline(requests: RequestPairs, axis: Axis, decided_at_s: float | Non
     first_bucket_of_axis = next(iter(axis.first_bucket_by_run.values()))
     return {
         "slot_s": axis.slot_s,
+        "runs": len(axis.first_bucket_by_run),
         # The first run's start; a time in a later run cannot be computed from it.
         "start_epoch_s": first_bucket_of_axis * axis.bucket_s,
         "seconds": [slot * axis.slot_s for slot in range(axis.slots)],
         "arms": arms,
         "shaded": [*warm_ups, *_find_gaps(cells, axis, arms)],
-        "events": [*_find_events(requests, axis), *_find_decision(requests, axis, decided_at_s)],
+        "events": [
+            *_find_events(requests, axis),
+            *_find_ramp(cells, axis),
+            *_find_restarts(cells, axis),
+            *_find_decision(requests, axis, decided_at_s),
+        ],
     }
 
 
@@ -235,6 +246,47 @@ def _find_events(requests: RequestPairs, axis: Axis) -> list[dict[str, Any]]:
         if run is not None and run.facts.stopped_by:
             events.append({"at": end_slot * axis.slot_s, "what": f"stopped: {run.facts.stopped_by}"})
     return events
+
+
+def _find_ramp(cells: Cells, axis: Axis) -> list[dict[str, Any]]:
+    """List when all users were there, in seconds of load, if they became more for longer than two slots of one run."""
+    counts = [count or 0.0 for count in _trace_users(cells, axis, 0) or ()]  # of the baseline: both arms have the same
+    if len(axis.first_bucket_by_run) != 1 or not any(counts):
+        return []
+    most = max(counts)
+    first = counts.index(most)
+    return [{"at": first * axis.slot_s, "what": f"{most:g} users"}] if first > QUIET_SLOTS else []
+
+
+def _find_restarts(cells: Cells, axis: Axis) -> list[dict[str, Any]]:
+    """List when instances began to serve after the start of their arm, or again after a time without requests.
+
+    `at` is in seconds of load. Only one run is looked at, and arms whose instances are called often enough for a gap to
+    be seen; with more than `MOST_RESTARTS` of them, none is listed: instances then come and go all the time.
+    """
+    moments = cells.moments
+    if len(axis.first_bucket_by_run) != 1:
+        return []
+    slot = axis.find_slots(moments.run, moments.bucket)
+    n = np.zeros((len(cells.instances), axis.slots))
+    np.add.at(n, (moments.instance, slot), moments.n)
+    arm_of_instance = np.zeros(len(cells.instances), np.int64)
+    arm_of_instance[moments.instance] = moments.arm
+    events = []
+    for instance in np.flatnonzero(n.sum(axis=1)):
+        serves = n[instance] > 0
+        arm_serves = n[arm_of_instance == arm_of_instance[instance]].sum(axis=0) > 0
+        if n[instance].sum() < LEAST_PER_SLOT * serves.sum():
+            continue
+        idle = 0  # slots without requests so far, while the arm had some
+        for place in range(int(np.flatnonzero(arm_serves)[0]), axis.slots):
+            if serves[place]:
+                if idle > QUIET_SLOTS:
+                    events.append({"at": place * axis.slot_s, "what": f"{cells.instances[instance]} starts"})
+                idle = 0
+            elif arm_serves[place]:
+                idle += 1
+    return events if len(events) <= MOST_RESTARTS else []
 
 
 def _find_decision(requests: RequestPairs, axis: Axis, decided_at_s: float | None) -> list[dict[str, Any]]:

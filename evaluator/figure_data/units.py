@@ -12,11 +12,13 @@ import numpy as np
 from evaluator.assess.requests import RequestPairs
 from evaluator.figure_data.base import MOST_UNITS, round_value
 from evaluator.metrics.base import RequestMetric, UnitTotals
-from evaluator.records import Comparison
+from evaluator.records import Comparison, FailureCount
 from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.stats.estimators.distribution import Distribution, counts_below, distributions_by_set, find_limits_ms
+from evaluator.stats.shaping.failures import count_kinds, rank_kinds
 from evaluator.stats.shaping.histogram import SortedBins
 from evaluator.stats.shaping.panel import Panel
+from evaluator.wording import list_kinds
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,13 @@ def trace_units(requests: RequestPairs, comparison: Comparison) -> dict[str, Any
         # The busiest first; those that are shown are then sorted by name.
         busiest = active[np.argsort(-n[active], kind="stable")][:MOST_UNITS]
         shown += sorted(busiest.tolist(), key=lambda unit: units.names[unit])
+    kinds_of: dict[int, str] = {}
+    if metric.is_failure_rate:
+        runs = pair.panel.runs.tolist()
+        for unit in shown:
+            name = pair.name(int(units.arm[unit]))
+            instance, run = (None, runs[unit % len(runs)]) if by_run else (units.names[unit], None)
+            kinds_of[unit] = _list_kinds(requests, comparison, name, instance, run)
     return {
         "of": "run" if by_run else "instance",
         "hidden": int((n > 0).sum()) - len(shown),
@@ -78,10 +87,31 @@ def trace_units(requests: RequestPairs, comparison: Comparison) -> dict[str, Any
                 "value": round_value(values[unit]),
                 # The quantile of a unit of which too many requests fail: beyond all times.
                 **({"fails": True} if np.isposinf(values[unit]) else {}),
+                **({"kinds": kinds} if (kinds := kinds_of.get(unit)) else {}),
             }
             for unit in shown
         ],
     }
+
+
+def _list_kinds(
+    requests: RequestPairs, comparison: Comparison, arm: str, instance: str | None = None, run: int | None = None
+) -> str:
+    """List the kinds of failures of an instance (or in a run, of which the code is given), as text.
+
+    They are those of the endpoint of a comparison in whole runs. Empty if none is recorded.
+    """
+    cells, endpoint = requests.cells, comparison.rule.slice.endpoint
+    counted = count_kinds(
+        cells,
+        cells.arms.index(arm),
+        endpoints=None if endpoint is None else [cells.endpoints.index(endpoint)],
+        instances=None if instance is None else [cells.instances.index(instance)],
+        run=run,
+    )
+    failures = sum(counted.values())
+    kinds, other_kinds, _ = rank_kinds(counted, failures)
+    return list_kinds(FailureCount(arm, endpoint, instance, 0, failures, kinds, other_kinds))
 
 
 def _take_instances(panel: Panel) -> _Units:

@@ -14,12 +14,14 @@ from evaluator.figures.forest import count_results, draw_forest, pick_decisive, 
 from evaluator.figures.over_time import draw_over_time
 from evaluator.figures.plan import draw_exposure, draw_plan, draw_precision
 from evaluator.figures.shift import draw_shift
-from evaluator.figures.timeline import draw_timeline, explain_timeline
+from evaluator.figures.timeline import TimeOfDay, draw_timeline, explain_timeline
 from evaluator.figures.units import draw_units
+from evaluator.figures.windows import draw_windows
 
 __all__ = [
     "PALETTE",
     "Figure",
+    "TimeOfDay",
     "color_arms",
     "color_judged_arms",
     "count_results",
@@ -32,6 +34,7 @@ __all__ = [
     "draw_shift",
     "draw_timeline",
     "draw_units",
+    "draw_windows",
     "explain_timeline",
     "pick_decisive",
     "put_below_each_other",

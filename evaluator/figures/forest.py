@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +24,21 @@ from evaluator.figures.base import (
     shorten,
 )
 from evaluator.records import Comparison, MetricStatus, Role
-from evaluator.wording import format_change, format_count, format_interval, format_margin, name_comparison
+from evaluator.wording import (
+    clip_interval,
+    format_change,
+    format_count,
+    format_interval,
+    format_margin,
+    name_comparison,
+)
 
 AXIS_HEIGHT = 46
 """Room below the rows, px."""
 FARTHEST = 6.0
 """Margins that an interval may reach on the axis; what lies beyond is cut, and marked by an arrow."""
+LEAST_AXIS = 1.3
+"""Margins that the axis shows at least, to both sides: the edges of what is allowed are inside of it."""
 CROWDED = 4.5
 """Length (in margins) of a narrow axis from which only every other margin has a label."""
 MAX_FAILING_ENDPOINTS = 6
@@ -90,7 +99,7 @@ def _choose_layout(width: int) -> _Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class _MarginUse:
+class MarginUse:
     """Share of the margin that the estimate and its interval use: positive is harm, 1 is all that is allowed."""
 
     estimate: float
@@ -103,9 +112,9 @@ def rank_by_margin(rows: Sequence[Comparison]) -> list[Comparison]:
 
     Those without a margin or an estimate are left out.
     """
-    uses = [(use, row) for row in rows if (use := _find_margin_use(row)) is not None]
+    uses = [(use, row) for row in rows if (use := find_margin_use(row)) is not None]
 
-    def rank(entry: tuple[_MarginUse, Comparison]) -> tuple[bool, float, float]:
+    def rank(entry: tuple[MarginUse, Comparison]) -> tuple[bool, float, float]:
         """Return what to sort by, the smallest first."""
         use, row = entry
         return row.status is not MetricStatus.FAIL, -use.estimate, -use.upper
@@ -124,7 +133,7 @@ def pick_decisive(rows: Sequence[Comparison]) -> list[Comparison]:
     return [*gates_and_holds, *failing[:MAX_FAILING_ENDPOINTS]]
 
 
-def _find_margin_use(row: Comparison) -> _MarginUse | None:
+def find_margin_use(row: Comparison) -> MarginUse | None:
     """Divide the harm and its interval by the margin; `None` without an estimate, or without a margin above 0.
 
     An end of the interval that is NaN is not known and counts as infinite.
@@ -134,14 +143,25 @@ def _find_margin_use(row: Comparison) -> _MarginUse | None:
         return None
     # A metric that gets worse when it falls is turned around: the lower end of its change is its largest harm.
     if is_worse_upwards(row):
-        estimate, lower, upper = effect.estimate, effect.lower, effect.upper
+        estimate, (lower, upper) = effect.estimate, clip_interval(row)
     else:
-        estimate, lower, upper = -effect.estimate, -effect.upper, -effect.lower
-    return _MarginUse(
+        estimate, (upper, lower) = -effect.estimate, (-end for end in clip_interval(row))
+    return MarginUse(
         estimate / margin.value,
         lower=-math.inf if math.isnan(lower) else lower / margin.value,
         upper=math.inf if math.isnan(upper) else upper / margin.value,
     )
+
+
+def find_axis(uses: Iterable[MarginUse]) -> tuple[float, float]:
+    """Find the ends of the common axis of intervals, in margins: negative is better, positive is harm.
+
+    It shows all intervals, but no more than FARTHEST margins to either side, and always both edges of what is allowed.
+    """
+    shown = [min(max(end, -FARTHEST), FARTHEST) for use in uses for end in (use.estimate, use.lower, use.upper)]
+    low, high = min([*shown, -LEAST_AXIS]), max([*shown, LEAST_AXIS])
+    padding = (high - low) * 0.03
+    return low - padding, high + padding
 
 
 def draw_forest(
@@ -160,12 +180,8 @@ def draw_forest(
     ranked = rank_by_margin(rows)
     if not ranked:
         return None
-    uses = [use for row in ranked if (use := _find_margin_use(row)) is not None]  # every ranked row has one
-    # The axis shows all intervals, but no more than FARTHEST margins, and always both edges of what is allowed (±1).
-    shown = [min(max(end, -FARTHEST), FARTHEST) for use in uses for end in (use.estimate, use.lower, use.upper)]
-    low, high = min([*shown, -1.3]), max([*shown, 1.3])
-    padding = (high - low) * 0.03
-    domain = low - padding, high + padding
+    uses = [use for row in ranked if (use := find_margin_use(row)) is not None]  # every ranked row has one
+    domain = find_axis(uses)
     layout = _choose_layout(width)
     points = [
         _make_point(index, row, use, domain, colors, layout, with_arm=with_arms)
@@ -196,7 +212,7 @@ def draw_forest(
 def _make_point(
     index: int,
     row: Comparison,
-    use: _MarginUse,
+    use: MarginUse,
     domain: tuple[float, float],
     colors: Mapping[str, str],
     layout: _Layout,

@@ -54,7 +54,7 @@ def draw_over_time(row: Comparison, curve: Mapping[str, Any], *, color: str, wid
     ]
     x = alt.X(
         "time:Q",
-        title=f"{time_unit} of judged data",
+        title=f"{time_unit} of judged data, all from the start until then",
         axis=alt.Axis(tickCount=6, labelFlush=False, labelOverlap=True),
         scale=alt.Scale(nice=False, zero=False),
     )
@@ -79,10 +79,11 @@ def draw_over_time(row: Comparison, curve: Mapping[str, Any], *, color: str, wid
 
 
 def _write_title(row: Comparison, curve: Mapping[str, Any]) -> str:
-    """Write the finding: the judge's reason or else the change, and when the metric was shown to be worse."""
-    finding = row.reason or f"{name_comparison(row)} {format_change(row) if row.effect else ''}"
+    """Write the finding: the change by all data, against what is allowed, and when the metric was shown to be worse."""
+    allowed = f" of {format_margin(row.rule.margin, row.unit)} allowed" if row.rule.margin else ""
+    finding = f"{name_comparison(row)} by all data up to each time: {format_change(row)}{allowed} at the end"
     decided_at_s = curve.get("decided_at_s")
-    return f"{finding}; shown after {format_duration(decided_at_s)}" if decided_at_s else finding
+    return f"{finding}; shown to be worse after {format_duration(decided_at_s)}" if decided_at_s else finding
 
 
 def _find_margin(row: Comparison, scale: EffectScale) -> float | None:

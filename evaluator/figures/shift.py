@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ HEIGHT = 210
 LABELS = {1.0: "p1", 50.0: "p50", 90.0: "p90", 95.0: "p95", 99.0: "p99", 99.5: "p99.5", 99.9: "p99.9"}
 MAX_ROOM = 2.5
 """Length of the axis, in multiples of the largest change: the interval of a quantile may be very wide."""
+MOST_WIDTHS, LEAST_WIDTH = 4.0, 0.1
+"""A quantile is known if its interval is at most this many times as wide as the typical one, or at most this wide."""
 EQUAL_SHARE = 0.8
 """If the least change is at least this share of the largest, the title states that all quantiles changed equally."""
 
@@ -21,10 +24,18 @@ def draw_shift(curve: Mapping[str, Any], *, color: str, width: int = NARROW) -> 
     """Draw the relative change of response time at each quantile, with its interval, of one candidate.
 
     `curve` is what `trace_quantiles` returns: lists with an entry per quantile (`percent`); an end of an interval that
-    is `None` is infinite. The axis is logarithmic in the share of requests above each quantile.
+    is `None` is infinite. The axis is logarithmic in the share of requests above each quantile. Quantiles at its ends
+    that are hardly known are in the table only.
     """
     import altair as alt
 
+    whole_curve, curve = curve, _take_known(curve)
+    unknown = ""
+    if len(curve["percent"]) < len(whole_curve["percent"]):
+        unknown = f"; known from p{curve['percent'][0]:g} to p{curve['percent'][-1]:g} only"
+        if curve["percent"][0] == whole_curve["percent"][0]:
+            unknown = f"; not known beyond p{curve['percent'][-1]:g}"
+    title = f"{_write_title(curve)}{unknown}"
     domain = _find_domain(curve)
     low, high = domain  # what lies beyond is cut; an infinite end of an interval (None) ends there
     points = [
@@ -52,19 +63,34 @@ def draw_shift(curve: Mapping[str, Any], *, color: str, width: int = NARROW) -> 
     )
     return Figure(
         finish(alt.layer(*layer_change(points, x, domain, "%", color)), width=width, height=HEIGHT),
-        title=_write_title(curve),
+        title=title,
         alt=f"Line of the relative change of response time of {curve['arm']} at each quantile, with its interval. "
-        f"{_write_title(curve)}.",
+        f"{title}.",
         head=("quantile", "baseline", curve["arm"], "change", "from", "to"),
         rows=tuple(
             (
                 f"p{percent:g}",
-                *(format_value(curve[key][index], "ms") for key in ("baseline_ms", "candidate_ms")),
-                *(_format_percent(curve[key][index]) for key in ("estimate", "lower", "upper")),
+                *(format_value(whole_curve[key][index], "ms") for key in ("baseline_ms", "candidate_ms")),
+                *(_format_percent(whole_curve[key][index]) for key in ("estimate", "lower", "upper")),
             )
-            for index, percent in enumerate(curve["percent"])
+            for index, percent in enumerate(whole_curve["percent"])
         ),
     )
+
+
+def _take_known(curve: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the quantiles at both ends of a curve whose interval is endless, or far wider than the typical one.
+
+    If none is known, all are kept.
+    """
+    widths = [
+        math.inf if lower is None or upper is None else upper - lower
+        for lower, upper in zip(curve["lower"], curve["upper"], strict=True)
+    ]
+    most = max(LEAST_WIDTH, MOST_WIDTHS * statistics.median(widths))
+    known = [index for index, width in enumerate(widths) if width <= most and math.isfinite(width)]
+    first, end = (known[0], known[-1] + 1) if known else (0, len(widths))
+    return {key: values[first:end] if isinstance(values, list) else values for key, values in curve.items()}
 
 
 def _position(percent: float) -> float:
@@ -74,7 +100,7 @@ def _position(percent: float) -> float:
 
 def _format_percent(value: float | None) -> str:
     """Write a relative change as percent, with its sign; None is an infinite end of an interval."""
-    return "∞" if value is None else f"{format_number(100 * value, sign=True)} %"
+    return "∞" if value is None else f"{format_number(round(100 * value, 2), sign=True)} %"
 
 
 def _write_title(curve: Mapping[str, Any]) -> str:

@@ -24,11 +24,31 @@ from evaluator.figures.base import (
 from evaluator.wording import choose_time_scale, format_duration, format_number, format_value
 
 HEIGHT = 130
-AXIS_HEIGHT = 18
+AXIS_HEIGHT = 32
 """Room for the labels of the axis of time, px."""
 MARGIN_LEFT = 42
 """Room for the labels of the vertical axes, the same in all strips so that their times are aligned."""
 TABLE_ROWS = 40
+HEADROOM = 0.06
+"""Share of a vertical axis that is above its highest value, so that its line is not cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimeOfDay:
+    """The time zone in which times of day are written."""
+
+    name: str = "UTC"
+    offset_s: float = 0.0
+    """Seconds that its time is ahead of UTC."""
+
+    def write_labels(self, start_epoch_s: float, divisor: float) -> str:
+        """Write the expression of a chart for the labels of its axis of time: the time, and below it the time of day.
+
+        `start_epoch_s`: of the axis, seconds since the epoch; `divisor`: seconds in a unit of the axis.
+        """
+        ms = f"{1000 * (start_epoch_s + self.offset_s):.0f} + datum.value * {1000 * divisor:.0f}"
+        # The text of UTC at a time that is moved by the offset is that of the zone, wherever the figure is drawn.
+        return f"[format(datum.value, '~r'), utcFormat({ms}, '{'%H:%M' if divisor > 1 else '%H:%M:%S'}')]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +60,6 @@ class _Line:
     """Times of its values, in seconds of load."""
     values: Sequence[float | None]
     """In the unit of the strip; `None`: no value."""
-    is_median: bool = False
-    """A thin line next to that of p95?"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +78,16 @@ def draw_timeline(
     *,
     colors: Mapping[str, str],
     width: int = NARROW,
+    clock: TimeOfDay | None = None,
+    events: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[Figure, ...]:
     """Draw what happened during the load as strips with one axis of time, a figure per strip.
 
     `timeline` and `readings` are what `trace_timeline` and `trace_readings` return; `colors` are those of the arms
-    by name; `width` is in px.
+    by name; `width` is in px. `clock`: in which time zone the time of day is written, `None`: UTC; with several runs on
+    the axis there is none. `events`: further ones, as those of the timeline.
     """
+    timeline = {**timeline, "events": [*timeline["events"], *events]}
     strips = _make_strips(timeline, readings)
     end_s = timeline["seconds"][-1] + timeline["slot_s"] if timeline["seconds"] else 0
     divisor, time_unit = choose_time_unit(end_s)
@@ -73,13 +95,15 @@ def draw_timeline(
     for index, strip in enumerate(strips):
         # Events are named in the first strip, and the axis of time is below the last.
         is_first, is_last = index == 0, index == len(strips) - 1
-        chart = _layer_strip(strip, timeline, colors, end_s, width, with_names=is_first, with_axis=is_last)
+        chart = _layer_strip(
+            strip, timeline, colors, end_s, width, clock or TimeOfDay(), with_names=is_first, with_axis=is_last
+        )
         figures.append(
             Figure(
                 finish(chart, width=width, height=HEIGHT + (AXIS_HEIGHT if is_last else 0)),
                 title=strip.title,
                 alt=f"{strip.name} of each arm over {format_duration(end_s)}. {strip.title}.",
-                head=(time_unit, *(f"{line.arm}{' median' if line.is_median else ''}" for line in strip.series)),
+                head=(time_unit, *(line.arm for line in strip.series)),
                 rows=_tabulate(strip, divisor),
             )
         )
@@ -101,14 +125,13 @@ def _make_strips(timeline: Mapping[str, Any], readings: Sequence[Mapping[str, An
     """
     seconds, arms = timeline["seconds"], timeline["arms"]
 
-    def make_series(key: str, factor: float = 1.0, *, is_median: bool = False) -> tuple[_Line, ...]:
+    def make_series(key: str, factor: float = 1.0) -> tuple[_Line, ...]:
         """Make a line of each arm that has values of `key`, multiplied by `factor`."""
         return tuple(
             _Line(
                 arm["name"],
                 seconds,
                 [None if value is None else value * factor for value in arm[key]],
-                is_median=is_median,
             )
             for arm in arms
             if arm[key]
@@ -123,11 +146,10 @@ def _make_strips(timeline: Mapping[str, Any], readings: Sequence[Mapping[str, An
             if values
         )
 
-    # The highest p95 is often that of the last moment, when few requests were left: it says little of the arm.
-    p95_title = f"p95 (thin line: median): {_write_typical_and_highest(arms)}"
-    latency = (*make_series("p95_ms"), *make_series("p50_ms", is_median=True))
+    # The highest value is often that of the last moment, when few requests were left: it says little of the arm.
     strips = [  # name, unit, title, series
-        _Strip("p95 (thin: median)", "ms", p95_title, latency),
+        _Strip("median", "ms", f"Median: {_write_typical_and_highest(arms, 'p50_ms')}", make_series("p50_ms")),
+        _Strip("p95", "ms", f"p95: {_write_typical_and_highest(arms, 'p95_ms')}", make_series("p95_ms")),
         _Strip("failures", "%", f"Failures: {write_peaks('failures', 100, '%')}", make_series("failures", 100.0)),
         _Strip("requests", "/s", f"Requests: {write_peaks('per_s', 1, '/s')}", make_series("per_s")),
         _Strip("users", "", f"Users: {write_peaks('users', 1, '')}", make_series("users")),
@@ -143,9 +165,12 @@ def _make_strips(timeline: Mapping[str, Any], readings: Sequence[Mapping[str, An
     return strips
 
 
-def _write_typical_and_highest(arms: Sequence[Mapping[str, Any]]) -> str:
-    """Write the median and the highest p95 of each arm's slots: `baseline typically 9 ms, at most 12 ms; canary …`."""
-    values_by_arm = {arm["name"]: keep_finite(arm["p95_ms"]) for arm in arms if arm["p95_ms"]}
+def _write_typical_and_highest(arms: Sequence[Mapping[str, Any]], key: str) -> str:
+    """Write the median and the highest of each arm's slots: `baseline typically 9 ms, at most 12 ms; canary …`.
+
+    `key`: of the times.
+    """
+    values_by_arm = {arm["name"]: keep_finite(arm[key]) for arm in arms if arm[key]}
     return "; ".join(
         f"{name} typically {format_value(statistics.median(values), 'ms')}, at most {format_value(max(values), 'ms')}"
         for name, values in values_by_arm.items()
@@ -189,6 +214,7 @@ def _layer_strip(
     colors: Mapping[str, str],
     end_s: float,
     width: int,
+    clock: TimeOfDay,
     *,
     with_names: bool,
     with_axis: bool,
@@ -200,16 +226,24 @@ def _layer_strip(
     import altair as alt
 
     divisor, time_unit = choose_time_unit(end_s)
+    tick_count = max(width // 60, 4)
+    labels: dict[str, Any] = {}
+    title = time_unit
+    if with_axis and timeline.get("runs") == 1:
+        labels["labelExpr"] = clock.write_labels(timeline["start_epoch_s"], divisor)
+        title = f"{time_unit} of load, and time of day ({clock.name})"
+        tick_count = max(width // 90, 4)  # times of day need more room
     x = alt.X(
         "time:Q",
-        title=time_unit if with_axis else None,
+        title=title if with_axis else None,
         axis=alt.Axis(
             labels=with_axis,
             ticks=with_axis,
             grid=True,
             labelOverlap=True,
             labelFlush=True,
-            tickCount=max(width // 60, 4),
+            tickCount=tick_count,
+            **labels,
         ),
         scale=alt.Scale(domain=[0, end_s / divisor], nice=False),
     )
@@ -223,7 +257,7 @@ def _layer_strip(
 
 
 def _draw_lines(strip: _Strip, x: Any, slot_s: float, divisor: float, colors: Mapping[str, str]) -> Any:
-    """Draw a line per series of a strip, on the axis of time `x`: the baseline's dashed, medians thin.
+    """Draw a line per series of a strip, on the axis of time `x`: the baseline's dashed.
 
     `slot_s`: seconds that a value stands for; `divisor`: seconds in a unit of the axis.
     """
@@ -235,8 +269,6 @@ def _draw_lines(strip: _Strip, x: Any, slot_s: float, divisor: float, colors: Ma
             "time": (start_s + half_slot_s) / divisor,
             "value": value,
             "arm": line.arm,
-            "series": f"{line.arm}{line.is_median}",  # each text is a line of its own
-            "thin": line.is_median,
         }
         for line in strip.series
         for start_s, value in zip(line.seconds, line.values, strict=True)
@@ -244,26 +276,32 @@ def _draw_lines(strip: _Strip, x: Any, slot_s: float, divisor: float, colors: Ma
     values = keep_finite([row["value"] for row in rows])
     y = alt.Y(
         "value:Q",
-        # Without any value but 0, the chart would choose an axis from −1 to 1.
-        scale=alt.Scale(zero=min(values) >= 0) if any(values) else alt.Scale(domain=[0, 1]),
+        scale=alt.Scale(domain=_find_domain(values), nice=False, zero=False),
         title=strip.unit or " ",  # without a title the strip would not be aligned with the others
         axis=alt.Axis(minExtent=MARGIN_LEFT, maxExtent=MARGIN_LEFT, tickCount=4, titlePadding=2, labelExpr=TICK_LABELS),
     )
     arms = list(colors)  # the baseline first: it is dashed
     return (
         alt.Chart(inline(rows))
-        .mark_line(clip=True)
+        .mark_line(clip=True, strokeWidth=2)
         .encode(
             x=x,
             y=y,
-            detail="series:N",
             color=alt.Color("arm:N", legend=None, scale=alt.Scale(domain=arms, range=list(colors.values()))),
             strokeDash=alt.StrokeDash(
                 "arm:N", legend=None, scale=alt.Scale(domain=arms, range=[[5, 3], *([[1, 0]] * (len(arms) - 1))])
             ),
-            strokeWidth=alt.condition("datum.thin", alt.value(1), alt.value(2)),
         )
     )
+
+
+def _find_domain(values: Sequence[float]) -> tuple[float, float]:
+    """Find the ends of a vertical axis: from 0 unless there are negative values, with room for lines at its ends."""
+    low, high = min([*values, 0.0]), max([*values, 0.0])
+    if low == high:
+        return 0.0, 1.0
+    room = HEADROOM * (high - low)
+    return low - room if low < 0 else low, high + room
 
 
 def _draw_events(timeline: Mapping[str, Any], divisor: float, end_s: float, *, with_names: bool) -> list[Any]:

@@ -92,6 +92,10 @@ def _start_guard(store: Path) -> None:
         os.close(output)
 
 
+class AnswerLost(MaybeSent):
+    """The guard ended before it answered. It may have done what it was asked for."""
+
+
 class GuardClient:
     """The guard of one store. Each question has a connection of its own, so a restarted guard is found again."""
 
@@ -121,7 +125,8 @@ class GuardClient:
         """Give the arms of a service their shares, and return what was realised, as read back from the router.
 
         `words`: values of template words that differ from those of the setup, such as `step`. Raises HookError if
-        nothing was changed (always once the rollout goes back), and MaybeSent if that is not known.
+        nothing was changed (always once the rollout goes back), MaybeSent if that is not known, and AnswerLost if the
+        guard ended meanwhile.
         """
         question = {"rollout": rollout, "service": service, "shares": dict(shares), "words": dict(words)}
         answer = self._ask("set_shares", question, _ROUTER_S, changes=True)
@@ -135,9 +140,9 @@ class GuardClient:
         """
         return read_status(self._ask("renew", {"rollout": rollout}, _ANSWER_S))
 
-    def look(self, rollout: str) -> GuardStatus:
+    def look(self, rollout: str, *, wait_s: float = _ANSWER_S) -> GuardStatus:
         """Read the status without being the driver: the lease goes on. Raises NotReached, HookError."""
-        return read_status(self._ask("look", {"rollout": rollout}, _ANSWER_S))
+        return read_status(self._ask("look", {"rollout": rollout}, wait_s))
 
     def back(self, rollout: str, why: str, by: str) -> GuardStatus:
         """Return all traffic of a rollout to the baseline, now and for good.
@@ -159,7 +164,8 @@ class GuardClient:
     def _ask(self, verb: str, question: Mapping[str, Any], timeout: float, *, changes: bool = False) -> Any:
         """Send a question, and return the answer.
 
-        `changes`: once it was sent, a lost answer is MaybeSent instead of NotReached. Raises also what it answers.
+        `changes`: once it was sent, a lost answer is AnswerLost or, after the time limit, MaybeSent instead of
+        NotReached. Raises also what it answers.
         """
         line = json.dumps({"v": VERSION, "do": verb, **question}).encode() + b"\n"
         with contextlib.closing(self._connect(timeout)) as connection:
@@ -170,7 +176,8 @@ class GuardClient:
             except (OSError, ValueError) as error:
                 problem = f"the guard did not answer: {type(error).__name__}"
                 if changes:
-                    raise MaybeSent(f"{problem}; it may have set the shares") from None
+                    lost = MaybeSent if isinstance(error, TimeoutError) else AnswerLost
+                    raise lost(f"{problem}; it may have set the shares") from None
                 raise NotReached(problem, hint="evaluator rollout guard starts it; it goes on where it was") from None
         if "error" in answer:
             refusal = answer["error"]

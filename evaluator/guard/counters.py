@@ -63,6 +63,8 @@ class CounterWatch:
         self.counters: dict[str, ArmCounters] = {arm: ArmCounters() for arm in arms}
         self.states: dict[str, ArmState] = {arm: ArmState() for arm in arms}
         self._last: dict[tuple[str, str], _ServerCounts] = {}
+        self._is_reloaded = False
+        """Did the counters of a server begin at 0 again at this look?"""
         self._down_looks = dict.fromkeys(arms, 0)
         self.problem = ""
         """Why the counters cannot be read now; empty: they can."""
@@ -75,7 +77,7 @@ class CounterWatch:
         rows = _parse(self._ask(command))
         if self._backend:
             rows = [row for row in rows if row["pxname"] == self._backend]
-        before = self.counters
+        before, self._is_reloaded = self.counters, False
         now = {arm: replace(counters, sessions=0, queued=0) for arm, counters in before.items()}
         states = dict.fromkeys(now, ArmState())
         for row in rows:
@@ -91,15 +93,18 @@ class CounterWatch:
             )  # fmt: skip
             is_down = row["status"].startswith("DOWN")
             states[arm] = ArmState(states[arm].servers + 1, states[arm].down + is_down)
-        # A request that waits was not given to a server yet.
+        # A request that waits was not given to a server yet. What waited before a reload waits for the old process.
+        waited = {arm: 0 if self._is_reloaded else counters.queued for arm, counters in before.items()}
         self.counters = {
-            arm: replace(counters, started=counters.started + counters.queued - before[arm].queued)
+            arm: replace(counters, started=counters.started + counters.queued - waited[arm])
             for arm, counters in now.items()
         }
         self.states = states
         for arm, state in states.items():
             self._down_looks[arm] = self._down_looks[arm] + 1 if state.servers and state.down == state.servers else 0
         for arm, window in self.windows.items():
+            if self._is_reloaded:
+                window.forget_progress()
             window.add(at, self.counters[arm], self.counters.get(BASELINE, ArmCounters()))
         self.read_at = at
 
@@ -122,6 +127,7 @@ class CounterWatch:
             return 0, 0
         if current.sessions_total < last.sessions_total:  # HAProxy was reloaded, and counts from 0
             last = _ServerCounts(0, dict.fromkeys(current.errors, 0))
+            self._is_reloaded = True
         # One failure may be counted as a bad answer and by the status that the client got.
         failures = max(max(count - last.errors[name], 0) for name, count in current.errors.items())
         return current.sessions_total - last.sessions_total, failures

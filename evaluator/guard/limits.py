@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from evaluator.records.rollouts import GuardLimits
 
@@ -226,6 +226,16 @@ class CounterWindow:
         stuck, started = self._find_stuck(at, position=2, since_start=True)
         if started >= self._limits.least:
             self._usual_stuck = remember_usual(self._usual_stuck, min(stuck / started, 1.0))
+
+    def forget_progress(self) -> None:
+        """Forget which requests were in progress: the router was reloaded, and its counters do not have them any more.
+
+        Otherwise as many new ones would be taken for them, and a candidate that hangs would be seen later.
+        """
+        self._looks = deque(
+            (at, replace(candidate, sessions=0, queued=0), replace(baseline, sessions=0, queued=0))
+            for at, candidate, baseline in self._looks
+        )
 
     def count_started(self, at: float, time_s: float) -> int:
         """Count the requests that the candidate got in the last `time_s`."""

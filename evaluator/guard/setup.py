@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from evaluator.errors import HookError
 from evaluator.records.rollouts import GuardLimits
+from evaluator.records.words import BASELINE
 
 VERSION = 1
 """Version of the protocol, and of the files of rollouts. One that knows another refuses with a sentence."""
@@ -72,6 +73,10 @@ class GuardReading:
     """Requests that its servers work on now, by the router's counters; None: the router does not say."""
     queued: int | None = None
     """Requests that wait for its servers; None: the router does not say."""
+    counted: int | None = None
+    """Requests that its servers got since the guard began to look, by the router's counters; None: it does not say."""
+    counted_failures: int | None = None
+    """Failed connections and answers of them."""
     text: str = ""
     """The same as a sentence, and what could not be read."""
 
@@ -106,6 +111,22 @@ class GuardStatus:
     readings: tuple[GuardReading, ...] = ()
     notes: tuple[str, ...] = ()
     """What the guard cannot see of these routers, and what could not be done, as sentences."""
+
+    @property
+    def counted(self) -> str:
+        """What the router has counted of the candidates; empty if it does not say."""
+        return describe_counts(self.readings)
+
+
+def describe_counts(readings: Sequence[GuardReading]) -> str:
+    """Describe what the router has counted of the candidates; empty if it does not say, or if they got no request."""
+    parts = [
+        f"the router counted {reading.counted:,} requests of {reading.arm} of {reading.service}, "
+        f"{reading.counted_failures or 0:,} of them failed connections or answers"
+        for reading in readings
+        if reading.arm != BASELINE and reading.counted
+    ]
+    return "; ".join(parts)
 
 
 def join_name(rollout: str, key: str) -> str:
@@ -144,7 +165,11 @@ def read_setup(plain: Mapping[str, Any]) -> GuardSetup:
 def read_status(plain: Mapping[str, Any]) -> GuardStatus:
     """Read a status that `to_plain` wrote. Raises HookError for what is none."""
     try:
-        readings = tuple(GuardReading(**reading) for reading in plain["readings"])
+        names = {each.name for each in fields(GuardReading)}  # a newer guard may say more
+        readings = tuple(
+            GuardReading(**{name: value for name, value in reading.items() if name in names})
+            for reading in plain["readings"]
+        )
         return GuardStatus(**{**plain, "readings": readings, "notes": tuple(plain["notes"])})
     except (KeyError, TypeError) as error:
         raise HookError(

@@ -45,6 +45,8 @@ class ServiceWatch:
         """When the shares were read last."""
         self._is_tried = False
         """Was the router tried? Before, a difference of shares means nothing."""
+        self._keeps_clients = False
+        """Do all requests of a client go to one server?"""
         self._share_since: dict[str, tuple[float, float]] = {}
         """Candidate → its share, and since when (monotonic, s) it has this one."""
         self._looks_fail_since: float | None = None
@@ -86,6 +88,7 @@ class ServiceWatch:
             self.realised = self.router.read_shares()
             self.settings = self._read_settings()
             self.wanted = self.wanted or dict(self.realised)
+            self._keeps_clients = self.router.router.keeps_clients()
         finally:
             self._is_tried = True
 
@@ -158,7 +161,9 @@ class ServiceWatch:
             if share <= 0 or now - since < BLIND_S or self.log.has_seen(arm):
                 continue
             reason = ""
-            if self.counters is None:
+            if self.counters is None and self._keeps_clients:
+                reason = ""  # few clients may all be at the baseline, however many requests they send
+            elif self.counters is None:
                 reason = self.log.find_unseen(arm, share)
             elif not self.counters.problem:
                 counters = self.counters.counters[arm]
@@ -291,6 +296,8 @@ class ServiceWatch:
                     p95_ms=counts.find_p95() if counts else None,
                     sessions=counters.sessions if counters else None,
                     queued=counters.queued if counters else None,
+                    counted=counters.started if counters else None,
+                    counted_failures=counters.failures if counters else None,
                     text=self._describe(arm, now),
                 )
             )

@@ -16,8 +16,12 @@ from evaluator.wording import format_number
 
 NAME = "answer_size"
 SMALLEST_RATIO = 0.5
-"""Mean size of the candidate's answers, as a multiple of the baseline's, down to which a release may change it. Sizes
-of some routers count headers, too, so answers without content are not 0 bytes."""
+"""Mean size of the candidate's answers, as a multiple of the baseline's, down to which a release may change it."""
+CONSTANT_RATIO = 0.9
+"""The same if all answers of the candidate have one size, and those of the baseline do not. Sizes of some routers count
+headers, too, so answers without content are not 0 bytes, but all alike."""
+CONSTANT_SPREAD = 0.01
+"""Spread of the candidate's mean sizes over time, as a part of the baseline's, up to which its answers are alike."""
 SURE = 0.001
 """p-value, corrected for the number of endpoints, below which smaller answers are not chance."""
 MIN_ANSWERS = 30
@@ -25,7 +29,10 @@ MIN_ANSWERS = 30
 
 
 def check_answer_size(context: RequestContext) -> Iterable[Finding]:
-    """Fail for endpoints whose successful answers are less than half as large on the candidate, by more than chance.
+    """Fail for endpoints whose successful answers lost their content on the candidate, by more than chance.
+
+    So they did if they are less than half as large as the baseline's; or all alike and smaller, where those of the
+    baseline differ.
 
     Nothing if sizes are not recorded, or if the policy has a metric of them: then people have decided what is allowed.
     """
@@ -43,6 +50,8 @@ def check_answer_size(context: RequestContext) -> Iterable[Finding]:
 def _find_smaller(panel: Panel) -> tuple[FloatArray, IntArray]:
     """Find the endpoints whose answers are smaller than `SMALLEST_RATIO` of the baseline's, by more than chance.
 
+    Of answers that are all alike, `CONSTANT_RATIO` counts.
+
     Returns the mean bytes of each arm and endpoint, (2, endpoints), and the indices of these endpoints, the smallest
     ratio first.
     """
@@ -53,9 +62,13 @@ def _find_smaller(panel: Panel) -> tuple[FloatArray, IntArray]:
     variance = ((size - means[..., np.newaxis] * answers) ** 2).sum(axis=2) / all_answers**2
     is_endpoint = np.array([endpoint != OTHER_ENDPOINTS for endpoint in panel.endpoints])  # not a mix of several
     compared = is_endpoint & (answers.sum(axis=2) >= MIN_ANSWERS).all(axis=0) & (means[0] > 0)
-    beyond = means[1] - SMALLEST_RATIO * means[0]
+    spread = np.sqrt(variance)
+    is_constant = spread[1] <= CONSTANT_SPREAD * spread[0]  # also where both are constant, but then
+    is_constant &= spread[0] > 0  # nothing is known of what the sizes count
+    ratio = np.where(is_constant, CONSTANT_RATIO, SMALLEST_RATIO)
+    beyond = means[1] - ratio * means[0]
     candidates = np.flatnonzero(compared & (beyond < 0))
-    deviation = np.sqrt(variance[1] + SMALLEST_RATIO**2 * variance[0])[candidates]
+    deviation = np.sqrt(variance[1] + ratio**2 * variance[0])[candidates]
     with np.errstate(divide="ignore"):
         z = beyond[candidates] / deviation  # infinite if all answers of an arm have one size
     smaller = candidates[t_below(z, np.inf) * compared.sum() < SURE]
@@ -70,7 +83,9 @@ def _describe(arm: str, endpoints: Sequence[str], means: FloatArray) -> Finding:
         for endpoint, baseline, candidate in zip(endpoints[:NAMED], *means[:, :NAMED], strict=True)
     ]
     more = f" and {len(endpoints) - NAMED} more" if len(endpoints) > NAMED else ""
-    text = f"successful answers of {arm} have less than half of the baseline's mean size in bytes: {', '.join(texts)}"
+    text = (
+        f"successful answers of {arm} are much smaller than the baseline's, by mean size in bytes: {', '.join(texts)}"
+    )
     remedy = f"check what {arm} answers there: pages may be empty, or cut. If this is intended, add a metric to the "
     remedy += "policy that says what is allowed, such as `{name: size, type: response_size, role: watch}`"
     return fail(NAME, text + more, remedy)

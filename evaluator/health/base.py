@@ -12,6 +12,7 @@ from evaluator.records import (
     Cells,
     Comparison,
     EvidenceKind,
+    FailureCount,
     Finding,
     Level,
     Outcomes,
@@ -22,6 +23,7 @@ from evaluator.records import (
 )
 from evaluator.stats.inference.calendar import Calendar
 from evaluator.stats.outcomes.looks import LookPrice
+from evaluator.stats.shaping.failures import count_kinds, rank_kinds
 from evaluator.stats.shaping.in_flight import Settled
 from evaluator.stats.shaping.instance_load import InstanceLoad
 from evaluator.stats.shaping.panel import Panel
@@ -29,6 +31,7 @@ from evaluator.stats.shaping.reading_panels import ReadingView, RunInterval
 from evaluator.stats.shaping.silence import measure_clusters
 from evaluator.stats.shaping.window import WarmUp
 from evaluator.stats.variance.uncertainty import Design
+from evaluator.wording import list_kinds
 
 TOLERATED = 0.02
 """Share of the time for which an arm may be silent without a finding."""
@@ -114,6 +117,13 @@ class RequestContext(Context):
     def list_known(self, fact: str) -> list[float]:
         """List the values of one field of `RunFacts`, without the runs that did not record it."""
         return [value for run in self.runs if (value := getattr(run.facts, fact)) is not None]
+
+    def list_kinds(self, arm: str) -> str:
+        """List the kinds of failures of an arm in its whole runs, as text: `: 5 × 503`; empty if none is recorded."""
+        counted = count_kinds(self.cells, self.cells.arms.index(arm))
+        kinds, other_kinds, _ = rank_kinds(counted, sum(counted.values()))
+        text = list_kinds(FailureCount(arm, None, None, 0, 0, kinds, other_kinds))
+        return f": {text}" if text else ""
 
     def count_baseline_failures(self, candidate: str) -> JudgedFailures:
         """Count the baseline's judged requests and failures in its comparison with a candidate; 0 without a panel."""

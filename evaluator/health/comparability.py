@@ -51,6 +51,7 @@ def _check_answers(context: RequestContext) -> Iterable[Finding]:
         if min(failure_rates) > MOST_FAILURES:
             percents = " and ".join(f"{format_number(rate * 100)} %" for rate in failure_rates)
             text = f"{percents} of the requests of baseline and {arm} failed, so there is too little to compare"
+            text += f"; failures of {arm}{kinds}" if (kinds := context.list_kinds(arm)) else ""
             remedy = "check what both arms share: the address, a login, the column that marks failures"
             yield fail(NAME, text, remedy)
 

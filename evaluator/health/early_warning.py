@@ -33,4 +33,4 @@ def check_early_warning(context: RequestContext) -> Iterable[Finding]:
         if log_wealth_of_excess(failures_of_candidate, failures, share) > -math.log(context.rulebook.alpha):
             percent = f"{share * 100:.0f}" if share >= LEAST_WHOLE else format_number(share * 100)
             text = f"{arm} has {failures_of_candidate} of {failures} failures with {percent} % of the requests"
-            yield warn(NAME, text)
+            yield warn(NAME, text + context.list_kinds(arm))

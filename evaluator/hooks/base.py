@@ -89,6 +89,8 @@ class HookContext:
     """Share of the requests that the arm is to get, such as 0.05; empty: the request sets none."""
     step: str = ""
     """Name of the step of a rollout; empty: the request is not part of a rollout."""
+    request: str = ""
+    """Id of the request, such as i7; empty: it has none yet, or was made without the database."""
 
     @property
     def version(self) -> str:
@@ -279,7 +281,7 @@ class BaseHook(Generic[O]):
     def _describe(self, words: Mapping[str, str]) -> str:
         """Say in one sentence what the hook will do. Each hook has its own.
 
-        `words`: values of the words of its templates, such as `canary`; a word without a value is shown as `${canary}`.
+        `words`: values of the words of its templates, such as `canary`; empty: none has a value.
         """
         raise NotImplementedError
 

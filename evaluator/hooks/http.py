@@ -43,6 +43,7 @@ from evaluator.hooks.templates import (
     escape_url,
     fill_json,
     fill_url,
+    fill_words,
     list_words,
     show_words,
 )
@@ -219,7 +220,7 @@ class RequestHook(BaseHook[HttpOptions]):
 
         def fill_header(text: str) -> str:
             """Fill in the words of a part of a header; variables are not in it."""
-            return show_words(text, words, lambda value: quote(value, safe=_PRINTABLE))
+            return fill_words(text, words, lambda value: quote(value, safe=_PRINTABLE))
 
         headers = {name: by_hand.quote(text, fill_header) for name, text in request.headers.items()}
         if request.body and not any(name.lower() == "content-type" for name in headers):

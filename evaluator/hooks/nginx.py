@@ -252,6 +252,14 @@ class Nginx(ServerRouter[NginxOptions]):
         """List which of these servers accept no connection, as sentences."""
         return [problem for problem in self._look_at_servers(names).values() if problem]
 
+    def keeps_clients(self) -> bool:
+        """`split_clients` and ways to balance by a hash keep clients; a file that cannot be read may do so, too."""
+        try:
+            methods = read_upstream(self._read_file(), self.options.upstream).methods if self.options.upstream else ()
+        except HookError:
+            return True
+        return self.options.split is not None or any("hash" in method or "sticky" in method for method in methods)
+
     def _explain_down(self, arm: str) -> str | None:
         """Connect to the servers of an arm."""
         names = self._list_servers().get(arm, ())

@@ -188,6 +188,10 @@ class Router(BaseHook[O]):
         """Read the shares that the settings give, also where some servers cannot serve now. Raises HookError."""
         return dict(self._read_safely(lambda: self._to_shares(self._read_state(_get_words(context)))))
 
+    def keeps_clients(self) -> bool:
+        """Do all requests of a client go to one server? Then the requests are no independent draws from the shares."""
+        return False
+
     def explain_down(self, arm: str) -> str | None:
         """Say why no server of an arm can serve; empty if one is known to be up, None if the router does not know."""
         try:

@@ -19,6 +19,7 @@ WORDS = (
     "outcome",
     "reason",
     "release",
+    "request",
     "requester",
     "service",
     "share",
@@ -43,6 +44,27 @@ OPTIONAL = {
 """Word that may have no value → why, where it has none."""
 SET_WORDS = ("percent", "shares")
 """Words that only a call which sets shares has: the share of `${arm}` in percent, and arm → share as JSON."""
+_WITHOUT_VALUE = {
+    "arm": "no arm",
+    "baseline": "version of baseline not known",
+    "canary": "version of canary not known",
+    "idempotency_key": "key of the request",
+    "link": "no link",
+    "outcome": "how it ends",
+    "percent": "share in percent",
+    "reason": "your reason",
+    "request": "number of the request",
+    "requester": "who asks",
+    "service": "service not known",
+    "share": "no share",
+    "shares": "shares",
+    "step": "no step",
+    "summary": "what happened",
+    "verdict": "not judged",
+    "verdict_hash": "not judged",
+    "version": "version not known",
+}
+"""Word → what people read in its place while it has no value."""
 _WORD = re.compile(r"\$\{([^}]*)\}")
 
 
@@ -88,8 +110,20 @@ def check_words(text: str, words: Mapping[str, str]) -> None:
 
 
 def show_words(text: str, words: Mapping[str, str], escape: Callable[[str], str] = str) -> str:
-    """Replace words of a template for people: as `fill_words`, but a `${word}` without a value stays as it is."""
-    return _WORD.sub(lambda match: escape(words[match[1]]) if words.get(match[1]) else match[0], text)
+    """Replace words of a template for people: as `fill_words`, but a word may have no value.
+
+    It is then written as what it will be, such as `‹your reason›`. Secrets stay as `${NAME}`, and so do all words if
+    none has a value (`words` is empty).
+    """
+
+    def show(match: re.Match[str]) -> str:
+        """Write one word."""
+        word = match[1]
+        if words.get(word):
+            return escape(words[word])
+        return f"‹{_WITHOUT_VALUE[word]}›" if words and word in _WITHOUT_VALUE else match[0]
+
+    return _WORD.sub(show, text)
 
 
 def escape_json(value: str) -> str:

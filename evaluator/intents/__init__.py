@@ -19,6 +19,7 @@ from evaluator.intents.asking import (
     write_note,
 )
 from evaluator.intents.conditions import PromotionCondition, find_waiting, list_conditions
+from evaluator.intents.describing import describe_ask, describe_missing
 from evaluator.intents.executing import execute, execute_waiting, name_worker
 from evaluator.intents.life import Lives, read_lives
 from evaluator.intents.notifying import notify_people
@@ -42,6 +43,8 @@ __all__ = [
     "approve",
     "ask",
     "cancel",
+    "describe_ask",
+    "describe_missing",
     "describe_request",
     "describe_rollout_stop",
     "execute",

@@ -70,7 +70,7 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
             remedy=rejudge,
         ),
         PromotionCondition(
-            "no run is being recorded",
+            "no load or import is running",
             met=not is_live(runs),
             otherwise="a run is still being recorded",
             remedy="wait, then judge again",
@@ -88,7 +88,7 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
             remedy="load it again",
         ),
         PromotionCondition(
-            "its data have not changed since the verdict",
+            "the data are unchanged since the verdict",
             met=are_data_same,
             otherwise="its data have changed, or there are newer data",
             remedy=rejudge,

@@ -274,7 +274,7 @@ class Execution:
             intent_state = IntentState.EXPIRED
         text = error.message
         if acknowledged := hook_states.count(IntentState.ACKNOWLEDGED):
-            text = f"{error.message}; {count_of(acknowledged, 'hook')} acknowledged before"
+            text = f"{error.message}; {count_of(acknowledged, 'hook')} done before"
         self.store.control.settle(self.intent.id, intent_state, self.worker, text)
 
     def _run_all(self, planned: Sequence[PlannedHook], irreversible: Sequence[str]) -> None:
@@ -303,7 +303,7 @@ class Execution:
                 if self.stopped_by or self._ends_with(hook):
                     break
         intent_state = IntentState.ACKNOWLEDGED
-        summary = [f"{count_of(len(states), 'hook')} acknowledged" if states else explain_no_hooks(self.intent)]
+        summary = [f"{count_of(len(states), 'hook')} done" if states else explain_no_hooks(self.intent)]
         if failed_hooks:
             intent_state = IntentState.UNKNOWN if IntentState.UNKNOWN in states else IntentState.FAILED
             summary = failed_hooks

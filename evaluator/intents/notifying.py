@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 from evaluator.errors import EvaluatorError
 from evaluator.hooks import HookContext, Outcome, Step, list_secrets, make_step, redact_outcome, run_hook
+from evaluator.intents.describing import describe_ask, describe_missing
 from evaluator.intents.observing import find_latest
 from evaluator.intents.steps import PlannedHook, make_context, make_link
 from evaluator.intents.versions import read_hook_release
@@ -23,7 +24,7 @@ from evaluator.records import Release, StoredVerdict
 from evaluator.records.intents import FINAL_STATES, NOTIFY, Action, AuditRow, Intent, IntentState, Person
 from evaluator.store import Store
 from evaluator.store.notifications import MOST_ATTEMPTS, Notifications
-from evaluator.wording import count_of, quote_command
+from evaluator.wording import quote_command
 
 TIME_S = 10.0
 """How long all messages may take that are sent at the same time."""
@@ -121,13 +122,11 @@ def _list_problems(store: Store, intent: Intent) -> list[str]:
 
 
 def _describe_waiting(store: Store, intent: Intent) -> str:
-    """Say for whom a request waits, and until when."""
-    missing = intent.approvals_needed - len(store.control.approvals(intent.id))
-    others = f" by people other than {intent.requester}" if intent.distinct else ""
+    """Say who asks for what, who has to approve it, and until when."""
+    missing = describe_missing(intent, store.control.approvals(intent.id))
     until = f"{intent.expires_at:%Y-%m-%d %H:%M} UTC"
     command = quote_command("approve", intent.id)
-    approvals = count_of(missing, "approval")
-    return f"{intent.id}: {intent.label} waits until {until} for {approvals}{others}: {command}"
+    return f"{intent.id}: {describe_ask(intent)}. Until {until}, {missing}: {command}"
 
 
 def make_notice(

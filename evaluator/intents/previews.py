@@ -36,14 +36,19 @@ class Preview:
 
 
 def preview_action(
-    planned: Sequence[PlannedHook], action: Action, release: Release, verdict: StoredVerdict | None, until: datetime
+    planned: Sequence[PlannedHook],
+    action: Action,
+    release: Release,
+    verdict: StoredVerdict | None,
+    until: datetime,
+    requester: str = "",
 ) -> tuple[Preview, ...]:
     """Describe the hooks of an action that is not requested yet, in order. Changes nothing.
 
-    Words that only a request has (`${requester}`, `${reason}`, `${idempotency_key}`) are shown as they are. The
-    current values are read until the time `until`.
+    Words that only a request has, such as `${reason}`, are shown as what they will be. `requester`: who would request
+    it; empty: not known. The current values are read until the time `until`.
     """
-    draft = replace(draft_intent(action, release), expires_at=until)
+    draft = replace(draft_intent(action, release), expires_at=until, requester=requester)
     return preview_intent(planned, draft, release, verdict)
 
 

@@ -203,6 +203,18 @@ def explain_hold(events: Sequence[Event]) -> str:
     return why
 
 
+def find_seen_until(plan: RolloutPlan, events: Sequence[Event]) -> float:
+    """Find until when (s since 1970) people have seen verdicts and let it go on, because there is no way back; or 0."""
+    is_one_way, seen_until = False, 0.0
+    for event in events:
+        if event.kind is EventKind.BEGUN and 0 <= event.step < len(plan.steps):
+            step = plan.steps[event.step]
+            is_one_way = is_one_way or (isinstance(step, Act) and step.irreversible)
+        elif event.kind is EventKind.CONTINUED and is_one_way:
+            seen_until = event.at
+    return seen_until
+
+
 def find_grounds(
     verdicts: Sequence[StoredVerdict], events: Sequence[Event], position: int
 ) -> tuple[StoredVerdict | None, str]:

@@ -85,6 +85,8 @@ class RolloutProgress:
     why_back: str = ""
     cause_back: StopCause | None = None
     """None: it does not go back."""
+    tries_again: bool = False
+    """Has a person let it continue after the current step failed, because there is no way back?"""
     returned: bool = False
     """Is all traffic at the baseline again, or was none ever shifted?"""
     return_failures: int = 0
@@ -164,8 +166,10 @@ def follow(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> Rollou
         case EventKind.HELD:
             after = progress if progress.going_back else replace(progress, held=True, why_held=event.text)
         case EventKind.CONTINUED:
-            since = event.at if progress.find_irreversible(plan) else progress.no_go_since
-            after = replace(progress, held=False, why_held="", no_go_since=since)
+            is_one_way, position = bool(progress.find_irreversible(plan)), progress.position(plan)
+            tries_again = is_one_way and position < plan.body and progress.states[position] is StepState.FAILED
+            since = event.at if is_one_way else progress.no_go_since
+            after = replace(progress, held=False, why_held="", no_go_since=since, tries_again=tries_again)
         case EventKind.RETURNED:
             after = replace(progress, returned=progress.going_back)
         case EventKind.RETURN_FAILED:
@@ -235,7 +239,7 @@ def _change_state(plan: RolloutPlan, progress: RolloutProgress, event: Event) ->
     """Change the state of a step. What was asked and judged is of the current step, so it ends with that."""
     number, state = event.step, _STEP_STATES[event.kind]
     states = (*progress.states[:number], state, *progress.states[number + 1 :])
-    changed = replace(progress, states=states)
+    changed = replace(progress, states=states, tries_again=False)
     if _is_shift(plan.steps[number]):
         changed = replace(changed, returned=False)  # a shift that ends late may have come after the return
     if state is StepState.BEGUN:

@@ -4,28 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
+from itertools import chain
 
 from evaluator.errors import UnknownName
 from evaluator.intents.conditions import explain_change_by_hand
-from evaluator.intents.observing import services_of
+from evaluator.intents.observing import find_latest, services_of
 from evaluator.intents.people import may, why_not
 from evaluator.intents.rollout_plans import explain_missing_agreement
 from evaluator.policy import Policy
+from evaluator.records import VerdictWord
 from evaluator.records.intents import PROMOTING, Action, IntentState, Person, PersonRole
+from evaluator.records.rollouts import EventKind, RolloutOutcome
 from evaluator.store import Store
+from evaluator.store.rollouts import Rollouts
 from evaluator.wording import quote_command
 
 _UNDER_WAY = (IntentState.APPROVED, IntentState.SENT)
 
 
 def explain_obstacle_to_start(
-    store: Store, policy: Policy, person: Person, release: str, services: Collection[str]
+    store: Store, policy: Policy, person: Person, release: str, services: Collection[str], *, is_again: bool = False
 ) -> str:
     """Say why a person may not start a rollout of a release now, and what to do; empty if they may.
 
-    `services`: those that are rolled out. The store may not have the release yet. Raises StoreError.
+    `services`: those that are rolled out. `is_again`: they know what the release has shown
+    before. The store may not have the release yet. Raises StoreError.
     """
-    return next((text for text in _find_obstacles(store, policy, person, release, set(services)) if text), "")
+    obstacles = _find_obstacles(store, policy, person, release, set(services))
+    earlier = [] if is_again else _find_earlier_harm(store, release)
+    return next((text for text in chain(obstacles, earlier) if text), "")
+
+
+def _find_earlier_harm(store: Store, release: str) -> Iterator[str]:
+    """Yield why a release was rolled back, and that its newest verdict is NO-GO: to try it once more is a decision."""
+    remedy = "roll out a new version; --again starts it all the same"
+    rollouts = Rollouts(store.control.file)
+    for rollout in rollouts.rollouts(release)[-1:]:
+        events = rollouts.events(rollout.id)
+        stopped = next((event for event in events if event.kind is EventKind.STOPPED), None)
+        outcome = next((event.outcome for event in events if event.kind is EventKind.ENDED), None)
+        if outcome in (RolloutOutcome.ROLLED_BACK, RolloutOutcome.ROLLED_BACK_PARTLY):
+            at = f"{datetime.fromtimestamp(events[-1].at, UTC):%Y-%m-%d %H:%M} UTC"
+            why = f", because {stopped.text}" if stopped and stopped.text else ""
+            by = f" by {stopped.person}" if stopped and stopped.person else ""
+            yield f"{rollout.id} of this release was rolled back{by} at {at}{why}: {remedy}"
+        back = [intent for intent in store.control.intents(release) if intent.action is Action.ROLLBACK]
+        if outcome is RolloutOutcome.PROMOTED and back and back[-1].requested_at > rollout.started_at:
+            at = f"{back[-1].requested_at:%Y-%m-%d %H:%M} UTC"
+            yield f"{rollout.id} was promoted, and {back[-1].requester} rolled it back at {at}: {remedy}"
+    latest = find_latest(store, release)
+    if latest is not None and latest.word == VerdictWord.NO_GO:
+        yield f"its newest verdict, of {latest.judged_at:%Y-%m-%d %H:%M} UTC, is NO-GO: {remedy}"
 
 
 def _find_obstacles(store: Store, policy: Policy, person: Person, release: str, services: set[str]) -> Iterator[str]:

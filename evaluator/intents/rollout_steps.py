@@ -25,6 +25,7 @@ from evaluator.intents.rollout_plans import (
     explain_hold,
     explain_missing_agreement,
     find_grounds,
+    find_seen_until,
     plan_act,
     read_plan,
     read_rollout,
@@ -64,8 +65,9 @@ def request_step(store: Store, rollout: Rollout, plan: RolloutPlan, position: in
     """Request the intent of a step, or of a question about it; returns the stored one if it was requested before.
 
     `question`: why people are asked, a part of a sentence; empty: the step itself, which needs the agreements of its
-    act. A question needs one agreement, by another person than who started the rollout: what has not shown what it
-    needs goes on against the evidence. An answer counts until `answer_within_s` has passed. Raises PlanNotReadable.
+    act. A question needs one agreement, as a promotion does: by another person than who started the rollout, unless
+    the policy lets one person promote alone. An answer counts until `answer_within_s` has passed.
+    Raises PlanNotReadable.
     """
     rollouts, now = Rollouts(store.control.file), datetime.now(UTC)
     step = plan.steps[position]
@@ -76,7 +78,7 @@ def request_step(store: Store, rollout: Rollout, plan: RolloutPlan, position: in
     rules = read_rules(rollout)
     is_final = isinstance(step, Act) and step.final
     approvals_needed = 1 if question else step.agree if isinstance(step, Act) else 0
-    is_distinct = rules.distinct(Action.BREAK_GLASS) if question else _is_distinct(rules, approvals_needed)
+    is_distinct = _is_distinct(rules, rules.needed(Action.PROMOTE) if question else approvals_needed)
     verdict, data_hash = find_grounds(store.control.verdicts(rollout.release), rollouts.events(rollout.id), position)
     draft = Intent(
         id="",
@@ -317,7 +319,15 @@ class StepExecution(Execution):
             later = list(verdicts[last:])  # also the grounds themselves
         else:
             later = [verdict for verdict in verdicts if verdict.judged_at > rollout.started_at]
-        no_go = next((verdict for verdict in later if verdict.word == VerdictWord.NO_GO), None)
+        seen_until = find_seen_until(read_plan(rollout), Rollouts(self.store.control.file).events(rollout.id))
+        no_go = next(
+            (
+                verdict
+                for verdict in later
+                if verdict.word == VerdictWord.NO_GO and verdict.judged_at.timestamp() >= seen_until
+            ),
+            None,
+        )
         return f"a verdict at {no_go.judged_at:%Y-%m-%d %H:%M} UTC is NO-GO" if no_go else ""
 
     def _explain_later_stop(self) -> str:

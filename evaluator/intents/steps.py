@@ -220,6 +220,7 @@ def make_context(
         requester=intent.requester,
         reason=intent.reason,
         idempotency_key="-".join(key_parts),
+        request=intent.id,
         expires_at=intent.expires_at,
         outcome=outcome,
         service=",".join(service.name for service in release.services if service.name),

@@ -342,7 +342,7 @@ def explain_unjudged(evidence: Evidence) -> Reason:
 def explain_not_final(evidence: Evidence) -> Reason:
     """Give the reason of a look before the last, at which no GO is given."""
     duration = format_duration(evidence.window.seconds)
-    return Reason("not_final", f"not decided after {duration}: a GO is given at the planned end only")
+    return Reason("not_final", f"no gate is shown to be worse after {duration}; a GO is given at the planned end only")
 
 
 def explain_go(judged: Sequence[Comparison], evidence: Evidence) -> Reason:

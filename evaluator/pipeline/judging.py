@@ -38,6 +38,7 @@ from evaluator.reports import to_json
 from evaluator.stats.inference.student import load_early
 from evaluator.stats.shaping.account import find_cut_rows, find_lost_rows
 from evaluator.stats.shaping.cells import where
+from evaluator.stats.shaping.failures import list_failures
 from evaluator.stats.shaping.in_flight import cut_in_flight
 from evaluator.stats.shaping.narrow import cut_readings, narrow
 from evaluator.store import Store
@@ -153,6 +154,7 @@ def judge_runs(
         override=override,
         period=period,
         faults=faults,
+        failures=None if judged.requests is None else list_failures(judged.requests.cells),
     )
     if verdict.word is VerdictWord.GO and period != WHOLE:
         whole = f"a part of the time is GO, which promotes nothing; judge the whole: `{policy.command(release.id)}`"

@@ -48,6 +48,12 @@ def judge_under_margins(judged: Judged, margins: Mapping[str, float], release_id
 def look_closer(
     judged: Judged, release_id: str, *, endpoint: str | None, from_s: float, to_s: float
 ) -> tuple[Comparison, ...]:
+    """Compare one endpoint in an interval of each run, as `judge_part`, and return the comparisons."""
+    part = judge_part(judged, release_id, endpoint=endpoint, from_s=from_s, to_s=to_s)
+    return part.evidence.comparisons
+
+
+def judge_part(judged: Judged, release_id: str, *, endpoint: str | None, from_s: float, to_s: float) -> Judged:
     """Compare one endpoint (`None`: all) in an interval of each run, from `from_s` to `to_s` seconds after its start.
 
     This is for exploring the data of a verdict, not for a new verdict: nothing is left out at the start as warm-up, no
@@ -70,4 +76,4 @@ def look_closer(
     part = ReleaseData(runs, cells)
     if is_live:
         part = ReleaseData((), data.cells, live_runs=runs, live_cells=cells)
-    return judge_data(part, rulebook, release_id).evidence.comparisons
+    return judge_data(part, rulebook, release_id)

@@ -170,6 +170,11 @@ class RolloutSection(Section):
         60.0, description="Time without a driver after which traffic returns; at least 10s."
     )
     unanswered: UnansweredSection = Field(default_factory=UnansweredSection)
+    joint_margin: Annotated[Share, within(0, 1, ends=False)] | None = Field(
+        None,
+        description="Largest rise of the typical response times over all services of a stage together, such as 1%; "
+        "without it, each service is judged alone.",
+    )
 
     @field_validator("router")
     @classmethod

@@ -30,6 +30,8 @@ from evaluator.records.cells import (
     BLOCK_BUCKETS,
     MICROSECONDS,
     NANOSECONDS,
+    NO_RESPONSE,
+    OTHER_KINDS,
     Bins,
     Cells,
     FailureKinds,
@@ -39,7 +41,7 @@ from evaluator.records.cells import (
     choose_bucket_s,
     find_bin_edges,
 )
-from evaluator.records.faults import Fault, FaultKind, FaultOnset, FaultPlace, FaultScope, OnsetKind
+from evaluator.records.faults import FailureCount, FailureKind, Fault, FaultOnset, FaultPlace, FaultScope, OnsetKind
 from evaluator.records.landing import (
     ArrangeFiles,
     ColumnMap,
@@ -153,6 +155,8 @@ __all__ = [
     "CANDIDATE",
     "MICROSECONDS",
     "NANOSECONDS",
+    "NO_RESPONSE",
+    "OTHER_KINDS",
     "OUTCOME_SOURCE",
     "PARTS",
     "PLAIN_QUERY",
@@ -179,9 +183,10 @@ __all__ = [
     "EndpointRule",
     "Evidence",
     "EvidenceKind",
+    "FailureCount",
+    "FailureKind",
     "FailureKinds",
     "Fault",
-    "FaultKind",
     "FaultOnset",
     "FaultPlace",
     "FaultScope",

@@ -16,7 +16,7 @@ from evaluator.records.rows import LeftOut, sum_left_out
 from evaluator.records.words import BASELINE
 
 LogColumn = Literal[
-    "started", "ended", "request", "method", "target", "status", "time", "bytes", "server", "backend",
+    "started", "ended", "request", "method", "target", "status", "time", "bytes", "header_bytes", "server", "backend",
     "attempt_servers", "attempt_statuses", "attempt_times", "retries", "termination", "grpc_status", "upgrade", "arm",
 ]  # fmt: skip
 """What a line of an access log says of one request:
@@ -25,6 +25,7 @@ LogColumn = Literal[
 - `request`: the request line (`GET /cart HTTP/1.1`); or its parts `method` and `target` (the path; in JSON it may
   have host and query);
 - `status`: HTTP status that the client got; `bytes`: size of the answer;
+- `header_bytes`: size of its header, where `bytes` counts it;
 - `time`: how long the client waited, queue and connect included; -1 or `-` if the router did not measure it;
 - `server`, `backend`: the server that answered, and its group, as the router names them;
 - `attempt_servers`, `attempt_statuses`, `attempt_times`: lists of all servers that were tried, in order, separated by

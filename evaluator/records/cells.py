@@ -121,13 +121,23 @@ class LoadLevels:
     users: IntArray
 
 
+NO_RESPONSE, OTHER_KINDS = -1, -2
+"""Values of `FailureKinds.status` that are no HTTP status."""
+
+
 @dataclass(frozen=True, slots=True)
 class FailureKinds:
-    """Failures by run × arm × endpoint × status code × exception. `status` is -1 where no response came."""
+    """Failures by run × arm × endpoint × instance × status code × exception.
+
+    `status` is `NO_RESPONSE` where no response came. The rarest kinds of a place are counted together, with the status
+    `OTHER_KINDS` and no exception.
+    """
 
     run: IntArray
     arm: IntArray
     endpoint: IntArray
+    instance: IntArray
+    """-1 where it was not recorded: in stores of an older evaluator."""
     status: IntArray
     exception: tuple[str, ...]
     n: IntArray

@@ -45,14 +45,32 @@ class FaultOnset:
 
 
 @dataclass(frozen=True, slots=True)
-class FaultKind:
-    """One kind of failures of a fault."""
+class FailureKind:
+    """One kind of failures, and how many there are."""
 
     status: int
-    """HTTP status; -1 if no response came."""
+    """HTTP status; `NO_RESPONSE` if no response came."""
     exception: str
     n: int
-    """How many."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailureCount:
+    """The failures of an arm: of all its requests, at an endpoint, on an instance, or at an endpoint on an instance."""
+
+    arm: str
+    endpoint: str | None
+    """`None`: all endpoints."""
+    instance: str | None
+    """`None`: all instances."""
+    requests: int
+    failures: int
+    kinds: tuple[FailureKind, ...] = ()
+    """The most frequent kinds, the most frequent first."""
+    other_kinds: int = 0
+    """Failures of other kinds."""
+    not_recorded: int = 0
+    """Failures whose kind was not recorded: of this place, or of this part of the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,5 +88,5 @@ class Fault:
     """What the baseline lets expect of them: share that fails; `None` for response times."""
     candidate: float | None = None
     """Share of them that fails; or how many times as long they take as before a step, else as on the baseline."""
-    kinds: tuple[FaultKind, ...] = ()
+    kinds: tuple[FailureKind, ...] = ()
     """The kinds that make up most of the additional failures, the most frequent first."""

@@ -127,6 +127,8 @@ class RolloutPlan:
     unanswered: Unanswered = Unanswered.BASELINE
     alpha_no_go: float = 0.05
     """Level at which an observation is NO-GO."""
+    joint_margin: float | None = None
+    """Largest rise of the typical times over all services of an observation together; None: each is judged alone."""
     policy_hash: str = ""
     evaluator_version: str = ""
 
@@ -155,6 +157,10 @@ class RolloutPlan:
         while count and isinstance(step := self.steps[count - 1], Act) and step.stage == AFTER_STAGES:
             count -= 1
         return count
+
+    def is_joint(self, step: Observe) -> bool:
+        """Are the services of an observation also judged together?"""
+        return self.joint_margin is not None and len(step.services) > 1 and step.share > 0
 
     @property
     def has_shift(self) -> bool:
@@ -296,6 +302,8 @@ class Event:
     """Of `judged`: was no harm shown?"""
     data_hash: str = ""
     """Of `judged`: hash of the data that were judged."""
+    note: str = ""
+    """Of `judged`: a sentence on all services together."""
     outcome: RolloutOutcome | None = None
     """Of `ended`."""
     cause: StopCause | None = None

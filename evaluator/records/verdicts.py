@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from evaluator.records.faults import Fault
+from evaluator.records.faults import FailureCount, Fault
 from evaluator.records.releases import Release
 from evaluator.records.rows import LeftOut
 from evaluator.records.rules import Rule
@@ -355,5 +355,8 @@ class Verdict:
     """Where faults of the candidates are, as far as it is shown; empty if no place and no time stands out. `None`: none
     were looked for, because the verdict is GO, has no requests or a comparison that means nothing, or is of an older
     evaluator."""
+    failures: tuple[FailureCount, ...] | None = None
+    """Failures of each arm with their kinds: of all requests, by endpoint, by instance, and by both; bounded. Failures
+    of the warm-up are among them. `None`: there were no requests, or the verdict is of an older evaluator."""
     figures: Mapping[str, Any] | None = None
     """Data for the figures of a report, if they were requested."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from evaluator.records import Fault, FaultKind, FaultOnset, FaultPlace, Verdict
-from evaluator.wording import count_of, format_count, format_number
+from evaluator.records import Fault, FaultOnset, FaultPlace, Verdict
+from evaluator.wording import count_of, format_count, format_number, name_kind
 
 MINUTES_FROM_S = 100.0
 """An onset earlier in the run is counted in seconds."""
@@ -17,7 +17,6 @@ WIDE_S = 120.0
 """An onset is "about" a time, and its range is written, if the range is longer."""
 TIMES_FROM = 1.5
 """From this ratio on a response takes `1.5 times as long`, below it `40 % longer`."""
-MAX_EXCEPTION = 80
 NOTHING_SHOWN = (
     "In failures and response times no endpoint, instance or time stands out:"
     " where a fault is, if there is one, is not known."
@@ -29,8 +28,9 @@ class FaultText:
     """A part of the sentence."""
 
     text: str
-    about: Literal["endpoint", "instance", "onset", "time", ""] = ""
-    """What the text names. `time`: the time of an onset, which a page writes in the zone of its reader."""
+    about: Literal["endpoint", "instance", "onset", "time", "kinds", ""] = ""
+    """What the text names. `kinds`: the kinds of failures. `time`: the time of an onset, which a page writes in the
+    zone of its reader."""
     at: datetime | None = None
     """That time."""
 
@@ -65,7 +65,7 @@ def list_parts(fault: Fault) -> tuple[FaultText, ...]:
         *_name_endpoints(fault),
         *_name_instances(fault),
         *_name_onset(fault.onset),
-        FaultText(_write_size(fault)),
+        *_write_size(fault),
     ]
     if unknown:
         parts.append(FaultText(f". Not known: {_join_names(unknown)}"))
@@ -164,27 +164,19 @@ def name_minute(elapsed_s: float, *, up: bool = False) -> str:
     return f"minute {format_count(math.ceil(elapsed_s / 60) if up else math.floor(elapsed_s / 60))}"
 
 
-def _write_size(fault: Fault) -> str:
-    """Write how many fail and of which kinds: `: 5.1 % of 812 requests failed (baseline: 0.1 %), most with 503`."""
+def _write_size(fault: Fault) -> Iterable[FaultText]:
+    """Yield how many fail and of which kinds: `: 5.1 % of 812 requests failed (baseline: 0.1 %), most with 503`."""
     if fault.what == "response_time":
-        return f": {count_of(fault.requests, 'request')}" if fault.requests else ""
+        if fault.requests:
+            yield FaultText(f": {count_of(fault.requests, 'request')}")
+        return
     if fault.candidate is None or fault.baseline is None:
-        return ""
+        return
     share, usual = (f"{format_number(value * 100)} %" for value in (fault.candidate, fault.baseline))
-    text = f": {share} of {count_of(fault.requests, 'request')} failed (baseline: {usual})"
-    kinds = " and ".join(name_kind(kind) for kind in fault.kinds)
-    return f"{text}, most with {kinds}" if kinds else text
-
-
-def name_kind(kind: FaultKind) -> str:
-    """Name a kind of failures: `503`, `ConnectionError('refused')`, `503 (upstream timed out)`."""
-    exception = kind.exception.strip()
-    if len(exception) > MAX_EXCEPTION:
-        exception = exception[: MAX_EXCEPTION - 1] + "…"
-    if kind.status < 0:
-        return exception or "no response"
-    # An exception such as "HTTP 503" repeats the status.
-    return str(kind.status) if not exception or str(kind.status) in exception else f"{kind.status} ({exception})"
+    yield FaultText(f": {share} of {count_of(fault.requests, 'request')} failed (baseline: {usual})")
+    if fault.kinds:
+        yield FaultText(", most with ")
+        yield FaultText(" and ".join(name_kind(kind) for kind in fault.kinds), "kinds")
 
 
 def _name_others(fault: Fault) -> str:

@@ -48,6 +48,8 @@ from evaluator.reports.base import (
     put_worst_first,
     write_verdict_command,
 )
+from evaluator.reports.failures import HEAD as FAILURE_HEAD
+from evaluator.reports.failures import describe_kinds, list_failure_rows
 from evaluator.reports.faults import NOTHING_SHOWN, list_parts
 from evaluator.reports.history import USERS, describe_arms, describe_candidates, describe_runs, list_happenings
 from evaluator.reports.summary import summarise
@@ -132,6 +134,7 @@ class _Report:
         # In this order, because figures are numbered as they are drawn.
         strips, panels, shapes = self._draw_strips(), self._draw_panels(), self._draw_shapes()
         life = list_happenings(self.figure_data)
+        failures, more_failures = list_failure_rows(self.verdict)
         # Anchor, heading, and whether the report has the section.
         sections = [
             ("metrics", "Metrics", True),
@@ -139,6 +142,7 @@ class _Report:
             ("panels", "Metric by metric", bool(panels)),
             ("timeline", "Timeline", bool(strips)),
             ("endpoints", "Endpoints", bool(self.endpoint_rows)),
+            ("failures", "Failures", bool(failures)),
             ("health", "Fairness", True),
             ("life", "What happened", life["known"]),
             ("history", "Runs", True),
@@ -169,6 +173,10 @@ class _Report:
                 if arm in shown_arms
             ],
             "anchors": {panel["key"]: panel["anchor"] for panel in panels},
+            "kinds": {identify(row): describe_kinds(row, self.verdict.failures) for row in self.rows},
+            "failure_head": FAILURE_HEAD,
+            "failures": failures,
+            "more_failures": more_failures,
             "findings": put_worst_first(fold_findings(self.evidence.findings)),
         }
 
@@ -179,7 +187,7 @@ class _Report:
         """
         if self.verdict.faults == ():
             return [[(NOTHING_SHOWN.removesuffix("."), "")]]
-        anchors = {"endpoint": "endpoints", "instance": "panels", "onset": "timeline"}
+        anchors = {"endpoint": "endpoints", "instance": "panels", "onset": "timeline", "kinds": "failures"}
         return [
             [
                 (part.text, anchor if (anchor := anchors.get(part.about, "")) in present else "")

@@ -24,6 +24,7 @@ from evaluator.reports.base import (
     clean_and_cut,
     count_both,
     describe_data,
+    explain_adjustment,
     fold_findings,
     format_allowed,
     format_both,
@@ -38,6 +39,7 @@ from evaluator.reports.base import (
     to_ascii,
     write_title,
 )
+from evaluator.reports.failures import describe_failures
 from evaluator.reports.faults import list_faults
 from evaluator.wording import add_options
 
@@ -157,6 +159,8 @@ def _write_head(verdict: Verdict, writer: _Writer) -> list[str]:
         unlisted = len(verdict.reasons) - MAX_REASONS
         lines += writer.wrap(f"+{unlisted} more reason{'s' if unlisted > 1 else ''}: --format json names them")
     lines += [line for sentence in list_faults(verdict) for line in writer.wrap(f"where: {sentence}")]
+    if verdict.faults is not None and (failures := describe_failures(verdict)):
+        lines += writer.wrap(failures)
     return lines + [line for note in list_notes(verdict) for line in writer.wrap(note)]
 
 
@@ -209,8 +213,9 @@ def _make_row(row: Comparison, writer: _Writer, label_counts: Mapping[str, int])
         change = change.replace(" … ", "…")
         margin = margin.split(", ")[0]  # without limits: reasons name them
         status = status.replace("inconclusive", "unsure")
+    note = row.no_data or explain_adjustment(row)
     cells = (label, name_role(row), *format_both(row), change, margin, status, count_both(row))
-    return _Row(tuple(map(writer.clean, cells)), None if is_watched(row) else row.status, row.no_data or "")
+    return _Row(tuple(map(writer.clean, cells)), None if is_watched(row) else row.status, note)
 
 
 def _choose_columns(rows: Sequence[_Row], writer: _Writer) -> tuple[tuple[int, ...], list[int]]:

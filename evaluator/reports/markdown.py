@@ -29,6 +29,7 @@ from evaluator.reports.base import (
     put_worst_first,
     write_title,
 )
+from evaluator.reports.failures import describe_failures
 from evaluator.reports.faults import list_faults
 
 MAX_BYTES = 900_000
@@ -106,6 +107,8 @@ def _write_head(verdict: Verdict) -> Iterable[str]:
     yield ""
     for sentence in list_faults(verdict):
         yield from (f"**Where:** {escape(sentence)}", "")
+    if verdict.faults is not None and (failures := describe_failures(verdict)):
+        yield from (escape(failures[0].upper() + failures[1:]), "")
     for note in (*list_notes(verdict), describe_data(verdict.evidence)):
         if note:
             yield from (escape_but_commands(note), "")

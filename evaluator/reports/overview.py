@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from evaluator.records import Comparison, Direction, MetricStatus, Role, Verdict
-from evaluator.wording import name_metric
+from evaluator.wording import count_of, name_metric
 
 _WORST_FIRST = (MetricStatus.FAIL, MetricStatus.NO_DATA, MetricStatus.INCONCLUSIVE, MetricStatus.PASS)
 
@@ -33,6 +33,62 @@ def rank_comparisons(rows: Sequence[Comparison]) -> tuple[Comparison, ...]:
         return harm / margin.value + (1e3 if row.status is MetricStatus.FAIL else 0.0)
 
     return tuple(sorted(rows, key=lambda row: (-find_importance(row), row.rule.role is Role.WATCH)))
+
+
+MOST_ENDPOINTS_AMONG_METRICS = 6
+"""Endpoints of the scan that stand among the metrics because they decide."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricGroups:
+    """The rows of a table of metrics, in groups; each has the most important first."""
+
+    deciding: tuple[Comparison, ...]
+    """Gates and holds that fail, have no data, or are not decided, with the endpoints of the scan that fail."""
+    passing: tuple[Comparison, ...]
+    """Gates and holds that pass."""
+    watched: tuple[Comparison, ...]
+    """Metrics that are only shown."""
+    more_endpoints: int
+    """Failing endpoints that `deciding` has no room for."""
+
+
+def group_metrics(rows: Sequence[Comparison], doubtful_endpoints: Collection[tuple[str, str | None]]) -> MetricGroups:
+    """Group comparisons by what they mean for the verdict: what fails comes first, endpoints of the scan included.
+
+    `doubtful_endpoints`: arms and endpoints that forbid a GO, although they do not fail.
+    """
+    ranked = rank_comparisons(rows)
+    scanned = [
+        row
+        for row in ranked
+        if row.scan
+        and (row.status is MetricStatus.FAIL or (row.arm, row.rule.slice.endpoint) in doubtful_endpoints)
+        and row.status is not MetricStatus.PASS
+    ]
+    watched = tuple(row for row in ranked if row.rule.role is Role.WATCH and not row.scan)
+    gates = [row for row in ranked if row.must_be_within]
+    open_rows = [row for row in gates if row.status is not MetricStatus.PASS]
+    deciding = {id(row) for row in (*open_rows, *scanned[:MOST_ENDPOINTS_AMONG_METRICS])}
+    return MetricGroups(
+        # Sorting keeps the order among rows of equal status.
+        deciding=tuple(
+            sorted((row for row in ranked if id(row) in deciding), key=lambda row: _WORST_FIRST.index(row.status))
+        ),
+        passing=tuple(row for row in gates if row.status is MetricStatus.PASS),
+        watched=watched,
+        more_endpoints=max(len(scanned) - MOST_ENDPOINTS_AMONG_METRICS, 0),
+    )
+
+
+def count_metrics(rows: Sequence[Comparison]) -> str:
+    """Count metrics by their role: `3 gates`, `1 gate and 1 hold`; empty without gates and holds."""
+    counts = [
+        count_of(count, role.value)
+        for role in (Role.GATE, Role.HOLD)
+        if (count := sum(row.rule.role is role for row in rows))
+    ]
+    return " and ".join(counts)
 
 
 @dataclass(frozen=True, slots=True)

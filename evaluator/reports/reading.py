@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from evaluator.errors import InputError, UnknownName
 from evaluator.metrics import restore_metric
 from evaluator.records import (
+    NO_RESPONSE,
     WHOLE,
     ArmSummary,
     ArmValue,
@@ -23,8 +24,9 @@ from evaluator.records import (
     Effect,
     Evidence,
     EvidenceKind,
+    FailureCount,
+    FailureKind,
     Fault,
-    FaultKind,
     FaultOnset,
     FaultPlace,
     Finding,
@@ -200,6 +202,7 @@ def _to_verdict(plain: Mapping[str, Any]) -> Verdict:
         policy_path=plain.get("policy_path", ""),
         judged_at=_time(plain["judged_at"]),
         faults=tuple(map(_to_fault, plain["faults"])) if "faults" in plain else None,
+        failures=tuple(map(_to_failures, plain["failures"])) if "failures" in plain else None,
         figures=plain.get("figures"),
         period=WHOLE if period is None else Period(_time(period["from"]), _time(period["to"])),
         **{key: plain[key] for key in COPIED},  # the same in JSON and record
@@ -234,10 +237,20 @@ def _to_fault(plain: Mapping[str, Any]) -> Fault:
         requests=plain["requests"],
         baseline=plain["baseline"],
         candidate=plain["candidate"],
-        kinds=tuple(
-            FaultKind(-1 if kind["status"] is None else kind["status"], kind["exception"], kind["n"])
-            for kind in plain["kinds"]
-        ),
+        kinds=_to_kinds(plain["kinds"]),
+    )
+
+
+def _to_failures(plain: Mapping[str, Any]) -> FailureCount:
+    """Make the record of the failures of a place from their JSON."""
+    return FailureCount(**{**plain, "kinds": _to_kinds(plain["kinds"])})
+
+
+def _to_kinds(plain: Sequence[Mapping[str, Any]]) -> tuple[FailureKind, ...]:
+    """Make the records of kinds of failures from their JSON."""
+    return tuple(
+        FailureKind(NO_RESPONSE if kind["status"] is None else kind["status"], kind["exception"], kind["n"])
+        for kind in plain
     )
 
 

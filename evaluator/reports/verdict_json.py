@@ -13,7 +13,18 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from evaluator.records import WHOLE, ArmSummary, Comparison, EvidenceKind, Fault, LeftOut, Verdict
+from evaluator.records import (
+    NO_RESPONSE,
+    WHOLE,
+    ArmSummary,
+    Comparison,
+    EvidenceKind,
+    FailureCount,
+    FailureKind,
+    Fault,
+    LeftOut,
+    Verdict,
+)
 from evaluator.reports.base import Page
 from evaluator.reports.faults import write_fault
 
@@ -102,6 +113,7 @@ def _list_optional(verdict: Verdict) -> dict[str, Any]:
         "only_step": verdict.only_step or None,
         "other_steps": list(verdict.other_steps) or None,
         "faults": None if verdict.faults is None else [_fault_to_plain(fault) for fault in verdict.faults],
+        "failures": None if verdict.failures is None else [_failures_to_plain(count) for count in verdict.failures],
         "figures": verdict.figures,
     }
     return _add_unless_none({}, optional)
@@ -134,15 +146,25 @@ def _arm_to_plain(arm: ArmSummary) -> dict[str, Any]:
 
 
 def _fault_to_plain(fault: Fault) -> dict[str, Any]:
-    """Turn a fault into the values of its JSON; the status of a failure without a response is null."""
+    """Turn a fault into the values of its JSON."""
     return dataclasses.asdict(fault) | {
         "onset": _add_unless_none({}, dataclasses.asdict(fault.onset)),
-        "kinds": [
-            {"status": None if kind.status < 0 else kind.status, "exception": kind.exception, "n": kind.n}
-            for kind in fault.kinds
-        ],
+        "kinds": _kinds_to_plain(fault.kinds),
         "text": write_fault(fault),
     }
+
+
+def _failures_to_plain(count: FailureCount) -> dict[str, Any]:
+    """Turn the failures of a place into the values of their JSON."""
+    return dataclasses.asdict(count) | {"kinds": _kinds_to_plain(count.kinds)}
+
+
+def _kinds_to_plain(kinds: Sequence[FailureKind]) -> list[dict[str, Any]]:
+    """Turn kinds of failures into the values of their JSON; the status of a failure without a response is null."""
+    return [
+        {"status": None if kind.status == NO_RESPONSE else kind.status, "exception": kind.exception, "n": kind.n}
+        for kind in kinds
+    ]
 
 
 def _left_out_to_plain(parts: Sequence[LeftOut]) -> list[dict[str, Any]]:

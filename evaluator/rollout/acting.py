@@ -75,10 +75,11 @@ class IntentEffects:
             text = f"{intent.id} is {intent.state}"
         return ActResult(state, text)
 
-    def ask(self, position: int, why: str) -> None:
-        """Ask people about a step, and let the hooks of the policy notify them."""
-        self._request(position, why)
+    def ask(self, position: int, why: str) -> str:
+        """Ask people about a step, and let the hooks of the policy notify them; returns the id of the request."""
+        request = self._request(position, why)
         notify_people(self.store, self.load_policy, self.say)
+        return request.id
 
     def read_answers(self, position: int) -> StepAnswers:
         """Read what people answered."""

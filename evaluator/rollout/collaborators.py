@@ -43,6 +43,10 @@ class TrafficStatus(Protocol):
         """Have all routers said, when they were read back, that all traffic is at the baseline?"""
 
     @property
+    def counted(self) -> str:
+        """What routers have counted of the candidates' requests: a part of a sentence; empty if they do not say."""
+
+    @property
     def drift(self) -> str:
         """How the realised shares differ from those that were given; empty if they do not."""
 
@@ -94,8 +98,8 @@ class Effects(Protocol):
     def read_result(self, position: int) -> ActResult:
         """Read how a step ended whose outcome was not known: a person may have said it meanwhile."""
 
-    def ask(self, position: int, why: str) -> None:
-        """Ask people about a step; asking twice is one question."""
+    def ask(self, position: int, why: str) -> str:
+        """Ask people about a step; asking twice is one question. Returns the id by which they answer."""
 
     def read_answers(self, position: int) -> StepAnswers:
         """Read what people answered."""
@@ -122,6 +126,10 @@ class StepFindings(Protocol):
     @property
     def data_hash(self) -> str:
         """Hash of the data."""
+
+    @property
+    def note(self) -> str:
+        """A sentence on all services together; empty: they are not judged together."""
 
 
 class StepJudge(Protocol):

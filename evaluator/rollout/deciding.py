@@ -121,6 +121,8 @@ def _decide_act(plan: RolloutPlan, progress: RolloutProgress, act: Act, position
             return _ask(plan, progress, position, now, f"{act.name} needs the agreement of {missing} more")
         case StepState.BEGUN:
             return Decision(Todo.EXECUTE, position, "its outcome is not known yet")
+        case StepState.FAILED if progress.tries_again:
+            return Decision(Todo.EXECUTE, position, "a person let it continue")
         case StepState.FAILED:
             return _stop(f"{act.name} failed")
         case StepState.UNKNOWN:

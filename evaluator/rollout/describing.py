@@ -69,6 +69,8 @@ def describe_event(plan: RolloutPlan, event: Event) -> str:
         what = f"{what} by {event.person}"
     if event.text:
         what = f"{what}: {event.text}"
+    if event.note:
+        what = f"{what}; {event.note}"
     return f"{_name_step(plan, event.step)}{what}"
 
 

@@ -22,6 +22,7 @@ from evaluator.rollout.collaborators import ActResult, Collaborators, PendingCal
 from evaluator.rollout.deciding import Decision, Todo, decide
 from evaluator.rollout.describing import describe_event, describe_now
 from evaluator.rollout.watching import RolloutWatch, is_at_candidate
+from evaluator.wording import quote_command
 
 POLL_S = 1.0
 RETRY_S = 5.0
@@ -29,7 +30,7 @@ RETRY_S = 5.0
 CLOSING_S = 120.0
 """How long the end of a step is waited for after its time: requests that are running have to end, and to be read."""
 GIVE_UP_S = 30.0
-"""How long the return is tried again where nothing can be written any more."""
+"""How long the return is tried again where nothing can be written any more, and the end of the guard's watch."""
 
 T = TypeVar("T")
 
@@ -113,8 +114,10 @@ class Driver:
             case Todo.PASS:
                 self._add_of_step(EventKind.DONE, decision, text=decision.why)
             case Todo.ASK:
-                self._call(lambda: self.parts.effects.ask(decision.step, decision.why))
+                request = self._call(lambda: self.parts.effects.ask(decision.step, decision.why))
                 self._add_of_step(EventKind.ASKED, decision, text=decision.why)
+                agree, decline = quote_command("approve", request), quote_command("reject", request)
+                self.parts.report.say(f"to answer: `{agree}`, or `{decline}`")
             case Todo.STOP:
                 self._stop_rollout(progress, decision.why, decision.cause)
             case Todo.RETURN:
@@ -138,7 +141,7 @@ class Driver:
         if begun_at is None:
             begun_at = self.parts.clock.now()
             self._add_of_step(EventKind.BEGUN, decision)
-        is_again = False
+        is_again = progress.states[position] is StepState.FAILED
         while True:
             result = self._call_act(partial(self.parts.effects.execute, position, again=is_again))
             left_s = begun_at + act.retry_for_s - self.parts.clock.now()
@@ -209,7 +212,7 @@ class Driver:
                 return
             self._add_of_step(
                 EventKind.JUDGED, decision, look=decision.look, verdict=str(found.word), no_harm=found.no_harm,
-                data_hash=found.data_hash, text="; ".join(found.missing),
+                data_hash=found.data_hash, text="; ".join(found.missing), note=found.note,
             )  # fmt: skip
             return
 
@@ -252,8 +255,9 @@ class Driver:
         """Return the traffic once; if that fails, the next decision is the same."""
         problem = ""
         try:
-            if self.parts.traffic.back(why, "driver").is_returned:
-                self._add(Event(EventKind.RETURNED, self.parts.clock.now()))
+            status = self.parts.traffic.back(why, "driver")
+            if status.is_returned:
+                self._add(Event(EventKind.RETURNED, self.parts.clock.now(), text=status.counted))
                 return
         except EvaluatorError as error:
             problem = error.message
@@ -294,12 +298,22 @@ class Driver:
             self._say_once(f"the watch of the guard has not ended, so what comes last waits: {error.message}")
             self._pause(POLL_S)
             return
-        self._add(Event(EventKind.READ_BACK, now, text=f"all traffic is at {CANDIDATE}"))
+        text = "; ".join(filter(None, (f"all traffic is at {CANDIDATE}", status.counted)))
+        self._add(Event(EventKind.READ_BACK, now, text=text))
 
     def _end(self, decision: Decision) -> None:
-        """End the rollout."""
-        with suppress(EvaluatorError):
-            self.parts.traffic.close(promoted=False)
+        """End the rollout. A guard that goes on watching would undo what others do with the traffic later."""
+        clock = self.parts.clock
+        until = clock.monotonic() + GIVE_UP_S
+        while decision.outcome is not RolloutOutcome.PROMOTED:  # then the watch has ended before
+            try:
+                self.parts.traffic.close(promoted=False)
+                break
+            except EvaluatorError as error:
+                self._say_once(f"the watch of the guard has not ended: {error.message}")
+                if clock.monotonic() >= until:
+                    break
+                clock.wait(POLL_S)
         self._add(Event(EventKind.ENDED, self.parts.clock.now(), outcome=decision.outcome))
 
     # ------------------------------------------------------------------ what people say

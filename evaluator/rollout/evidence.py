@@ -40,7 +40,8 @@ from evaluator.records import (
 from evaluator.records.rollouts import EventKind, JudgedAt, Observe, Rollout, RolloutPlan, StepNeeds
 from evaluator.reports import to_json
 from evaluator.rollout.checks import StepTime, bound_failures, check_step, forbids_no_harm, list_servers
-from evaluator.sources.access_logs.tail_state import read_watermark
+from evaluator.rollout.together import judge_together
+from evaluator.sources.access_logs.tail_state import read_tail_state
 from evaluator.stats.shaping.cells import recode
 from evaluator.stats.shaping.narrow import narrow
 from evaluator.store import Store
@@ -65,6 +66,8 @@ class StepEvidence:
     verdict_hash: str
     exposed: int
     """Judged requests of the candidate."""
+    note: str = ""
+    """A sentence on all services together."""
 
 
 # ------------------------------------------------------------------ the policy
@@ -140,8 +143,21 @@ def judge_step(
         return _show_nothing("it needs nothing, so it is not judged")
     _land(store, plan.release)
     asked = _Asked(store, rollout, plan, position, step, look, judged_at)
-    parts = [_judge_service(asked, service) for service in step.services]
-    return _join(parts)
+    parts, judged = [], {}
+    for service in step.services:
+        part, judged[service] = _judge_service(asked, service)
+        parts.append(part)
+    found = _join(parts)
+    if plan.joint_margin is None or not plan.is_joint(step) or look is JudgedAt.MEANWHILE:
+        return found
+    note, is_harm = judge_together(judged, plan.joint_margin)
+    return replace(found, note=note) if not is_harm else _turn_back(found, note)
+
+
+def _turn_back(found: StepEvidence, why: str) -> StepEvidence:
+    """Make what services have shown alone a NO-GO, because of what they show together."""
+    missing = (why, *found.missing) if found.word is VerdictWord.NO_GO else (why,)
+    return replace(found, word=VerdictWord.NO_GO, no_harm=False, missing=missing)
 
 
 def _land(store: Store, release: str) -> None:
@@ -217,7 +233,8 @@ class _Asked:
             if run.state is RunState.COMPLETE:
                 continue
             folder = self.store.data.segment_folder(run).parent
-            if run.state is not RunState.RUNNING or (read_watermark(folder, run.service) or 0.0) < time.ends:
+            log = read_tail_state(folder, run.service)
+            if run.state is not RunState.RUNNING or log is None or (log.watermark or 0.0) < time.ends:
                 return False
         return True
 
@@ -234,13 +251,12 @@ def _follow_windows(runs: Sequence[Run], step: str) -> tuple[Run, ...]:
     return tuple(windows)
 
 
-def _judge_service(asked: _Asked, service: str) -> StepEvidence:
-    """Judge one service of a step, and keep the verdict."""
+def _judge_service(asked: _Asked, service: str) -> tuple[StepEvidence, Judged | None]:
+    """Judge one service of a step, and keep the verdict. Without what was judged, nothing could be."""
     runs = asked.choose(service)
     if not runs:
-        return _show_nothing(
-            f"no requests of {service} were recorded in {asked.step.name}: look at the log or load, and its --step"
-        )
+        why = f"no requests of {service} were recorded in {asked.step.name}: look at the log or load, and its --step"
+        return _show_nothing(why), None
     time = asked.find_time(runs, service)
     policy = frozen_policy(asked.rollout, asked.plan, asked.step)
     release = _narrow_release(asked.store.control.release(asked.plan.release), service)
@@ -256,14 +272,14 @@ def _judge_service(asked: _Asked, service: str) -> StepEvidence:
         )
     except (UnknownName, UsageError, InputError) as error:
         # The data do not fit the policy, such as an endpoint that was never called.
-        return _show_nothing(f"{service}: {error.message}")
+        return _show_nothing(f"{service}: {error.message}"), None
     stored = asked.store.data.runs(asked.plan.release)
     verdict = name_step(verdict, runs[:1], list_steps(stored), policy, asked=asked.step.name)
     verdict = replace(verdict, step=asked.step.name, environment=asked.step.environment)
     is_kept = asked.look is not JudgedAt.MEANWHILE or verdict.word is VerdictWord.NO_GO
     if is_kept:
         keep_verdict(asked.store, verdict)
-    return _to_evidence(asked, verdict, judged, service)
+    return _to_evidence(asked, verdict, judged, service), judged
 
 
 def _begins_before(run: Run, time: StepTime) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from evaluator.errors import HookError, NotReached
-from evaluator.guard.client import GuardClient, connect, go_back_without_guard
+from evaluator.guard.client import AnswerLost, GuardClient, connect, go_back_without_guard
 from evaluator.guard.returning import close_without_guard, has_state_file
 from evaluator.guard.setup import GuardedService, GuardSetup, GuardStatus
 from evaluator.hooks import HookContext, Outcome, Step
@@ -36,7 +36,11 @@ class GuardedTraffic:
     def open(self) -> GuardStatus:
         """Let the guard watch; one is started where none answers. Raises HookError, which says what is missing."""
         self._client = connect(self.store, start=True, say=self.say)
-        status = self._client.open(self.setup)
+        try:
+            status = self._client.open(self.setup)
+        except NotReached:  # it ended before it answered
+            self._client = connect(self.store, start=True, say=self.say)
+            status = self._client.open(self.setup)
         for note in status.notes:
             if note not in self._said:
                 self._said.add(note)
@@ -52,8 +56,18 @@ class GuardedTraffic:
             return self._client.renew(self.setup.name)
 
     def set_shares(self, service: str, shares: Mapping[str, float], words: Mapping[str, str]) -> Outcome:
-        """Give the arms of a service their shares. Raises HookError and MaybeSent as a router does."""
-        realised = self._client.set_shares(self.setup.name, service, shares, words)
+        """Give the arms of a service their shares. Raises HookError and MaybeSent as a router does.
+
+        A guard that was killed meanwhile is started again, and asked again: the same shares twice do no harm.
+        """
+        try:
+            realised = self._client.set_shares(self.setup.name, service, shares, words)
+        except AnswerLost as lost:
+            try:
+                self.renew()
+            except HookError:
+                raise lost from None
+            realised = self._client.set_shares(self.setup.name, service, shares, words)
         texts = [f"the guard has set the shares: {show_shares(realised.shares)}", *realised.notes]
         return Outcome("acknowledged", "; ".join(texts), earlier=realised.earlier)
 
@@ -83,7 +97,8 @@ class GuardedTraffic:
         if it went back although `promoted`, while users meet both versions, and if a guard may go on watching.
         """
         with suppress(NotReached):
-            self._client.close(self.setup.name, promoted=promoted)
+            if promoted or self._client.guards(self.setup.name):
+                self._client.close(self.setup.name, promoted=promoted)
             return
         if not has_state_file(self.store, self.setup.name):
             return  # it was closed before, or never opened

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from evaluator.errors import PolicyError
 from evaluator.policy import Policy
@@ -28,9 +29,8 @@ def make_plan(policy: Policy, release: str) -> RolloutPlan:
     refuse_contradictions(policy, section)
     steps = STRATEGIES[section.strategy](section, groups)
     observations = [step for step in steps if isinstance(step, Observe) and step.needs is not StepNeeds.NOTHING]
-    judged = sum(len(step.services) for step in observations)
     guard = section.guard
-    return RolloutPlan(
+    plan = RolloutPlan(
         release=release,
         strategy=section.strategy,
         services=services,
@@ -41,11 +41,19 @@ def make_plan(policy: Policy, release: str) -> RolloutPlan:
         lease_s=section.lease,
         answer_within_s=section.unanswered.after,
         unanswered=Unanswered(section.unanswered.then),
-        # Each observation of a service may be a false alarm on an unchanged release: together at most alpha.
-        alpha_no_go=policy.rulebook.no_go_level / max(judged, 1),
+        joint_margin=section.joint_margin,
         policy_hash=policy.hash,
         evaluator_version=find_version(),
     )
+    if plan.joint_margin is not None and not any(plan.is_joint(step) for step in observations):
+        raise policy.refuse(
+            ("rollout", "joint_margin"),
+            "no stage has users of several services at the same time, so nothing is judged together",
+            hint="order: [[cart, shop]] rolls out services together; without that, leave joint_margin out",
+        )
+    # Each question of an observation may be a false alarm on an unchanged release: together at most alpha.
+    questions = sum(len(step.services) + plan.is_joint(step) for step in observations)
+    return replace(plan, alpha_no_go=policy.rulebook.no_go_level / max(questions, 1))
 
 
 def _choose_groups(policy: Policy, section: RolloutSection) -> list[list[str]]:

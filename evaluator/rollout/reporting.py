@@ -282,7 +282,7 @@ def _choose_next_action(release: str, progress: RolloutProgress) -> str:
     if progress.held:
         return f"`{resume}` to go on, or `{rollback}`"
     if progress.asked_at is not None:
-        return f"`{quote_command('approve', release)}` to go on, or `{quote_command('reject', release)}` to go back"
+        return "`evaluator approve` lists what waits for an answer"
     return f"`{quote_command('rollout', 'status', release)}`; `{rollback}` turns it back at once"
 
 
@@ -307,12 +307,24 @@ def _list_facts(
         requests = sum(row.candidate for row in facts.exposures)
         failures = sum(row.candidate_failures for row in facts.exposures)
         yield "met the candidate", f"{count_of(requests, 'request')}, {format_number(failures)} of them failed"
+    if counted := find_counted(events):
+        yield "next to the log", f"{counted}; the log has no line of some that never got an answer"
     returned_s = find_return_s(events)
     if returned_s is not None:
         is_at_once = returned_s < LEAST_SHOWN_S
         yield "off the traffic", "at once" if is_at_once else f"{returned_s:.1f} s after it was to go back"
     elif progress.going_back and not progress.returned and progress.was_shifted(plan):
         yield "off the traffic", "not yet"
+
+
+def find_counted(events: Sequence[Event]) -> str:
+    """Find what the routers had counted of the candidate when the guard's watch ended; empty if it is not known."""
+    for event in reversed(events):
+        if event.kind is EventKind.RETURNED:
+            return event.text
+        if event.kind is EventKind.READ_BACK:
+            return event.text.partition("; ")[2]
+    return ""
 
 
 def find_return_s(events: Sequence[Event]) -> float | None:
@@ -397,7 +409,8 @@ def _list_steps(
             state, level = "turned back here", "fail"
         elif progress.states[number] is StepState.WAITING and (has_ended or progress.going_back):
             state = "not begun"
-        notes = [event.text for event in own if event.text and event.kind is not EventKind.BEGUN]
+        texts = [text for event in own if event.kind is not EventKind.BEGUN for text in (event.text, event.note)]
+        notes = [*dict.fromkeys(filter(None, texts))]
         notes += [progress.why_back] if number == turned and progress.why_back not in notes else []
         yield StepRow(
             number=number + 1,

@@ -33,6 +33,9 @@ from evaluator.wording import format_duration, format_number, quote_command
 LAST_EVENTS = 6
 """How many events are shown."""
 
+GUARD_WAIT_S = 1.0
+"""How long an answer of the guard is waited for."""
+
 _MARKS = {
     StepState.DONE: "✓",
     StepState.FAILED: "✗",
@@ -91,8 +94,8 @@ def read_status(store: Store, rollout: Rollout) -> RolloutStatus:
         problem = error.message
     guard = None
     try:
-        guard = GuardClient(store.path).look(join_name(rollout.id, make_key(rollout)))
-    except EvaluatorError:
+        guard = GuardClient(store.path).look(join_name(rollout.id, make_key(rollout)), wait_s=GUARD_WAIT_S)
+    except EvaluatorError:  # a guard that hangs must keep no page and no command waiting
         guard = None
     driver = find_driver_of(store, rollout.id, rollout.plan.get("services", ()))
     baseline = describe_missing_baseline(store, rollout.id)
@@ -188,7 +191,7 @@ def describe_guard(status: RolloutStatus) -> Iterator[str]:
     guard = status.guard
     if guard is None:
         if not status.has_ended and status.plan is not None and status.plan.has_shift:
-            yield "guard: none answers that knows this rollout"
+            yield f"guard: none that knows this rollout answers within {GUARD_WAIT_S:g} s"
         return
     for service, shares in guard.realised.items():
         wanted = guard.wanted.get(service, {})
@@ -315,6 +318,6 @@ def _to_plain_event(event: Event) -> dict[str, Any]:
     """Turn an event into plain JSON."""
     plain = {
         "kind": str(event.kind), "at": event.at, "step": event.step + 1 or None, "person": event.person,
-        "text": event.text, "verdict": event.verdict, "outcome": event.outcome,
+        "text": event.text, "note": event.note, "verdict": event.verdict, "outcome": event.outcome,
     }  # fmt: skip
     return {name: value for name, value in plain.items() if value not in ("", None)}

@@ -137,6 +137,31 @@
     }, true);
   }
 
+  // ---------------------------------------------------------------- sections of a long page
+
+  const LONGEST_LABEL = 24;
+
+  const listSections = () => {
+    const list = document.querySelector(".ev-sections");
+    if (!list) return;
+    const headings = [...findView().querySelectorAll("h2[id]")].filter((heading) => !heading.closest("[data-stale=true]"));
+    const labels = headings.map(({ id, textContent }) =>
+      textContent.length <= LONGEST_LABEL ? textContent : id[0].toUpperCase() + id.slice(1));
+    if ([...list.children].map((link) => link.textContent).join() === labels.join()) return;
+    list.replaceChildren(...headings.map(({ id }, place) => {
+      const link = document.createElement("a");
+      link.href = `#${id}`;
+      link.textContent = labels[place];
+      return link;
+    }));
+  };
+  let isListing = false;
+  new MutationObserver(() => {
+    if (isListing) return;
+    isListing = true;
+    setTimeout(() => { isListing = false; listSections(); }, 200);
+  }).observe(document, { childList: true, subtree: true });
+
   // ---------------------------------------------------------------- at the start
 
   if (location.hash) scrollTo({ heading: findHeading(location.hash) });

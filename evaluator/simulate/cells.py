@@ -159,10 +159,12 @@ def _sum_moments(requests: Requests, bucket: IntArray) -> Moments:
 
 
 def _count_failures(requests: Requests) -> FailureKinds:
-    """Count the failures of each run, arm, endpoint, status and text of exception."""
-    columns = (requests.run, requests.arm, requests.endpoint, requests.status, requests.exception)
+    """Count the failures of each run, arm, endpoint, instance, status and text of exception."""
+    columns = (
+        requests.run, requests.arm, requests.endpoint, requests.instance, requests.status, requests.exception
+    )  # fmt: skip
     keys = np.stack([column[requests.failed] for column in columns])
     order, starts = group_rows(keys)
-    run, arm, endpoint, status, exception = keys[:, order[starts]]  # of the first failure of each kind
-    counts = np.diff(np.append(starts, order.size))
-    return FailureKinds(run, arm, endpoint, status, tuple(requests.exceptions[code] for code in exception), counts)
+    run, arm, endpoint, instance, status, exception = keys[:, order[starts]]  # of the first failure of each kind
+    texts = tuple(requests.exceptions[code] for code in exception)
+    return FailureKinds(run, arm, endpoint, instance, status, texts, n=np.diff(np.append(starts, order.size)))

@@ -53,9 +53,10 @@ KINDS: Mapping[str, Mapping[str, str]] = {
 """Regression of the candidate → environment → what its instances do there, as `loadtests/target.py` names it."""
 
 LOG_FORMAT = (
-    '{"time":"%tr","method":"%HM","path":%{+Q}HU,"status":%ST,"ms":%Ta,"server":"%s","end":"%tsc","retries":"%rc"}'
+    '{"time":"%tr","method":"%HM","path":%{+Q}HU,"status":%ST,"ms":%Ta,"server":"%s","end":"%tsc","retries":"%rc",'
+    '"bytes":%B,"header_bytes":"%[var(txn.header_bytes)]"}'
 )
-"""Format of the access log: a line of JSON for each request."""
+"""Format of the access log: a line of JSON for each request. HAProxy's %B counts the header of the answer, too."""
 
 _CONFIG = """\
 # The router of production in `evaluator demo rollout`.
@@ -77,6 +78,8 @@ defaults
   timeout server 30s
 frontend front
   bind 127.0.0.1:{port}
+  # The size of the answer's header, with its first line: %B without it is its content, within a few bytes.
+  http-response set-var(txn.header_bytes) res.hdrs,length,add(16)
   default_backend {backend}
 backend {backend}
   balance roundrobin

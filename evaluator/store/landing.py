@@ -13,9 +13,9 @@ import duckdb
 from evaluator.errors import SourceError, StoreError
 from evaluator.records import NANOSECONDS, Landed, Run
 from evaluator.segments import count_rows, segment_paths
-from evaluator.store.engine import Engine, escape_file, open_engine
+from evaluator.store.engine import Engine, escape_file, open_engine, quote
 from evaluator.store.file import StoreFile
-from evaluator.store.rollup import HIGHEST_MS, choose_units_per_ms, find_grid, roll_up
+from evaluator.store.rollup import HIGHEST_MS, MOST_TEXTS, OTHER_TEXTS, choose_units_per_ms, find_grid, roll_up
 from evaluator.store.rollup import count_rows as count_rolled_up
 
 _BATCH_ROWS = 20_000_000
@@ -245,12 +245,31 @@ _INSERTS = {
         SELECT arm_id, cells.* EXCLUDE (arm)
         FROM cells_loads{suffix} AS cells JOIN (SELECT DISTINCT arm, arm_id FROM codes) USING (arm)""",
     "failure_kinds": """
-        SELECT arm_id, endpoint_id, status, names.id AS exception, n
-        FROM cells_failure_kinds{suffix} AS cells
-        JOIN (SELECT DISTINCT arm, endpoint, arm_id, endpoint_id FROM codes) USING (arm, endpoint)
+        SELECT arm_id, endpoint_id, status, names.id AS exception, n, instance_id
+        FROM cells_failure_kinds{suffix} AS cells JOIN codes USING (arm, endpoint, instance)
         JOIN store.names ON names.kind = 'exception' AND names.name = cells.exception""",
 }
 """Table of the store → its rows without the run, in the order of its columns."""
+
+
+_KNOWN_TEXTS = """
+SELECT DISTINCT names.name FROM store.failure_kinds AS kinds JOIN store.names AS names ON names.id = kinds.exception
+WHERE kinds.run = (SELECT code FROM store.runs WHERE id = ?)
+"""
+
+_FEWER_TEXTS = f"""
+CREATE OR REPLACE TEMP TABLE cells_failure_kinds{{suffix}} AS
+WITH new_texts AS (
+    SELECT exception FROM cells_failure_kinds{{suffix}} WHERE exception NOT IN (SELECT unnest($known))
+    GROUP BY exception ORDER BY sum(n) DESC, exception LIMIT {{most}}
+)
+SELECT
+    arm, endpoint, instance, status, CAST(sum(n) AS BIGINT) AS n,
+    CASE WHEN kinds.exception IN (SELECT unnest($known)) OR kinds.exception IN (FROM new_texts) THEN kinds.exception
+        ELSE {quote(OTHER_TEXTS)} END AS exception
+FROM cells_failure_kinds{{suffix}} AS kinds GROUP BY ALL
+"""
+"""Counts together the texts of exceptions that would be more than `MOST_TEXTS` with those that the run already has."""
 
 
 def write_cells(engine: Engine, run_id: str, grid: int, units_per_ms: int, suffix: str = "") -> None:
@@ -259,6 +278,9 @@ def write_cells(engine: Engine, run_id: str, grid: int, units_per_ms: int, suffi
     `suffix`: suffix of the tables with the cells. `grid`: largest step of which all their times are multiples; 0 if no
     success has a time. `units_per_ms`: unit of times and step; it must be that of the run, if one is stored.
     """
+    known = [text for (text,) in engine.execute(_KNOWN_TEXTS, [run_id]).fetchall()]
+    if known:
+        engine.execute(_FEWER_TEXTS.format(suffix=suffix, most=max(MOST_TEXTS - len(known), 0)), {"known": known})
     engine.execute(_NAMES.format(suffix=suffix))  # new names get ids
     run_code = "SELECT code FROM store.runs WHERE id = ?"
     # `_INSERTS`: table → query for its rows, in which `_CODES` gives the ids of names.

@@ -134,6 +134,13 @@ _VISIBLE = r"[^\s\x00]"
 """Pattern of a character of a line that is not blank."""
 
 
+_SIZE = (
+    "TRY_CAST(bytes_text AS BIGINT) - least(greatest(coalesce(TRY_CAST(header_bytes_text AS BIGINT), 0), 0), "
+    "greatest(TRY_CAST(bytes_text AS BIGINT), 0))"
+)
+"""Expression of the size of an answer, without its header where the line has the size of that."""
+
+
 def _write_values(layout: LogLayout, fields: Mapping[LogColumn, LogField], options: LogOptions) -> str:
     """Write the query of the values of each line; NULL for what a line does not say or cannot be read."""
     time = fields.get("time")
@@ -164,7 +171,7 @@ def _write_values(layout: LogLayout, fields: Mapping[LogColumn, LogField], optio
             {moment_sql} AS moment,
             TRY_CAST(time_text AS DOUBLE) * {factor} / {divisor} AS raw_ms, time_text,
             {status} AS raw_status, nullif(greatest(raw_status, 0), 0) AS status, status_text,
-            TRY_CAST(bytes_text AS BIGINT) AS bytes, {server} AS server_text, backend_text, arm_text,
+            {_SIZE} AS bytes, {server} AS server_text, backend_text, arm_text,
             {lists}, attempt_statuses_text, retries_text, termination_text AS termination,
             nullif(nullif(grpc_status_text, ''), '-') AS grpc_status, lower(upgrade_text) AS upgrade
         FROM ({_write_texts(layout)}) WHERE regexp_matches(line, {quote(_VISIBLE)})"""

@@ -141,6 +141,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
     # Decisions are in the SQLite file from here on; before this step, they are copied there.
     tuple(f"DROP TABLE store.{table}" for table in TABLES),
+    # NULL: of kinds from before, the instance is not recorded.
+    ("ALTER TABLE store.failure_kinds ADD COLUMN instance INTEGER",),
 )
 """Statements of each step. Steps are never edited once released: a change is a new step."""
 

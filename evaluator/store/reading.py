@@ -18,7 +18,7 @@ _Columns = dict[str, npt.NDArray[Any]]
 _KEYS = {
     "moments": ("run", "arm", "endpoint", "instance", "bucket"),
     "loads": ("run", "arm", "bucket"),
-    "failure_kinds": ("run", "arm", "endpoint", "status", "exception"),
+    "failure_kinds": ("run", "arm", "endpoint", "instance", "status", "exception"),
     "bin_lists": ("run", "arm", "endpoint", "bucket"),
     "instance_bin_lists": ("run", "arm", "endpoint", "instance", "block"),
 }
@@ -59,7 +59,7 @@ def read_cells(engine: Engine, run_ids: Sequence[str]) -> Cells:
     # Codes of runs and ids of names, in columns such as `run` and `arm`, become positions.
     for table, columns in tables.items():
         for column in positions_by_id.keys() & columns.keys():
-            columns[column] = positions_by_id[column][columns[column].astype(np.int64)]
+            columns[column] = _find_positions(columns[column], positions_by_id[column])
         tables[table] = _sort_rows(columns, _KEYS[table])
     failure_kinds = _to_numbers(tables["failure_kinds"])
     exceptions = tuple(names["exception"][position] for position in failure_kinds.pop("exception"))
@@ -79,6 +79,13 @@ def read_cells(engine: Engine, run_ids: Sequence[str]) -> Cells:
         coarsest_unit=int(factor_of_run[has_times].max(initial=1)),
     )
     return multiply_times(cells, factor_of_run)
+
+
+def _find_positions(ids: npt.NDArray[Any], positions: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Return the position of each id; -1 for a null: of older failures, the instance is not recorded."""
+    if not isinstance(ids, np.ma.MaskedArray):
+        return np.asarray(positions[ids.astype(np.int64)])
+    return np.where(np.ma.getmaskarray(ids), -1, positions[ids.filled(0).astype(np.int64)])
 
 
 _MOMENT_FLOATS = frozenset({"sum_time", "sum_sq_time", "min_time", "max_time", "bytes", "bytes_sq"})

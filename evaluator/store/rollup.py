@@ -14,7 +14,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 
-from evaluator.records import BLOCK_BUCKETS, MICROSECONDS, NANOSECONDS
+from evaluator.records import BLOCK_BUCKETS, MICROSECONDS, NANOSECONDS, OTHER_KINDS
 from evaluator.stats.shaping.rare import MOST_KEPT, OTHER_ENDPOINTS
 from evaluator.store.engine import Engine, quote, quote_files
 
@@ -161,17 +161,67 @@ FROM (
     FROM (SELECT series, bucket // {block_buckets} AS block, bin, count(*) AS n FROM coded GROUP BY ALL) GROUP BY ALL)
 """
 
+_MANY_FAILURES = 1_000_000
+"""From so many failures on, the most frequent texts are found before kinds are counted: memory is bounded."""
+
+MOST_TEXTS, LONGEST_TEXT, MOST_KINDS = 200, 200, 20
+"""Texts of exceptions that are kept of a run, and their characters; kinds of failures that are kept of each series.
+
+A service may write millions of different texts: those of the rarest are counted together.
+"""
+
+OTHER_TEXTS = "other exceptions"
+"""Text of all exceptions beyond `MOST_TEXTS`."""
+
+_IDS = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|0[xX][0-9a-fA-F]+|[0-9a-fA-F]{12,}|[0-9]{6,}"
+
+_TEXT = f"regexp_replace(left(coalesce(exception, ''), {LONGEST_TEXT}), {quote(_IDS)}, '…', 'g')"
+"""Expression for the text of an exception without what differs each time: UUIDs, addresses of objects, long numbers.
+
+Shorter numbers stay: HTTP statuses, ports, numbers of errors.
+"""
+
+_FREQUENT_TEXTS = f"""
+CREATE OR REPLACE TEMP TABLE frequent_texts AS
+SELECT hash({{text}}) AS code FROM {{failures_from}} WHERE failed
+GROUP BY ALL ORDER BY count(*) DESC, code LIMIT {MOST_TEXTS}
+"""
+
+_FREQUENT_TEXT = f"""
+CASE WHEN hash({_TEXT}) IN (SELECT code FROM frequent_texts) THEN {_TEXT} ELSE {quote(OTHER_TEXTS)} END
+"""
+
 _FAILURE_KINDS = """
 CREATE OR REPLACE TEMP TABLE cells_failure_kinds{suffix} AS
-SELECT arm, {endpoint} AS endpoint, coalesce(status_code, -1) AS status, coalesce(exception, '') AS exception,
-    count(*) AS n
+SELECT
+    arm, {endpoint} AS endpoint, coalesce(nullif(instance, ''), arm) AS instance,
+    coalesce(status_code, -1) AS status, {text} AS exception, count(*) AS n
 FROM {failures_from} WHERE failed GROUP BY ALL
+"""
+
+_FREQUENT_KINDS = f"""
+CREATE OR REPLACE TEMP TABLE cells_failure_kinds{{suffix}} AS
+WITH texts AS (
+    SELECT exception FROM cells_failure_kinds{{suffix}}
+    GROUP BY exception ORDER BY sum(n) DESC, exception LIMIT {MOST_TEXTS}
+), kinds AS (
+    SELECT
+        arm, endpoint, instance, status, sum(n) AS n,
+        CASE WHEN exception IN (FROM texts) THEN exception ELSE {quote(OTHER_TEXTS)} END AS text
+    FROM cells_failure_kinds{{suffix}} GROUP BY ALL
+), ranked AS (
+    SELECT *, row_number() OVER (PARTITION BY arm, endpoint, instance ORDER BY n DESC, status, text) AS rank FROM kinds
+)
+SELECT
+    arm, endpoint, instance, CASE WHEN rank > {MOST_KINDS} THEN {OTHER_KINDS} ELSE status END AS status,
+    CASE WHEN rank > {MOST_KINDS} THEN '' ELSE text END AS exception, CAST(sum(n) AS BIGINT) AS n
+FROM ranked GROUP BY ALL
 """
 
 MOMENTS_STEPS = (_ROWS, _SUMS, _SERIES, _MOMENTS, _LOADS)
 """Steps that compute the moments of each cell."""
 
-STEPS = (*MOMENTS_STEPS, _CODED, _BINS, _INSTANCE_BINS, "DROP TABLE coded", _FAILURE_KINDS)
+STEPS = (*MOMENTS_STEPS, _CODED, _BINS, _INSTANCE_BINS, "DROP TABLE coded", _FAILURE_KINDS, _FREQUENT_KINDS)
 """All steps of the roll-up, in order."""
 
 
@@ -248,6 +298,11 @@ def _execute(engine: Engine, steps: Sequence[str], parameters: Mapping[str, obje
             scan = f"read_parquet({parameters['paths']})"
             [(rows,)] = engine.execute(f"SELECT count(*) FROM {scan}").fetchall()
             parameters["failures_from"] = scan if rows == count_rows(engine, str(suffix)) else "request_rows"
+            [(failures,)] = engine.execute(f"SELECT coalesce(sum(failures), 0) FROM cells_moments{suffix}").fetchall()
+            parameters["text"] = _TEXT
+            if failures >= _MANY_FAILURES:
+                engine.execute(_FREQUENT_TEXTS.format(**parameters))
+                parameters["text"] = _FREQUENT_TEXT
         engine.execute(step.format(**parameters))
         if step == _SUMS:
             [(endpoints,)] = engine.execute(f"SELECT count(DISTINCT endpoint) FROM sums{suffix}").fetchall()

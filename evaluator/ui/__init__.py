@@ -25,11 +25,11 @@ ICON = Path(__file__).with_name("icon.svg")
 
 PAGES: tuple[tuple[Callable[[], None], Mapping[str, str | bool]], ...] = (
     (guarded(show_releases), {"title": "Releases", "icon": ":material/grid_on:", "url_path": "", "default": True}),
-    (guarded(show_release), {"title": "Release", "icon": ":material/fact_check:", "url_path": "release"}),
-    (guarded(show_rollout), {"title": "Rollout", "icon": ":material/stairs:", "url_path": "rollout"}),
+    (guarded(show_release, "Release"), {"title": "Release", "icon": ":material/fact_check:", "url_path": "release"}),
+    (guarded(show_rollout, "Rollout"), {"title": "Rollout", "icon": ":material/stairs:", "url_path": "rollout"}),
     (guarded(show_compare), {"title": "Compare", "icon": ":material/compare_arrows:", "url_path": "compare"}),
     (guarded(show_plan), {"title": "Plan", "icon": ":material/timer:", "url_path": "plan"}),
-    (guarded(show_promote), {"title": "Promote", "icon": ":material/rocket_launch:", "url_path": "promote"}),
+    (guarded(show_promote, "Promote"), {"title": "Promote", "icon": ":material/rocket_launch:", "url_path": "promote"}),
     (guarded(show_audit), {"title": "Audit", "icon": ":material/history_edu:", "url_path": "audit"}),
 )
 """What each page runs, and how the navigation lists it."""

@@ -10,6 +10,7 @@ import streamlit as st
 from evaluator.errors import EvaluatorError, StoreError
 from evaluator.intents import (
     Preview,
+    describe_request,
     explain_other_hooks,
     find_latest,
     plan_action,
@@ -45,6 +46,8 @@ class Forecast:
     """Hooks in the order of their execution."""
     irreversible: tuple[str, ...] = ()
     """What cannot be taken back, as sentences."""
+    consequences: tuple[str, ...] = ()
+    """What follows from the answer to a step of a rollout, as sentences."""
     problem: str = ""
     """Why the action is not possible; empty if it is."""
 
@@ -74,8 +77,10 @@ def read_intents(workspace: Workspace, release: str | None = None) -> tuple[Inte
 
 
 @st.cache_data(ttl=PREVIEW_TTL_S, max_entries=32, show_spinner="reading the current values …", hash_funcs=CACHE_KEYS)
-def read_forecast(workspace: Workspace, policy: Policy, release: str, action: Action) -> Forecast:
+def read_forecast(workspace: Workspace, policy: Policy, release: str, action: Action, requester: str) -> Forecast:
     """Find out what an action would do, with the current values of the systems that its hooks change.
+
+    `requester`: who would request it; empty: not known.
 
     The values are read again after `PREVIEW_TTL_S` seconds. An action that is not possible gives a forecast with that
     problem; a problem of the store itself raises StoreError.
@@ -85,7 +90,7 @@ def read_forecast(workspace: Workspace, policy: Policy, release: str, action: Ac
     try:
         steps, irreversible = plan_action(store, policy, release, action)
         versions, verdict = read_release_to_preview(store, release, action), find_latest(store, release)
-        previews = preview_action(steps, action, versions, verdict, deadline)
+        previews = preview_action(steps, action, versions, verdict, deadline, requester)
     except StoreError:
         raise
     except EvaluatorError as error:
@@ -110,7 +115,9 @@ def read_request_forecast(workspace: Workspace, policy: Policy, intent: Intent) 
         verdict = find_latest(store, intent.release)
         limit = datetime.now(UTC) + timedelta(seconds=PREVIEW_TTL_S)
         brief = replace(intent, expires_at=min(intent.expires_at, limit))  # values are not waited for any longer
-        return Forecast(preview_intent(steps, brief, release, verdict), irreversible)
+        previews = preview_intent(steps, brief, release, verdict)
+        consequences = describe_request(store, intent) if intent.action is Action.STEP else ()
+        return Forecast(previews, irreversible, tuple(consequences))
     except StoreError:
         raise
     except EvaluatorError as error:

@@ -38,7 +38,7 @@ def show_audit() -> None:
     left, right = st.columns(2)
     name_filter = left.text_input("Releases that contain", key="q", bind="query-params", max_chars=200) or ""
     _show_trail(workspace, name_filter)
-    st.subheader("Verdicts", anchor="verdicts")
+    st.header("Verdicts", anchor="verdicts")
     if not log:
         show_empty("No verdict was given yet.", "Judge a release:", workspace.command("RELEASE"))
         return
@@ -63,7 +63,7 @@ def show_audit() -> None:
 
 def _show_trail(workspace: Workspace, name_filter: str) -> None:
     """Show whether the audit trail is unchanged, and its rows on releases whose name contains `name_filter`."""
-    st.subheader("Who did what", anchor="trail")
+    st.header("Who did what", anchor="trail")
     trail = read_trail(workspace)
     # The verdicts have a table of their own, below.
     done = [row for row in reversed(trail) if row.event != JUDGED]
@@ -88,7 +88,7 @@ def _show_trail(workspace: Workspace, name_filter: str) -> None:
     shown_rows, download_rows = [], []
     for row in rows[:MAX_ROWS]:
         release = link("release", text=row.release, release=row.release) if row.release else ""
-        request = link("promote", text=row.intent, at=row.intent, release=row.release) if row.intent else ""
+        request = link("promote", text=row.intent, release=row.release, request=row.intent) if row.intent else ""
         shown_rows.append((mark_up_time(row.at), row.actor, row.event, release, request, row.text))
         texts = (row.actor, row.event, row.release, row.intent, row.text)
         download_rows.append((str(row.number), row.at.isoformat(), *texts, row.hash))

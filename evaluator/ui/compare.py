@@ -14,8 +14,9 @@ from evaluator.records import BASELINE, CANDIDATE, ReleaseSummary
 from evaluator.reports.overview import rank_comparisons
 from evaluator.ui.controls import choose
 from evaluator.ui.frame import show_empty_store
+from evaluator.ui.metric_table import make_metrics_table
 from evaluator.ui.panels import show_figure, show_metrics
-from evaluator.ui.pieces import clean, make_metrics_table, show, show_empty, show_health, show_markup, show_table
+from evaluator.ui.pieces import clean, show, show_empty, show_health, show_markup, show_table
 from evaluator.ui.reads import (
     ChosenSide,
     SidePair,
@@ -95,7 +96,7 @@ def _show_fingerprints(pair: SidePair) -> None:
             "What changed between the two runs counts as well, so this decides nothing: a release is judged "
             "against a baseline that is under the same load at the same time.",
         )
-    st.subheader("Fingerprints", anchor="fingerprints")
+    st.header("Fingerprints", anchor="fingerprints")
     table_rows = []
     for row in rows:
         values = (Markup("<code>{}</code>").format(clean(value)) for value in (row.first, row.second))
@@ -115,7 +116,7 @@ def _show_comparison(
 ) -> None:
     """Show metrics, figures and health checks of two sides, and the Python that compares them again."""
     metrics = rank_comparisons([comparison for comparison in compared.comparisons if not comparison.scan])
-    st.subheader("Second against first", anchor="metrics")
+    st.header("Second against first", anchor="metrics")
     show_markup(
         '<p class="muted">In tables and figures baseline is {} ({}), canary is {} ({}).</p>',
         *(clean(text) for side in (pair.first, pair.second) for text in (side.label, side.arm)),
@@ -132,10 +133,10 @@ def _show_comparison(
                 show_figure(draw(curve, color=colors[curve["arm"]]), f"compare-{key}", snippet)
     endpoints = rank_comparisons([comparison for comparison in compared.comparisons if comparison.scan])
     if endpoints:
-        st.subheader("Endpoints", anchor="endpoints")
+        st.header("Endpoints", anchor="endpoints")
         show(make_metrics_table(endpoints[:50], second.release, colors, caption="endpoints"))
     if curves["timeline"]:
-        st.subheader("Both over time", anchor="timeline")
+        st.header("Both over time", anchor="timeline")
         for index, figure in enumerate(draw_timeline(curves["timeline"], colors=colors)):
             show_figure(figure, f"compare-timeline-{index}", snippet)
     show_health(compared.findings)

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import streamlit as st
+from markupsafe import Markup
 
 from evaluator.errors import UnknownName
 from evaluator.ui.pieces import clean
 
 
-def choose(label: str, options: Sequence[str], key: str, default: str, kind: str, column: Any = st) -> str:
+def choose(
+    label: str, options: Sequence[str], key: str, default: str, kind: str, column: Any = st, *, with_label: bool = True
+) -> str:
     """Let the reader choose one of `options` in a select box; the address of the page always has the choice as `key`.
 
     Streamlit's own binding leaves the default out of the address, but a link must show the same after a newer release
     has become the default. `kind`: what is chosen, such as "release", for errors. `column`: where the box is; the page
-    itself if not given. Raises UnknownName if the address names none of them, until the reader has chosen another: what
-    a link meant is not replaced by something else.
+    itself if not given. Without `with_label`, only screen readers get the label. Raises UnknownName if the address
+    names none of them, until the reader has chosen another: what a link meant is not replaced by something else.
     """
     is_unknown = _set_from_address(options, key, default)
     # The first index has no effect, because the value is set; without one, a reader could leave nothing chosen.
     index = None if is_unknown else 0
-    chosen: str | None = column.selectbox(label, options, index=index, key=key, placeholder="choose another")
+    visibility: Literal["visible", "collapsed"] = "visible" if with_label else "collapsed"
+    chosen: str | None = column.selectbox(
+        label, options, index=index, key=key, placeholder="choose another", label_visibility=visibility
+    )
     from_address = st.query_params.get(key)
     if chosen is None:
         st.session_state[_name_written(key)] = from_address
@@ -31,6 +37,16 @@ def choose(label: str, options: Sequence[str], key: str, default: str, kind: str
     if from_address != chosen:
         st.query_params[key] = chosen
     return chosen
+
+
+def choose_release(page: str, names: Sequence[str], default: str) -> str:
+    """Let the reader choose the release that a page shows, beside the name of the page; the address has the choice.
+
+    The page's own heading is what it says of the release. Raises UnknownName if the address names none of `names`.
+    """
+    left, right = st.columns([3, 2], vertical_alignment="center")
+    left.html(Markup('<div class="ev"><p class="ev-page">{}</p></div>').format(page))
+    return choose("Release", names, "release", default, "release", right, with_label=False)
 
 
 def _set_from_address(options: Sequence[str], key: str, default: str) -> bool:

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import streamlit as st
 from markupsafe import Markup
 
-from evaluator.figures import draw_distribution, draw_over_time, draw_shift, draw_timeline, draw_units, explain_timeline
+from evaluator.figures import (
+    TimeOfDay,
+    draw_distribution,
+    draw_over_time,
+    draw_shift,
+    draw_timeline,
+    draw_units,
+    draw_windows,
+    explain_timeline,
+)
 from evaluator.figures.base import is_drawn
 from evaluator.records import Comparison, Margin, Verdict
+from evaluator.records.intents import JUDGED, AuditRow
 from evaluator.reports.base import STATUS_MARKS, count_both, format_allowed
 from evaluator.reports.overview import rank_comparisons
+from evaluator.ui.acting import read_trail
 from evaluator.ui.controls import choose
 from evaluator.ui.panels import show_figure
-from evaluator.ui.pieces import clean, show_definitions, show_empty, show_markup
+from evaluator.ui.pieces import clean, find_time_zone, show, show_definitions, show_empty, show_markup
 from evaluator.ui.reads import Workspace
-from evaluator.wording import format_margin, format_number
+from evaluator.ui.small_multiples import make_small_multiples
+from evaluator.wording import format_margin, format_number, name_comparison
 
 FigureData = Mapping[str, Any]
 """Data of the figures of a release, or of one of them, as `evaluator.figure_data.trace_release` returns them."""
 
+MOST_EVENTS = 30
+"""More could not be distinguished on the axis of time."""
 SNIPPET = """import evaluator
 
 release = evaluator.open({store!r}).release({release!r})
@@ -33,16 +48,12 @@ def _write_snippet(workspace: Workspace, verdict: Verdict, draw: str) -> str:
     return SNIPPET.format(store=str(workspace.store), release=verdict.release.id, draw=draw)
 
 
-def show_metric(workspace: Workspace, verdict: Verdict, figures: FigureData, colors: Mapping[str, str]) -> None:
-    """Show the metric that the reader chooses: its change over time, its value per instance or run, and its facts.
-
-    `colors` are the colours of the arms by name.
-    """
-    st.subheader("Metric by metric", anchor="metric")
+def list_drawable(comparisons: Sequence[Comparison], figures: FigureData) -> list[tuple[FigureData, Comparison]]:
+    """List the comparisons that have figures, each with its data, the most important first."""
     comparison_by_key = {
         (comparison.rule.name, comparison.arm, comparison.rule.slice.endpoint): comparison
-        for comparison in verdict.evidence.comparisons
-        if not comparison.scan and is_drawn(comparison, figures)
+        for comparison in comparisons
+        if is_drawn(comparison, figures)
     }
     with_data: list[Comparison] = []
     data_by_id: dict[int, FigureData] = {}  # by the identity of the comparison, which cannot be a key itself
@@ -51,27 +62,66 @@ def show_metric(workspace: Workspace, verdict: Verdict, figures: FigureData, col
         if comparison is not None and comparison.effect is not None:
             with_data.append(comparison)
             data_by_id[id(comparison)] = metric_data
-    # The most important first: it is the default choice.
-    drawable = [(data_by_id[id(comparison)], comparison) for comparison in rank_comparisons(with_data)]
+    return [(data_by_id[id(comparison)], comparison) for comparison in rank_comparisons(with_data)]
+
+
+def show_metric(workspace: Workspace, verdict: Verdict, figures: FigureData, colors: Mapping[str, str]) -> None:
+    """Show the metric that the reader chooses: its change over time, its value per instance or run, and its facts.
+
+    `colors` are the colours of the arms by name.
+    """
+    drawable = list_drawable(verdict.evidence.comparisons, figures)
+    if not drawable and not any(arm.requests for arm in verdict.evidence.arms):
+        return  # outcomes and readings have no figures of their own
+    st.header("Metric by metric", anchor="metric")
     if not drawable:
         show_empty("No metric has figures of its own.", "Gates and holds on requests have them where there is data.")
         return
     if note := figures.get("note"):
         show_markup("<p>{}</p>", clean(note))
+    has_several_candidates = len({row.arm for _, row in drawable}) > 1
+    named_rows = [(_name_choice(row), data, row) for data, row in drawable]
+    if tiles := make_small_multiples(named_rows, verdict.release.id, colors, with_arms=has_several_candidates):
+        show_markup(
+            '<p class="muted">Each metric over the run, every window by itself. The band is what is allowed, up is '
+            "worse, and all have one scale.</p>"
+        )
+        show(tiles)
     data, comparison = _choose_metric(drawable)
+    named = f"{comparison.rule.name!r}, arm={comparison.arm!r}"
+    named += f", endpoint={comparison.rule.slice.endpoint!r}" if comparison.scan else ""
+    show_metric_figures(
+        comparison, data, colors, "", lambda draw: _write_snippet(workspace, verdict, f"{draw}({named})")
+    )
+
+
+def show_metric_figures(
+    comparison: Comparison,
+    data: FigureData,
+    colors: Mapping[str, str],
+    prefix: str,
+    write_snippet: Callable[[str], str],
+) -> None:
+    """Show a comparison up to each time, within each window, and by instance or run, with its facts.
+
+    `prefix` makes the names of the figures unique on the page; `write_snippet`: called with the name of a plot, returns
+    the Python that draws it again.
+    """
+    prefix = f"{prefix}-" if prefix else ""
     left, right = st.columns(2, gap="large")
     with left:
         if data["over_time"]:
             figure = draw_over_time(comparison, data["over_time"], color=colors[comparison.arm])
-            draw = f"band({comparison.rule.name!r}, arm={comparison.arm!r})"
-            show_figure(figure, "over-time", _write_snippet(workspace, verdict, draw))
+            show_figure(figure, f"{prefix}over-time", write_snippet("band"))
         else:
             show_empty("No line over time.", "Several runs were judged together, each at its end.")
-    with right:
         if data["units"]:
             figure = draw_units(comparison, data["units"], colors=colors)
-            draw = f"units({comparison.rule.name!r}, arm={comparison.arm!r})"
-            show_figure(figure, "units", _write_snippet(workspace, verdict, draw))
+            show_figure(figure, f"{prefix}units", write_snippet("units"))
+    with right:
+        if data.get("windows"):
+            figure = draw_windows(comparison, data["windows"], color=colors[comparison.arm])
+            show_figure(figure, f"{prefix}windows", write_snippet("windows"))
         show_definitions(_list_facts(comparison))
 
 
@@ -80,9 +130,14 @@ def _choose_metric(drawable: list[tuple[FigureData, Comparison]]) -> tuple[Figur
     arms = list(dict.fromkeys(comparison.arm for _, comparison in drawable))
     left, right = st.columns(2)
     arm = arms[0] if len(arms) == 1 else choose("Arm", arms, "arm", arms[0], "arm", right)
-    by_name = {comparison.rule.name: (data, comparison) for data, comparison in drawable if comparison.arm == arm}
+    by_name = {_name_choice(comparison): (data, comparison) for data, comparison in drawable if comparison.arm == arm}
     name = choose("Metric", list(by_name), "metric", next(iter(by_name)), "metric", left)
     return by_name[name]
+
+
+def _name_choice(comparison: Comparison) -> str:
+    """Name a metric as the control and the address do: as the policy; an endpoint of the scan with its metric."""
+    return clean(name_comparison(comparison)) if comparison.scan else comparison.rule.name
 
 
 def _list_facts(comparison: Comparison) -> list[tuple[str, object]]:
@@ -114,7 +169,7 @@ def show_distribution(workspace: Workspace, verdict: Verdict, figures: FigureDat
     """Show two figures for each candidate: the change at each quantile, and the distributions of both arms."""
     if not figures.get("quantiles"):
         return
-    st.subheader("Where in the distribution it moved", anchor="distribution")
+    st.header("Where in the distribution it moved", anchor="distribution")
     for index, curve in enumerate(figures["quantiles"]):
         arm = curve["arm"]
         left, right = st.columns(2, gap="large")
@@ -134,7 +189,49 @@ def show_timeline(workspace: Workspace, verdict: Verdict, figures: FigureData, c
     timeline = figures.get("timeline")
     if not timeline:
         return
-    st.subheader("What happened when", anchor="timeline")
+    st.header("What happened when", anchor="timeline")
     show_markup('<p class="muted">{}</p>', clean(explain_timeline(timeline)))
-    for index, figure in enumerate(draw_timeline(timeline, figures.get("readings", ()), colors=colors)):
-        show_figure(figure, f"timeline-{index}", _write_snippet(workspace, verdict, "timeline()"))
+    events = list_events(read_trail(workspace), verdict.release.id, timeline)
+    snippet = _write_snippet(workspace, verdict, "timeline()")
+    show_strips(timeline, colors, "timeline", snippet, readings=figures.get("readings", ()), events=events)
+
+
+def show_strips(
+    timeline: FigureData | None,
+    colors: Mapping[str, str],
+    name: str,
+    snippet: str,
+    *,
+    readings: Sequence[FigureData] = (),
+    events: Sequence[FigureData] = (),
+) -> None:
+    """Show the strips of a timeline with the reader's time of day; nothing without one.
+
+    `name`: unique on the page; the other arguments are those of `draw_timeline`.
+    """
+    if not timeline:
+        return
+    zone = find_time_zone()
+    offset = datetime.fromtimestamp(float(timeline["start_epoch_s"]), zone).utcoffset()
+    clock = TimeOfDay(str(zone), offset.total_seconds() if offset else 0.0)
+    drawn = draw_timeline(timeline, readings, colors=colors, clock=clock, events=events)
+    for index, figure in enumerate(drawn):
+        show_figure(figure, f"{name}-{index}", snippet)
+
+
+def list_events(trail: Sequence[AuditRow], release_id: str, timeline: FigureData) -> list[dict[str, Any]]:
+    """List what people and programs did with a release during its load, notes included, on the axis of a timeline.
+
+    The result has `at` (seconds of load) and `what` for each. With several runs on the axis it is empty: the time of
+    day has no place on it.
+    """
+    if timeline.get("runs") != 1 or not timeline["seconds"]:
+        return []
+    end_s = timeline["seconds"][-1] + timeline["slot_s"]
+    events = []
+    for row in trail:
+        at_s = row.at.timestamp() - timeline["start_epoch_s"]
+        if row.release == release_id and 0 <= at_s <= end_s and row.event != JUDGED:
+            first_line = row.text.strip().split("\n", 1)[0]
+            events.append({"at": at_s, "what": f"{row.event}: {first_line}" if row.event == "note" else row.event})
+    return events[:MOST_EVENTS]

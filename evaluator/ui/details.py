@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import streamlit as st
 from markupsafe import Markup
 
-from evaluator.records import ReleaseSummary, Verdict
+from evaluator.records import OUTCOME_SOURCE, ReleaseSummary, Verdict
 from evaluator.ui.pieces import (
     clean,
     link,
@@ -27,7 +27,7 @@ def show_queries(verdict: Verdict) -> None:
     """Show every query as it was sent to a metrics server; nothing without queries."""
     if not verdict.queries:
         return
-    st.subheader("Queries", anchor="queries")
+    st.header("Queries", anchor="queries")
     # The schema of verdicts does not fix the keys of a query: two usual names of each fact are tried.
     show_table(
         ("query", "of", "answered"),
@@ -45,7 +45,7 @@ def show_queries(verdict: Verdict) -> None:
 
 def show_runs(view: ReleaseView) -> None:
     """Show the runs of a release, those of the newest group last."""
-    st.subheader("Runs", anchor="runs")
+    st.header("Runs", anchor="runs")
     if not view.runs:
         load = f"{quote_command('load', view.release.id)} --baseline URL --canary URL"
         show_empty("No run has landed.", "Load both versions:", load)
@@ -60,13 +60,15 @@ def show_runs(view: ReleaseView) -> None:
         split = users if users != "–" or not shares else shares
         source = f"{run.source}, step {run.step}" if run.step else run.source
         rows.append((name, clean(source), f"{run.replicate + 1}", state, *times, f"{run.landed:,}", clean(split)))
-    head = ("run", "source", "replicate", "state", "started", "ended", "requests", "users or shares")
+    # Of outcomes, the rows of a file are counted, which are no requests.
+    counted = "rows" if any(run.source == OUTCOME_SOURCE for run in view.runs) else "requests"
+    head = ("run", "source", "replicate", "state", "started", "ended", counted, "users or shares")
     show_table(head, rows, caption="runs")
 
 
 def show_history(view: ReleaseView, summaries: Sequence[ReleaseSummary]) -> None:
     """Show the latest verdicts of this release, and other releases that have a service in common with it."""
-    st.subheader("History", anchor="history")
+    st.header("History", anchor="history")
     numbered_verdicts = list(enumerate(view.verdicts))[-20:]  # each with its place among all, from 0
     show_list(
         Markup("<li>{} {} {}</li>").format(
@@ -93,15 +95,17 @@ def show_history(view: ReleaseView, summaries: Sequence[ReleaseSummary]) -> None
 
 def show_method(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> None:
     """Show how a verdict came about: judge, policy, hashes, and the command that gives the same verdict."""
-    st.subheader("How it was judged", anchor="method")
+    st.header("How it was judged", anchor="method")
     window = verdict.evidence.window
     # A folder of policies is not named: its policy for this release may differ from the one that judged, shown below.
     policy_name = "policy.yaml" if workspace.policy and workspace.policy.is_dir() else str(workspace.policy or "")
     path = verdict.policy_path or policy_name
+    span = Markup("{} to {}").format(mark_up_time(window.start), mark_up_time(window.end))
+    window_facts = [("window", span)] if window.start and window.end else []
     command = write_command(view.release.id, "--store", str(workspace.store), "--dry-run", policy=path)
     show_definitions(
         [
-            ("window", Markup("{} to {}").format(mark_up_time(window.start), mark_up_time(window.end))),
+            *window_facts,
             ("judge", f"{verdict.judge}, {verdict.monitoring} monitoring"),
             ("false alarms", f"alpha {verdict.alpha:g} over all gates together"),
             ("mode", verdict.mode),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import streamlit as st
 from markupsafe import Markup
 
 from evaluator.records import Comparison, Fault, Verdict
+from evaluator.reports.failures import HEAD, list_failure_rows
 from evaluator.reports.faults import NOTHING_SHOWN, FaultText, list_parts
-from evaluator.ui.pieces import clean, link, mark_up_time
+from evaluator.ui.pieces import clean, link, mark_up_time, show_empty, show_markup, show_table
 
 
 def make_fault_card(verdict: Verdict) -> Markup | None:
@@ -26,6 +28,23 @@ def make_fault_card(verdict: Verdict) -> Markup | None:
     ).format(verdict.word.value, items)
 
 
+def show_failures(verdict: Verdict) -> None:
+    """Show how many requests of each arm fail, where, and with which kinds of failures."""
+    st.subheader("Failures", anchor="failures")
+    if verdict.failures is None:
+        show_empty("Kinds of failures are not recorded in this verdict.", "Judge the release again to see them.")
+        return
+    shown, folded = list_failure_rows(verdict)
+    if not shown:
+        show_empty("No request failed.", "Kinds of failures (HTTP status, exception) would be listed here.")
+        return
+    show_markup('<p class="muted">Requests that failed, those of the warm-up among them.</p>')
+    show_table(HEAD, shown, caption="failures")
+    if folded:
+        with st.expander(f"{len(folded)} more places with failures", key="more-failures"):
+            show_table(HEAD, folded, caption="more failures")
+
+
 def _mark_up_part(verdict: Verdict, fault: Fault, part: FaultText) -> str | Markup:
     """Write a part of the sentence: a link to the endpoint, the instances or the time that it names, or its text."""
     row = _find_shown(verdict, fault)
@@ -38,6 +57,8 @@ def _mark_up_part(verdict: Verdict, fault: Fault, part: FaultText) -> str | Mark
         return link("release", part.text, at="endpoints", **chosen)
     if part.about == "instance":
         return link("release", part.text, at="metric", arm=fault.arm if row else None, **chosen)
+    if part.about == "kinds":
+        return link("release", part.text, at="failures", **chosen)
     if part.about == "onset":
         return link("release", part.text, at="timeline", **chosen)
     if part.about == "time":

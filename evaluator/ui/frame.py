@@ -38,7 +38,7 @@ def open_frame(title: str, show_page: Callable[[], None]) -> None:
     """
     st.html(STYLE)
     st.set_page_config(page_title=f"{title} · Release evaluator")
-    with _problems_shown():
+    with _problems_shown(title):
         if _is_open_to_everyone():
             show_empty(
                 "This app can be reached from the network without a login.",
@@ -67,17 +67,18 @@ def _is_open_to_everyone() -> bool:
         return True  # the name of a host may be an address that others reach
 
 
-def guarded(show_part: Callable[[], None]) -> Callable[[], None]:
+def guarded(show_part: Callable[[], None], title: str = "") -> Callable[[], None]:
     """Wrap a function that shows a page, or a part of it, so that its errors are shown as a sentence with a remedy.
 
     A traceback goes to the log, and the other parts of the page are shown. A part that refreshes itself does so without
-    the frame: it is hidden once its store has become private.
+    the frame: it is hidden once its store has become private. `title`: of a page whose heading says what it found,
+    shown as the heading of an error.
     """
 
     @functools.wraps(show_part)
     def run() -> None:
         """Show the part, or the error that it raises."""
-        with _problems_shown():
+        with _problems_shown(title):
             if not hide_private_store(find_store_path()):
                 show_part()
 
@@ -85,14 +86,15 @@ def guarded(show_part: Callable[[], None]) -> Callable[[], None]:
 
 
 @contextmanager
-def _problems_shown() -> Iterator[None]:
-    """Show an error of the body on the page; what is no error of ours goes to the log as well."""
+def _problems_shown(title: str) -> Iterator[None]:
+    """Show an error of the body on the page, under a heading; what is no error of ours goes to the log as well."""
     try:
         yield
-    except EvaluatorError as error:
-        show_problem(error)
     except Exception as error:  # noqa: BLE001 whatever it was: no traceback reaches a reader
-        _log.exception("a page failed")
+        if not isinstance(error, EvaluatorError):
+            _log.exception("a page failed")
+        if title:
+            st.title(title)
         show_problem(error)
 
 

@@ -15,7 +15,7 @@ from evaluator.ui.reads import Workspace, open_store, read_policy
 
 def show_notes(workspace: Workspace, release: str) -> None:
     """Show the notes on a release, the newest first, and a form to add a note."""
-    st.subheader("Notes", anchor="notes")
+    st.header("Notes", anchor="notes")
     notes = [row for row in read_trail(workspace) if row.event == "note" and row.release == release]
     if notes:
         show_list(

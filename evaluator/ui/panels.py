@@ -12,9 +12,10 @@ from typing import Any
 import streamlit as st
 
 from evaluator.figures import PALETTE, Figure, to_image
-from evaluator.records import Comparison
-from evaluator.reports.base import escape_formula, format_allowed, format_both, format_effect, name_role
-from evaluator.ui.pieces import clean, make_metrics_table, show, show_markup, show_table
+from evaluator.records import Comparison, FailureCount
+from evaluator.reports.base import NBSP, TIED, escape_formula, format_allowed, format_both, format_effect, name_role
+from evaluator.ui.metric_table import make_metrics_table
+from evaluator.ui.pieces import clean, show, show_markup, show_table
 from evaluator.wording import name_comparison
 
 HEAD = ("metric", "arm", "role", "baseline", "candidate", "change", "allowed", "status", "reason")
@@ -31,13 +32,24 @@ def show_metrics(
     caption: str = "metrics",
     with_arms: bool = False,
     max_rows: int | None = None,
+    failures: Sequence[FailureCount] | None = None,
 ) -> None:
     """Show a table of the first `max_rows` comparisons (`None`: of all), and offer all of them as a download.
 
     `colors`: those of the arms, by name; `name`: unique on the page, and the name of the file; `snippet`: Python that
-    makes the numbers again; `with_arms` adds the arm to the name of each metric in the table.
+    makes the numbers again; `with_arms` adds the arm to the name of each metric in the table; `failures`: those whose
+    kinds are written in it.
     """
-    show(make_metrics_table(comparisons[:max_rows], release_id, colors, with_arms=with_arms, caption=caption))
+    show(
+        make_metrics_table(
+            comparisons[:max_rows], release_id, colors, with_arms=with_arms, caption=caption, failures=failures
+        )
+    )
+    offer_metrics(comparisons, name, snippet)
+
+
+def offer_metrics(comparisons: Sequence[Comparison], name: str, snippet: str) -> None:
+    """Offer the numbers of comparisons; `name` and `snippet` as of `show_metrics`."""
     download_rows = [
         (
             name_comparison(comparison),
@@ -56,7 +68,7 @@ def show_metrics(
 
 def show_figure(figure: Figure, name: str, snippet: str) -> None:
     """Show a figure under its finding, and offer its numbers; `name`: unique on the page, and the name of its files."""
-    show_markup('<p class="ev-figure">{}</p>', clean(figure.title))
+    show_markup('<p class="ev-figure">{}</p>', TIED.sub(NBSP, clean(figure.title)))
     spec = _use_page_colors(figure.chart.to_dict())
     spec.pop("width", None)  # it takes the width of its column
     st.vega_lite_chart(spec=spec, theme=None, width="stretch", key=f"figure-{name}", alt=figure.alt)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from urllib.parse import urlencode
@@ -10,31 +9,23 @@ from urllib.parse import urlencode
 import streamlit as st
 from markupsafe import Markup
 
-from evaluator.figures.base import PALETTE, is_worse_upwards, name_row
+from evaluator.figures.base import PALETTE
 from evaluator.records import BASELINE, Comparison, Finding, Verdict, VerdictWord
 from evaluator.reports import VERDICT_WORDS, plain_text
 from evaluator.reports.base import (
     HEALTH_MARKS,
     fold_findings,
-    format_allowed,
-    format_both,
-    format_effect,
     is_only_shown,
     mark_status,
     name_check,
-    name_role,
     put_worst_first,
 )
 from evaluator.reports.overview import HeatMap
 from evaluator.ui.reads import DEFAULT_STORE, find_store_path
-from evaluator.wording import add_options, format_change, name_metric
+from evaluator.wording import add_options, format_change, format_duration, name_metric
 
 MAX_CHARACTERS = 300
 DAY_S = 86400
-FARTHEST = 3.0
-"""Multiples of the margin that an interval is drawn to; what lies beyond ends in an arrow."""
-MIN_LINE = 8.0
-"""Length of the line before an arrow, percent of the width, if the whole interval lies beyond the axis."""
 
 
 def show(html: Markup) -> None:
@@ -51,6 +42,11 @@ def name_tab(page: str, release_id: str, word: VerdictWord | None) -> None:
     """Name the browser's tab after a release, its latest verdict (None: not judged) and the page: several are open."""
     mark = f"{VERDICT_WORDS[word].split()[-1]} " if word else ""
     st.set_page_config(page_title=f"{mark}{clean(release_id)} · {page}")
+
+
+def show_sections() -> None:
+    """Put links to the headings below on the page: `navigation.js` writes them, as soon as there are headings."""
+    show(Markup('<nav class="ev-sections" aria-label="sections of this page"></nav>'))
 
 
 def show_list(items: Iterable[Markup]) -> None:
@@ -104,7 +100,7 @@ def mark_up_time(moment: datetime | None, *, with_seconds: bool = False) -> Mark
     """Write a time in the reader's time zone as `<time>`, with UTC as its tooltip; a dash if it is None."""
     if moment is None:
         return Markup("–")
-    utc, local = moment.astimezone(UTC), moment.astimezone(_find_time_zone())
+    utc, local = moment.astimezone(UTC), moment.astimezone(find_time_zone())
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
         utc.isoformat(),
         f"{utc:%Y-%m-%d %H:%M:%S} UTC",
@@ -112,7 +108,7 @@ def mark_up_time(moment: datetime | None, *, with_seconds: bool = False) -> Mark
     )
 
 
-def _find_time_zone() -> tzinfo:
+def find_time_zone() -> tzinfo:
     """Find the time zone of the reader's browser; UTC if the browser names none, or an unknown one."""
     from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -133,6 +129,14 @@ def write_age(moment: datetime | None, now: datetime) -> str:
         if seconds < below_s:
             return f"{int(seconds // unit_s)} {unit} ago"
     return f"{int(seconds // DAY_S)} days ago"
+
+
+def write_until(moment: datetime, now: datetime) -> str:
+    """Write how much time is left until a moment: `in 14 min`, from two days on `in 3 days`; `over` afterwards."""
+    seconds = (moment - now).total_seconds()
+    if seconds <= 0:
+        return "over"
+    return f"in {int(seconds // DAY_S)} days" if seconds >= 2 * DAY_S else f"in {format_duration(round(seconds))}"
 
 
 def mark_up_verdict(word: VerdictWord | str | None) -> Markup:
@@ -216,8 +220,8 @@ def make_banner(verdict: Verdict, notes: Sequence[Markup]) -> Markup:
     reasons = Markup("").join(Markup("<li>{}</li>").format(clean(reason.text)) for reason in verdict.reasons[:4])
     unlisted = Markup('<p class="muted">and {} more reasons, below</p>').format(len(verdict.reasons) - 4)
     return Markup(
-        '<section class="ev-banner is-{}" aria-label="verdict"><p><span class="word {}">{}</span>'
-        '<span class="name">{}</span> <span class="muted">{}</span></p><ul>{}</ul>{}'
+        '<section class="ev-banner is-{}" aria-label="verdict"><h1><span class="word {}">{}</span>'
+        '<span class="name">{}</span> <span class="against">{}</span></h1><ul>{}</ul>{}'
         '<p class="next"><strong>Next:</strong> {}</p><p class="said muted">{}</p></section>'
     ).format(
         verdict.word.value,
@@ -234,7 +238,7 @@ def make_banner(verdict: Verdict, notes: Sequence[Markup]) -> Markup:
 
 def show_health(findings: Sequence[Finding]) -> None:
     """Show the health checks with what they found, the worst first."""
-    st.subheader("Was it a fair comparison?", anchor="health")
+    st.header("Was it a fair comparison?", anchor="health")
     if not findings:
         show_empty("No check was made.", "")
         return
@@ -250,48 +254,17 @@ def show_health(findings: Sequence[Finding]) -> None:
     )
 
 
-# ------------------------------------------------------------------ metrics with their intervals
-
-
-def make_metrics_table(
-    comparisons: Sequence[Comparison],
-    release_id: str,
-    colors: Mapping[str, str],
-    *,
-    with_arms: bool = False,
-    caption: str = "metrics",
-) -> Markup:
-    """Make a table of comparisons, in the given order: status, values, change, and its interval against the margin.
-
-    Each name is a link to the figures of the metric, or of the endpoint for comparisons of the scan. `colors`: those of
-    the arms, by name. `with_arms` adds the arm to the names.
-    """
-    head = ("metric", "status", "role", "baseline", "candidate", "change", "against the margin", "allowed")
-    table_rows = []
-    for comparison in comparisons:
-        if comparison.scan:
-            heading, chosen = "closer", {"endpoint": clean(comparison.rule.slice.endpoint)}
-        else:
-            heading, chosen = "metric", {"metric": comparison.rule.name, "arm": comparison.arm}
-        name = name_row(comparison, with_arm=with_arms)
-        name_cell = Markup('{}<span class="reason">{}</span>').format(
-            link("release", text=name, at=heading, release=release_id, **chosen),
-            clean(comparison.reason or comparison.no_data or ""),
-        )
-        interval = draw_interval(comparison, to_css_color(colors[comparison.arm]))
-        numbers = (*format_both(comparison), format_effect(comparison), interval, format_allowed(comparison))
-        table_rows.append((name_cell, mark_up_status(comparison), name_role(comparison), *numbers))
-    return make_table(head, table_rows, caption=caption)
+# ------------------------------------------------------------------ status and colour
 
 
 def mark_up_status(comparison: Comparison) -> Markup:
     """Write the status of a comparison with its mark, coloured."""
     return Markup('<span class="status {}">{}</span>').format(
-        _find_status_class(comparison), mark_status(comparison, watched_mark="· shown only")
+        find_status_class(comparison), mark_status(comparison, watched_mark="· shown only")
     )
 
 
-def _find_status_class(comparison: Comparison) -> str:
+def find_status_class(comparison: Comparison) -> str:
     """Return the CSS class that colours a status: `watch` for a watched metric with data, else the status itself."""
     return "watch" if is_only_shown(comparison) else comparison.status.value
 
@@ -299,52 +272,6 @@ def _find_status_class(comparison: Comparison) -> str:
 def to_css_color(color: str) -> str:
     """Write a colour of the figures as CSS that has its counterpart for dark pages too."""
     return f"light-dark({color}, {PALETTE[color]})"
-
-
-def draw_interval(comparison: Comparison, color: str) -> Markup:
-    """Draw a change with its interval on an axis of margins: the shaded part, from 0 to the margin, is allowed harm.
-
-    The dashed line is the margin. Zero is in the middle. Without a margin, or with one of 0, the axis is in multiples
-    of the interval's farthest end. Empty if there is nothing to draw.
-    """
-    effect, margin = comparison.effect, comparison.rule.margin
-    if effect is None or math.isnan(effect.estimate):
-        return Markup("")
-    finite_ends = [abs(end) for end in (effect.lower, effect.upper) if math.isfinite(end)]
-    axis_unit = margin.value if margin and margin.value > 0 else max([abs(effect.estimate), *finite_ends])
-    if not math.isfinite(axis_unit) or axis_unit <= 0:
-        return Markup("")
-
-    def place(change: float) -> float:
-        """Place a change on the axis, in percent of its width: 0 is at 50, what lies beyond at 0 or 100, NaN at 50."""
-        multiple = 0.0 if math.isnan(change) else change / axis_unit
-        return 50 + 50 * min(max(multiple, -FARTHEST), FARTHEST) / FARTHEST
-
-    def draw_part(css_class: str, left: float, width: float | None = None) -> Markup:
-        """Draw a part from `left`, both in percent of the width; `None`: its style sets the width."""
-        width_style = "" if width is None else f";width:{width:.2f}%"
-        return Markup('<i class="{}" style="left:{}{}"></i>').format(css_class, f"{left:.2f}%", width_style)
-
-    zero = place(0.0)
-    farthest_change = FARTHEST * axis_unit  # at the end of the axis
-    edge = place(margin.value if is_worse_upwards(comparison) else -margin.value) if margin else zero
-    # An interval beyond the axis still has a short line, on which its arrow stands.
-    line_start = min(place(effect.lower), 100 - MIN_LINE)
-    line_end = max(place(effect.upper), MIN_LINE)
-    parts = [draw_part("band", min(zero, edge), abs(edge - zero)), draw_part("zero", zero)]
-    if margin:
-        parts.append(draw_part("edge", edge))
-    parts.append(draw_part("whisker", line_start, line_end - line_start))
-    if abs(effect.estimate) <= farthest_change:
-        parts.append(draw_part("dot", place(effect.estimate)))
-    if effect.upper > farthest_change:
-        parts.append(Markup('<i class="more"></i>'))
-    if effect.lower < -farthest_change:
-        parts.append(Markup('<i class="less"></i>'))
-    label = f"{name_metric(comparison.rule)} {format_effect(comparison)}, {format_allowed(comparison)} allowed"
-    return Markup('<div class="ev-interval" role="img" aria-label="{}" style="{}">{}</div>').format(
-        clean(label), f"--canary:{color}", Markup("").join(parts)
-    )
 
 
 def make_heat_map(heat: HeatMap) -> Markup:
@@ -373,7 +300,7 @@ def _make_heat_cell(release_id: str, comparison: Comparison | None) -> Markup:
     change = format_change(comparison) if comparison.effect else "no data"
     label = f"{release_id}, {name_metric(comparison.rule)}: {comparison.status.value.replace('_', ' ')}, {change}"
     return Markup('<td class="{}"><a href="{}" target="_self" aria-label="{}">{}<small>{}</small></a></td>').format(
-        _find_status_class(comparison),
+        find_status_class(comparison),
         write_address("release", at="metric", release=release_id, metric=comparison.rule.name, arm=comparison.arm),
         clean(label),
         mark_status(comparison, watched_mark="·").split(" ")[0],  # without its word

@@ -17,11 +17,11 @@ from evaluator.records import Margin, Rulebook
 from evaluator.reports.overview import rank_comparisons
 from evaluator.ui.controls import choose
 from evaluator.ui.frame import guarded
+from evaluator.ui.metric_table import make_metrics_table
 from evaluator.ui.panels import show_figure, show_numbers
 from evaluator.ui.pieces import (
     complete_command,
     link,
-    make_metrics_table,
     mark_up_verdict,
     show,
     show_empty,
@@ -127,7 +127,7 @@ def _show_plan(workspace: Workspace, policy: Policy, release_id: str | None, goa
     plans = plan_gates(history, policy.rulebook, goal)
     if not plans:
         raise UsageError("the policy has no gate with a margin to plan for", hint="`evaluator policy show` prints it")
-    st.subheader("What this test would detect", anchor="gates")
+    st.header("What this test would detect", anchor="gates")
     snippet = SNIPPET.format(
         policy=f"Path({policy.origin!r})" if workspace.policy else "",
         store=f"Store.open(Path({str(workspace.store)!r}))" if release_id else None,
@@ -149,7 +149,7 @@ def _show_plan(workspace: Workspace, policy: Policy, release_id: str | None, goa
     rows = [_make_gate_row(plan, goal) for plan in plans]
     show_table(head, rows, caption="gates")
     show_numbers("plan", head, rows, snippet, caption="gates")
-    st.subheader("Precision by minutes and by instances", anchor="precision")
+    st.header("Precision by minutes and by instances", anchor="precision")
     # Around the chosen values: half as many instances to four times as many, a quarter of the time to four times.
     instance_counts = sorted({max(2, goal.instances // 2), goal.instances, 2 * goal.instances, 4 * goal.instances})
     durations_s = [goal.duration_s * factor for factor in DURATION_FACTORS]
@@ -158,7 +158,7 @@ def _show_plan(workspace: Workspace, policy: Policy, release_id: str | None, goa
     for index, (plan, grid) in enumerate(zip(plans, grids, strict=True)):
         with columns[index % 2]:
             show_figure(draw_precision(plan, grid), f"precision-{index}", snippet)
-    st.subheader("Ways to roll out, unchanged and with the regression", anchor="strategies")
+    st.header("Ways to roll out, unchanged and with the regression", anchor="strategies")
     show_figure(draw_exposure(_simulate_rollouts(history, policy.rulebook, goal)), "exposure", snippet)
 
 
@@ -225,7 +225,7 @@ def _make_gate_row(plan: GatePlan, goal: Goal) -> tuple[str, ...]:
 
 def _show_other_margins(workspace: Workspace, release_id: str) -> None:
     """Show the latest verdict of a release as it would be if all margins were multiplied by a factor."""
-    st.subheader("The verdict under other margins", anchor="margins")
+    st.header("The verdict under other margins", anchor="margins")
     verdict = read_past_verdict(read_release(workspace, release_id), None)
     if verdict is None:
         show_empty("It was not judged yet.", "Judge it first:", workspace.command(release_id))
@@ -257,7 +257,7 @@ def _show_other_margins(workspace: Workspace, release_id: str) -> None:
 
 def _show_calibration(workspace: Workspace, policy: Policy, release_id: str | None, *, has_releases: bool) -> None:
     """Show how often the policy gives a wrong verdict on identical halves of stored baselines, if the reader asks."""
-    st.subheader("Does this policy raise false alarms?", anchor="calibration")
+    st.header("Does this policy raise false alarms?", anchor="calibration")
     if not has_releases:
         show_empty("There are no stored baselines to try it on.", "Load or import some releases first.")
         return

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 from markupsafe import Markup
 
-from evaluator.errors import UnknownName, UsageError
+from evaluator.errors import UnknownName
 from evaluator.intents import ActionRequest, PromotionCondition, ask, list_conditions, may_ask, role_of, why_not
 from evaluator.policy import Policy
 from evaluator.policy.promotion import PromotionRules
 from evaluator.records import Verdict, VerdictWord
-from evaluator.records.intents import PROMOTING, Action, PersonRole
-from evaluator.ui.acting import Forecast, read_forecast
-from evaluator.ui.frame import guarded
+from evaluator.records.intents import PROMOTING, Action, IntentState, PersonRole
+from evaluator.ui.acting import Forecast, IntentRecord, read_forecast
+from evaluator.ui.cards import DANGEROUS, list_versions, show_steps
+from evaluator.ui.confirming import acting, check_name, type_name
+from evaluator.ui.controls import choose_release
+from evaluator.ui.frame import guarded, show_empty_store
 from evaluator.ui.identity import Reader, demand_recent_login, find_reader, has_recent_login, show_refusal
 from evaluator.ui.pieces import (
     clean,
@@ -26,6 +31,7 @@ from evaluator.ui.pieces import (
     show_definitions,
     show_empty,
     show_list,
+    show_markup,
     write_age,
 )
 from evaluator.ui.reads import (
@@ -40,14 +46,21 @@ from evaluator.ui.reads import (
     read_policy,
     read_policy_to_go_back,
 )
-from evaluator.ui.release import choose_release
-from evaluator.ui.requests import show_requests, show_steps
+from evaluator.ui.requests import OPEN, find_named_request, show_earlier_requests, show_open_requests
 
 ACTIONS = {
     "Promote": Action.PROMOTE,
     "Hold": Action.HOLD,
     "Roll back": Action.ROLLBACK,
     "Override": Action.BREAK_GLASS,
+}
+MOST_SHOWN = 3
+"""Conditions that are met and shown one by one; more are folded."""
+DONE = {
+    Action.PROMOTE: "promoted",
+    Action.HOLD: "held",
+    Action.ROLLBACK: "rolled back",
+    Action.BREAK_GLASS: "promoted against the verdict",
 }
 EXPLANATIONS = {
     Action.PROMOTE: "Release the candidate to all users.",
@@ -58,55 +71,114 @@ EXPLANATIONS = {
 
 
 def show_promote() -> None:
-    """Show the page Promote: the verdict, a form to request an action on a release, and earlier requests.
+    """Show the page Promote: what waits for approval, the verdict, a form to request an action, and earlier requests.
 
     It needs decisions only, so that a release can be held or rolled back whatever uses the data, or has become of them.
     """
-    st.title("Promote")
     workspace = find_workspace()
-    release_id = choose_release(read_decided_summaries(workspace))
-    if release_id is None:
+    named = find_named_request(workspace)
+    if named is not None and "release" not in st.query_params:
+        st.query_params["release"] = named.intent.release
+    names = [summary.release.id for summary in read_decided_summaries(workspace)]
+    if not names:
+        st.title("Promote")
+        show_empty_store()
         return
+    release_id = choose_release("Promote", names, names[0])
     view, reader = read_decided_release(workspace, release_id), find_reader()
     verdict = read_past_verdict(view, None)
     name_tab("Promote", release_id, verdict.word if verdict else None)
+    if named is not None and named.intent.release != release_id:
+        _leave_other_request(named.intent.id, named.intent.release)
+        named = None
+    st.session_state["request"] = named.intent.id if named else ""
+    open_requests = show_open_requests(workspace, release_id, reader, named.intent.id if named else "")
     if verdict is None:
         problem = f"{clean(release_id)} was not judged yet, so nothing can be promoted."
         show_empty(problem, "Judge it:", workspace.command(release_id))
     else:
         judged = Markup("judged {} ({})").format(write_age(verdict.judged_at, now()), mark_up_time(verdict.judged_at))
         show(make_banner(verdict, [judged, link("release", "all of the evidence", release=release_id)]))
-    guarded(lambda: _show_action(workspace, view, verdict, reader))()
-    guarded(lambda: show_requests(workspace, release_id, reader))()
+    guarded(lambda: _show_action(workspace, view, verdict, reader, open_requests))()
+    guarded(lambda: show_earlier_requests(workspace, release_id, reader, open_requests))()
 
 
-def _show_action(workspace: Workspace, view: ReleaseView, verdict: Verdict | None, reader: Reader) -> None:
-    """Let the reader choose an action, and show its conditions, its effects, and the form that requests it."""
+def _leave_other_request(request: str, release_id: str) -> None:
+    """Say that the request in the address is about another release than the one that is shown.
+
+    If its card was shown just before, the reader has chosen another release: then the address no longer names it.
+    """
+    if st.session_state.get("request") == request:
+        del st.query_params["request"]
+        return
+    show_markup(
+        '<p class="warn" role="status">The request {} is about {}: {}</p>',
+        clean(request),
+        clean(release_id),
+        link("promote", "review request", release=release_id, request=request),
+    )
+
+
+def _show_action(
+    workspace: Workspace,
+    view: ReleaseView,
+    verdict: Verdict | None,
+    reader: Reader,
+    open_requests: Sequence[IntentRecord],
+) -> None:
+    """Let the reader choose an action, and show its conditions, its effects, and the form that requests it.
+
+    An action that was requested already, and waits or is being executed, is not offered again.
+    """
     action = _choose_action(verdict)
-    policy = _read_policy(workspace, view.release.id, action)
     st.caption(EXPLANATIONS[action])
+    for record in open_requests:
+        if record.intent.action is action and record.intent.state in OPEN:
+            requested = f"{clean(record.intent.requester)} has requested that already: {record.intent.id}, above."
+            show_markup('<p role="status">{}</p>', requested)
+            return
+    policy = _read_policy(workspace, view.release.id, action)
     conditions = _list_reader_conditions(policy.promotion, reader, action)
     if verdict and action is Action.PROMOTE:
         conditions = (*list_conditions(open_store(workspace), policy, verdict), *conditions)
-    st.subheader("Conditions", anchor="conditions")
-    show_list(
-        Markup('<li><span class="status {}">{}</span> {}{}</li>').format(
-            "ok" if condition.met else "fail",
-            "✓ yes" if condition.met else "✗ no",
-            clean(condition.description),
-            Markup('<span class="reason">{}</span>').format(mark_up_code(condition.remedy))
-            if not condition.met
-            else "",
-        )
-        for condition in conditions
-    )
+    _show_conditions(conditions, action)
     if not has_recent_login(reader):
         st.button("Sign in again", on_click=st.login, key="sign-in-again", type="primary")
-    forecast = read_forecast(workspace, policy, view.release.id, action)
+    requester = reader.name if reader.refusal is None else ""
+    forecast = read_forecast(workspace, policy, view.release.id, action, requester)
     _show_what_happens(view, policy.promotion, action, forecast)
     is_possible = all(condition.met for condition in conditions) and not forecast.problem
+    # While a request waits, its card has the one primary button.
+    is_primary = not any(record.intent.state is IntentState.REQUESTED for record in open_requests)
     to_nothing = any(step.returns_to_nothing for step in forecast.steps)
-    _show_form(workspace, view, reader, action, is_possible=is_possible, to_nothing=to_nothing)
+    _show_form(workspace, view, reader, action, is_possible=is_possible, is_primary=is_primary, to_nothing=to_nothing)
+
+
+def _show_conditions(conditions: Sequence[PromotionCondition], action: Action) -> None:
+    """Show the conditions of an action: those that are not met, then, folded, those that are."""
+    st.header(f"Before it can be {DONE[action]}", anchor="conditions")
+    unmet = [condition for condition in conditions if not condition.met]
+    met = [condition for condition in conditions if condition.met]
+    if unmet:
+        show_list(
+            Markup('<li><span class="status fail">✗ no</span> {}<span class="reason">{}</span></li>').format(
+                clean(condition.description), mark_up_code(condition.remedy)
+            )
+            for condition in unmet
+        )
+    items = [
+        Markup('<li><span class="status ok">✓ yes</span> {}</li>').format(clean(condition.description))
+        for condition in met
+    ]
+    if len(met) <= MOST_SHOWN:
+        show_list(items)
+        return
+    count = f"{len(met)} conditions are met" if unmet else f"all {len(met)} conditions are met"
+    show_markup(
+        '<details><summary><span class="status ok">✓</span> {}</summary><ul class="ev-list">{}</ul></details>',
+        count,
+        Markup("").join(items),
+    )
 
 
 def _read_policy(workspace: Workspace, release_id: str, action: Action) -> Policy:
@@ -151,7 +223,7 @@ def _list_reader_conditions(rules: PromotionRules, reader: Reader, action: Actio
     # If others have to approve, an analyst may request it; otherwise the requester decides alone.
     role = PersonRole.ANALYST if rules.needed(action) else PersonRole.APPROVER
     has_role = PromotionCondition(
-        f"you may request it: {reader.name} is {role_of(rules, reader.names)}",
+        f"you ({reader.name}, {role_of(rules, reader.names)}) may ask for it",
         met=may_ask(rules, reader.names, action),
         otherwise=why_not(rules, reader, role, f"the action {action.label}"),
         remedy="ask a person with that role: `roles` in the policy lists them",
@@ -169,16 +241,15 @@ def _list_reader_conditions(rules: PromotionRules, reader: Reader, action: Actio
 
 def _show_what_happens(view: ReleaseView, rules: PromotionRules, action: Action, forecast: Forecast) -> None:
     """Show what an action would change: versions of each service, hooks in their order, and who has to approve."""
-    st.subheader("What would happen", anchor="changes")
-    services = [
-        (service.name, f"{service.baseline or '?'} → {service.canary or '?'}") for service in view.release.services
-    ]
-    approvals = rules.needed(action)
-    agreement = "no other person has to agree"
-    if approvals:
-        approvers = " of others" if rules.distinct(action) else "; yours counts, if you may approve"
-        agreement = f"{approvals} approval{'s' if approvals > 1 else ''}{approvers}"
-    show_definitions([*services, ("agreement", agreement)])
+    st.header("What would happen", anchor="changes")
+    needed = rules.needed(action)
+    approval = "no other person has to approve"
+    if needed and rules.distinct(action):
+        approval = "another person has to approve" if needed == 1 else f"{needed} other people have to approve"
+    elif needed:
+        who = "one person has" if needed == 1 else f"{needed} people have"
+        approval = f"{who} to approve; yours counts, if you may approve"
+    show_definitions([*list_versions(view.release, action), ("approval", approval)])
     if forecast.problem:
         show_empty("This action is not possible now.", forecast.problem)
     elif not forecast.steps:
@@ -190,33 +261,46 @@ def _show_what_happens(view: ReleaseView, rules: PromotionRules, action: Action,
 
 
 def _show_form(
-    workspace: Workspace, view: ReleaseView, reader: Reader, action: Action, *, is_possible: bool, to_nothing: bool
+    workspace: Workspace,
+    view: ReleaseView,
+    reader: Reader,
+    action: Action,
+    *,
+    is_possible: bool,
+    is_primary: bool,
+    to_nothing: bool,
 ) -> None:
     """Show the form that requests an action; its button works only if the action `is_possible`.
 
-    `to_nothing`: it would give users to servers that may have been taken down, unless the reader says that they run.
-    A reader who may only read sees the reason instead.
-    Raises UsageError if the name that the reader typed is not that of the release, or the login is too old.
+    `is_primary`: is it the first button of the page? `to_nothing`: it would give users to servers that may have been
+    taken down, unless the reader says that they run. A reader who may only read sees the reason instead. What is wrong
+    with the request is said next to the button.
     """
     if show_refusal(reader):
         return
     release_id = view.release.id
+    label = next(name for name, named_action in ACTIONS.items() if named_action is action)
     with st.form("ask", border=True):
         reason = st.text_input("Reason, in one sentence", key="reason", max_chars=1000)
-        typed_name = st.text_input("Type the release's name to confirm", key="typed", max_chars=300).strip()
+        typed_name = type_name(release_id, "confirm", "typed")
         baseline_runs = to_nothing and st.checkbox(
             "The servers of the baseline run: I have looked", key="baseline-runs"
         )
-        label = next(name for name, named_action in ACTIONS.items() if named_action is action)
-        is_pressed = st.form_submit_button(label, type="primary", disabled=not is_possible, key="ask-button")
+        is_pressed = st.form_submit_button(
+            label,
+            type="primary" if is_primary else "secondary",
+            disabled=not is_possible,
+            key="danger-ask-button" if action in DANGEROUS else "ask-button",
+        )
+        slot = st.empty()
     if not is_possible:
         st.caption("The button works once every condition above is met.")
     if not is_pressed:
         return
-    if typed_name != release_id:
-        raise UsageError(f"{typed_name or 'nothing'} was typed, not {release_id}: nothing was done")
-    demand_recent_login(reader)
-    store = open_store(workspace, decisions_only=action not in PROMOTING)
-    request = ActionRequest(action, release_id, reason, baseline_runs)
-    ask(store, _read_policy(workspace, release_id, action), reader, request)
-    st.rerun()
+    with acting(slot, "Requesting"):
+        check_name(typed_name, release_id)
+        demand_recent_login(reader)
+        store = open_store(workspace, decisions_only=action not in PROMOTING)
+        request = ActionRequest(action, release_id, reason, baseline_runs)
+        intent = ask(store, _read_policy(workspace, release_id, action), reader, request)
+        st.query_params["request"] = intent.id  # the page shows at its top what becomes of it

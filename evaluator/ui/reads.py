@@ -19,6 +19,7 @@ import streamlit as st
 
 from evaluator.calibration import CalibrationReport
 from evaluator.errors import UnknownName
+from evaluator.figure_data import trace_release
 from evaluator.pipeline import adopting
 from evaluator.pipeline.assessing import Judged
 from evaluator.pipeline.comparing import (
@@ -32,12 +33,12 @@ from evaluator.pipeline.comparing import (
 )
 from evaluator.pipeline.drawing import trace_figures
 from evaluator.pipeline.hindsight import calibrate_releases, find_history, related_releases
-from evaluator.pipeline.reviewing import judge_again
+from evaluator.pipeline.reviewing import judge_again, judge_part
 from evaluator.planning import History
 from evaluator.policy import Policy
 from evaluator.policy.going_back import choose_policy_to_go_back
 from evaluator.policy.selection import choose_policy, find_policy, path_to_name, policy_of
-from evaluator.records import Release, ReleaseSummary, Run, StoredVerdict, Verdict
+from evaluator.records import Comparison, Release, ReleaseSummary, Run, StoredVerdict, Verdict
 from evaluator.records.rollouts import Rollout
 from evaluator.reports import from_json, read_stored
 from evaluator.reports.rollout import StepRequests
@@ -244,6 +245,20 @@ def read_past_verdict(view: ReleaseView, verdict_number: int | None) -> Verdict 
 def _parse_verdict(text: str) -> Verdict:
     """Read the JSON of a verdict; cached, because checking it takes a while."""
     return from_json(text, "the stored verdict")
+
+
+@st.cache_data(max_entries=MAX_ENTRIES, show_spinner="looking closer …", hash_funcs=CACHE_KEYS_OF_VERDICT)
+def read_part(
+    workspace: Workspace, verdict: Verdict, endpoint: str | None, from_s: float, to_s: float
+) -> tuple[tuple[Comparison, ...], Mapping[str, Any], bool]:
+    """Compare a part of what a verdict judged: an endpoint (`None`: all) from `from_s` to `to_s` of each run.
+
+    Returns the comparisons, the data of their figures, and whether all the data that were judged still exist.
+    """
+    judged = read_judgement(workspace, verdict)
+    part = judge_part(judged, verdict.release.id, endpoint=endpoint, from_s=from_s, to_s=to_s)
+    comparisons = part.evidence.comparisons
+    return comparisons, trace_release(part.requests, part.rulebook, comparisons), judged.data.as_judged
 
 
 # Cells are large and never changed: they are shared, not copied for every reader.

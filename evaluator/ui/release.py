@@ -10,17 +10,21 @@ import streamlit as st
 from markupsafe import Markup
 
 from evaluator.figures import color_judged_arms
+from evaluator.pipeline.counting import list_running
 from evaluator.pipeline.runs import is_live, is_stale
-from evaluator.records import ReleaseSummary, Verdict
+from evaluator.records import Verdict
 from evaluator.reports.base import list_what_is_not_judged
 from evaluator.reports.overview import rank_comparisons
-from evaluator.ui.controls import choose
+from evaluator.ui.controls import choose_release
 from evaluator.ui.curves import show_distribution, show_metric, show_timeline
 from evaluator.ui.details import show_history, show_method, show_queries, show_runs
 from evaluator.ui.faults import make_fault_card
 from evaluator.ui.frame import guarded, show_empty_store
+from evaluator.ui.live import make_recording, show_recorded, show_unjudged
+from evaluator.ui.metric_table import make_verdict_table
 from evaluator.ui.notes import show_notes
-from evaluator.ui.panels import show_metrics
+from evaluator.ui.outcomes import show_arms
+from evaluator.ui.panels import offer_metrics
 from evaluator.ui.pieces import (
     clean,
     link,
@@ -32,6 +36,7 @@ from evaluator.ui.pieces import (
     show,
     show_empty,
     show_health,
+    show_sections,
     to_css_color,
     write_age,
 )
@@ -48,7 +53,8 @@ from evaluator.ui.reads import (
 )
 from evaluator.ui.slices import show_slices
 
-LIVE_EVERY_S = 5
+LIVE_EVERY_S = 2
+"""How often a release that is recorded is read again, in seconds."""
 HEAD_START_S = 0.1
 """How long the rest of the page waits after the answer: a browser that gets everything at once shows it all later."""
 SLIDER_WITHOUT_DATA_S = 60.0
@@ -61,22 +67,23 @@ release.judgement({number}).to_pandas()"""
 
 def show_release() -> None:
     """Show the page Release: the answer, then metrics, figures, health checks, and what they rest on."""
-    st.title("Release")
     workspace = find_workspace()
-    release_id = choose_release(read_summaries(workspace))
-    if release_id is None:
+    names = [summary.release.id for summary in read_summaries(workspace)]
+    if not names:
+        st.title("Release")
+        show_empty_store()
         return
+    release_id = choose_release("Release", names, names[0])
     view = read_release(workspace, release_id)
     latest = read_past_verdict(view, None)
     name_tab("Release", release_id, latest.word if latest else None)
-    _show_answer(workspace, release_id)
-    time.sleep(HEAD_START_S)  # the browser shows the answer before the rest of the page arrives
     number = read_verdict_number(view)
     verdict = read_past_verdict(view, number)
+    _show_answer(workspace, release_id, was_judged=verdict is not None)
     if verdict is None:
         return
+    time.sleep(HEAD_START_S)  # the browser shows the answer before the rest of the page arrives
     is_newest = number in (None, len(view.verdicts) - 1)
-    _show_metrics(workspace, view, verdict, number)
     _show_figures(workspace, view, verdict, newest=is_newest)
     show_health(verdict.evidence.findings)
     guarded(lambda: show_notes(workspace, release_id))()  # an error in it leaves the rest of the page
@@ -84,18 +91,6 @@ def show_release() -> None:
     show_runs(view)
     show_history(view, read_summaries(workspace))
     show_method(workspace, view, verdict)
-
-
-def choose_release(summaries: Sequence[ReleaseSummary]) -> str | None:
-    """Let the reader choose a release; the address has the choice. `None` while there is nothing to choose.
-
-    Raises UnknownName if the address names none of them.
-    """
-    names = [summary.release.id for summary in summaries]
-    if not names:
-        show_empty_store()
-        return None
-    return choose("Release", names, "release", names[0], "release")
 
 
 def read_verdict_number(view: ReleaseView) -> int | None:
@@ -115,39 +110,49 @@ def read_verdict_number(view: ReleaseView) -> int | None:
 # ------------------------------------------------------------------ the answer
 
 
-def _show_answer(workspace: Workspace, release_id: str) -> None:
-    """Show the banner; while a run is recorded it refreshes by itself, and leaves the rest of the page as it is."""
+def _show_answer(workspace: Workspace, release_id: str, *, was_judged: bool) -> None:
+    """Show the answer and the metrics; while a run is recorded they refresh by themselves, and the rest stays as it is.
+
+    `was_judged`: is there a verdict that the rest of the page shows?
+    """
     refresh_s = LIVE_EVERY_S if is_live(read_release(workspace, release_id).runs) else None
 
     @st.fragment(run_every=refresh_s)
     def show_fragment() -> None:
-        """Show the banner; called at each refresh."""
+        """Show it; called at each refresh."""
         # The workspace is found again at each refresh: its stamp tells the cache what has changed.
-        guarded(lambda: _show_banner(find_workspace(), release_id))()
+        guarded(lambda: _show_present(find_workspace(), release_id, was_judged=was_judged))()
 
     show_fragment()
 
 
-def _show_banner(workspace: Workspace, release_id: str) -> None:
-    """Show the verdict with its notes, and a button that shows the whole page again if there is a newer verdict.
+def _show_present(workspace: Workspace, release_id: str, *, was_judged: bool) -> None:
+    """Show the verdict with its notes and metrics, or what is recorded for the first one, whose page comes by itself.
 
-    The banner refreshes by itself; `seen-…` keeps how many verdicts there were when the whole page was last shown.
+    `seen-…` keeps how many verdicts there were when the whole page was last shown: a button shows it again.
     """
     view = read_release(workspace, release_id)
-    verdict = read_past_verdict(view, read_verdict_number(view))
+    number = read_verdict_number(view)
+    verdict = read_past_verdict(view, number)
     if verdict is None:
-        landed = sum(run.landed for run in view.runs)
-        problem = f"{clean(release_id)} was not judged yet; {landed:,} requests have landed."
-        show_empty(problem, "Judge it:", workspace.command(release_id))
+        show_unjudged(workspace, view)
         return
+    if not was_judged:
+        st.rerun(scope="app")
     show(make_banner(verdict, _list_notes(workspace, view, verdict)))
+    show_sections()
     if (card := make_fault_card(verdict)) is not None:
         show(card)
+    if running := list_running(view.runs):
+        show(make_recording(running))
+        show_recorded(workspace, running)
     # The rest of the page changes only when the reader asks for it.
     shown_count = st.session_state.setdefault(f"seen-{release_id}", len(view.verdicts))
     if len(view.verdicts) != shown_count and st.button("There is a newer verdict: show all of it", key="newer"):
         st.session_state[f"seen-{release_id}"] = len(view.verdicts)
         st.rerun(scope="app")
+    guarded(lambda: show_arms(verdict, color_judged_arms(verdict.evidence)))()
+    _show_metrics(workspace, view, verdict, number)
 
 
 def _list_notes(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> Sequence[Markup]:
@@ -155,11 +160,12 @@ def _list_notes(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> Se
     requests = " + ".join(f"{arm.requests:,}" for arm in verdict.evidence.arms if arm.requests)
     notes = [Markup("judged {} ({})").format(write_age(verdict.judged_at, now()), mark_up_time(verdict.judged_at))]
     notes += [Markup("{} requests").format(requests)] if requests else []
+    units = " + ".join(f"{arm.units:,}" for arm in verdict.evidence.arms if arm.units)
+    notes += [Markup("{} units").format(units)] if units else []
     live = " + ".join(f"{arm.production.requests:,}" for arm in verdict.evidence.arms if arm.production)
     notes += [Markup("{} requests of production").format(live)] if live else []
     if is_live(view.runs):
-        landed = sum(run.landed for run in view.runs)
-        notes.insert(0, Markup('<span class="ev-badge ok">live</span>{} requests so far').format(f"{landed:,}"))
+        notes.insert(0, Markup('<span class="ev-badge ok">live</span>'))
     if is_stale(view.runs, verdict.judged_at):
         command = mark_up_command(workspace.command(view.release.id))
         notes.append(Markup('<span class="ev-badge warn">stale</span>newer data has landed: {}').format(command))
@@ -186,16 +192,15 @@ def _show_metrics(workspace: Workspace, view: ReleaseView, verdict: Verdict, num
 
     `number`: the place of the verdict in the history of its release, from 0; None: the latest.
     """
-    st.subheader("Metrics, the furthest beyond its margin first", anchor="metrics")
+    st.header("Metrics, worst first", anchor="metrics")
     metrics = rank_comparisons([comparison for comparison in verdict.evidence.comparisons if not comparison.scan])
     if not metrics:
         show_empty("Nothing could be compared.", "The reasons above say what is missing.")
         return
     verdict_number = -1 if number is None else number  # an index of Python, in the snippet
     snippet = TABLE_SNIPPET.format(store=str(workspace.store), release=view.release.id, number=verdict_number)
-    has_several_candidates = len({comparison.arm for comparison in metrics}) > 1
-    colors = color_judged_arms(verdict.evidence)
-    show_metrics(metrics, view.release.id, colors, "metrics", snippet, with_arms=has_several_candidates)
+    show(make_verdict_table(verdict, color_judged_arms(verdict.evidence)))
+    offer_metrics(metrics, "metrics", snippet)
 
 
 def _show_figures(workspace: Workspace, view: ReleaseView, verdict: Verdict, *, newest: bool) -> None:
@@ -213,7 +218,8 @@ def _show_figures(workspace: Workspace, view: ReleaseView, verdict: Verdict, *, 
     guarded(load_figures)()
     if figures:
         colors = color_judged_arms(verdict.evidence)
-        show(make_legend({arm: to_css_color(color) for arm, color in colors.items()}))
+        if any(arm.requests for arm in verdict.evidence.arms):  # else there are no figures
+            show(make_legend({arm: to_css_color(color) for arm, color in colors.items()}))
         guarded(lambda: show_metric(workspace, verdict, figures, colors))()
         guarded(lambda: show_distribution(workspace, verdict, figures, colors))()
         guarded(lambda: show_timeline(workspace, verdict, figures, colors))()

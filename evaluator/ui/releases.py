@@ -58,7 +58,7 @@ def show_releases() -> None:
 
 def _show_waiting(workspace: Workspace, summaries: Sequence[ReleaseSummary], intents: Sequence[Intent]) -> None:
     """Show the requests that wait for a person, then the newest releases that wait for a decision."""
-    st.subheader("What waits for me")
+    st.header("What waits for me")
     waiting_releases = find_waiting(summaries, intents, workspace.command)
     waiting_intents = [intent for intent in intents if intent.state in _WAITING_STATES]
     if not waiting_releases and not waiting_intents:
@@ -70,7 +70,7 @@ def _show_waiting(workspace: Workspace, summaries: Sequence[ReleaseSummary], int
             intent.label,
             clean(intent.requester),
             _WAITING_STATES[intent.state],  # in words, what it waits for
-            link("promote", text="see the request", at=intent.id, release=intent.release),
+            link("promote", text="review request", release=intent.release, request=intent.id),
         )
         for intent in waiting_intents
     ]
@@ -91,7 +91,7 @@ _WAITING_STATES = {
 
 def _show_map(workspace: Workspace) -> None:
     """Show the latest verdict of each release by metric, for releases whose name contains what the reader types."""
-    st.subheader("Releases by metrics")
+    st.header("Releases by metrics")
     name_filter = st.text_input(
         "Releases that contain", key="q", bind="query-params", max_chars=200, placeholder="any, for example cart@"
     )
@@ -135,7 +135,7 @@ def _write_versions(release: Release) -> str:
 
 def _show_list(summaries: Sequence[ReleaseSummary]) -> None:
     """Show all releases as a table, judged or not."""
-    st.subheader("All releases")
+    st.header("All releases")
     present = now()
     show_table(
         ("release", "verdict", "judged", "versions", "runs", "requests", "last run"),

@@ -25,12 +25,13 @@ from evaluator.rollout.describing import OUTCOMES
 from evaluator.rollout.reporting import RolloutFacts, make_report
 from evaluator.rollout.status import RolloutStatus, describe_guard, describe_state, find_next_command
 from evaluator.ui.acting import read_intents
-from evaluator.ui.controls import choose
+from evaluator.ui.controls import choose, choose_release
 from evaluator.ui.exposed import find_exposed, mark_up_driver
 from evaluator.ui.frame import guarded, show_problem
 from evaluator.ui.identity import find_reader
 from evaluator.ui.pieces import (
     clean,
+    escape_markdown,
     link,
     mark_up_code,
     mark_up_time,
@@ -69,16 +70,17 @@ def show_rollout() -> None:
 
     It needs decisions only, so that a rollout can be held or turned back whatever uses the data.
     """
-    st.title("Rollout")
     workspace = find_workspace()
     rollouts = read_rollouts(workspace)
     release_id = _choose_release(workspace, rollouts)
     if release_id is None:
+        st.title("Rollout")
         show_empty("No release was rolled out yet.", "See what a rollout would do:", "evaluator rollout plan RELEASE")
         return
     name_tab("Rollout", release_id, None)
     rollout = _choose_rollout(rollouts.of(release_id))
     if rollout is None:
+        st.title(escape_markdown(release_id), anchor=False)
         plan = quote_command("rollout", "plan", release_id)
         show_empty(f"{clean(release_id)} was not rolled out yet.", "See what its rollout would do:", plan)
         return
@@ -98,7 +100,7 @@ def _choose_release(workspace: Workspace, rollouts: StoredRollouts) -> str | Non
     names = list(dict.fromkeys([*names, *(rollout.release for rollout in rollouts.all)]))
     if not names or not (newest or st.query_params.get("release")):
         return None
-    return choose("Release", names, "release", newest[0].release if newest else names[0], "release")
+    return choose_release("Rollout", names, newest[0].release if newest else names[0])
 
 
 def _choose_rollout(rollouts: Sequence[Rollout]) -> Rollout | None:
@@ -231,8 +233,8 @@ def _write_banner(
     it says, in sentences.
     """
     return Markup(
-        '<section class="ev-banner is-{}" aria-label="rollout"><p><span class="word {}">{}</span>'
-        '<span class="name">{}</span> <span class="muted">{}</span></p><ul>{}</ul>'
+        '<section class="ev-banner is-{}" aria-label="rollout"><h1><span class="word {}">{}</span>'
+        '<span class="name">{}</span> <span class="against">{}</span></h1><ul>{}</ul>'
         '<p class="next"><strong>Next:</strong> {}</p><p class="said muted">{}</p></section>'
     ).format(
         kind,
@@ -323,7 +325,7 @@ def _show_guard(status: RolloutStatus) -> None:
     if not lines:
         return
     guard = status.guard
-    st.subheader("Guard", anchor="guard")
+    st.header("Guard", anchor="guard")
     if guard is None:
         is_exposed = any((find_exposed(status) or {}).values())
         show_markup('<p class="{}">{}</p>', "status fail" if is_exposed else "warn", mark_up_code(lines[0]))
@@ -368,7 +370,7 @@ def _show_past(status: RolloutStatus) -> None:
 
 def _show_verdicts(workspace: Workspace, report: RolloutPage) -> None:
     """Show the newest verdict of each stage, with a link to its evidence."""
-    st.subheader("Verdicts of the stages", anchor="verdicts")
+    st.header("Verdicts of the stages", anchor="verdicts")
     if not report.verdicts:
         show_empty("No stage was judged yet.", "A stage is judged while it is observed, and at its end.")
         return
@@ -397,7 +399,7 @@ def _show_requests_of_users(report: RolloutPage) -> None:
     """Show how many requests of users each step had, and how many met the candidate; nothing without any."""
     if not report.exposures:
         return
-    st.subheader("Who met the candidate", anchor="exposure")
+    st.header("Who met the candidate", anchor="exposure")
     head = ("step", "requests of users", "wanted", "met the candidate", "of these failed", "failed on the baseline")
     show_table(head, (_list_exposure(row) for row in report.exposures), caption="who met the candidate")
     show_markup('<p class="reason">{}</p>', clean(report.exposure_note))
@@ -413,7 +415,7 @@ def _list_exposure(row: StepRequests) -> tuple[object, ...]:
 
 def _show_events(report: RolloutPage) -> None:
     """Show the newest events, the newest first."""
-    st.subheader("What happened", anchor="events")
+    st.header("What happened", anchor="events")
     show_table(
         ("at", "what", "step", "who", "reason"),
         (

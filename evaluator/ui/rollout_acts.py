@@ -5,11 +5,11 @@ from __future__ import annotations
 import streamlit as st
 from markupsafe import Markup
 
-from evaluator.errors import UsageError
 from evaluator.intents import ActionRequest, ask, describe_rollout_stop, may, may_ask, why_not
 from evaluator.policy import Policy
 from evaluator.records.intents import Action, PersonRole
 from evaluator.rollout.status import RolloutStatus
+from evaluator.ui.confirming import acting, check_name, type_name
 from evaluator.ui.identity import Reader, demand_recent_login, has_recent_login, show_refusal
 from evaluator.ui.pieces import escape_markdown, mark_up_code, show_list
 from evaluator.ui.reads import Workspace, open_store, read_policy_to_go_back
@@ -25,7 +25,7 @@ def show_acts(workspace: Workspace, status: RolloutStatus, reader: Reader) -> No
     """
     if status.has_ended:
         return
-    st.subheader("What people can do", anchor="act")
+    st.header("What people can do", anchor="act")
     rollout, progress = status.rollout, status.progress
     with st.container():  # the form below stays where it is, with what was typed, when requests come and go
         show_step_requests(workspace, rollout.id, rollout.release, reader)
@@ -42,7 +42,7 @@ def show_acts(workspace: Workspace, status: RolloutStatus, reader: Reader) -> No
 def _show_form(workspace: Workspace, status: RolloutStatus, reader: Reader) -> None:
     """Show the form that holds a rollout or, if it is held, lets it continue, and the one button that turns it back.
 
-    Raises UsageError if the name that the reader typed is not that of the release, or the login is too old.
+    What is wrong with it is said next to the buttons.
     """
     release, progress = status.rollout.release, status.progress
     store = open_store(workspace, decisions_only=True)
@@ -59,25 +59,28 @@ def _show_form(workspace: Workspace, status: RolloutStatus, reader: Reader) -> N
     )
     with st.form("act-on-rollout", border=True):
         reason = st.text_input("Reason, in one sentence", key="rollout-reason", max_chars=1000)
-        typed_name = st.text_input("Type the release's name to confirm", key="rollout-typed", max_chars=300).strip()
+        typed_name = type_name(release, "confirm", "rollout-typed")
         pressed = ""
         buttons = st.container(horizontal=True)
         for name, _ in effects:
             refusal = explain_why_not(policy, reader, name)
             if buttons.form_submit_button(
-                name, type="primary" if name == "Roll back" else "secondary", disabled=bool(refusal), key=f"do-{name}"
+                name,
+                type="primary" if name == "Roll back" else "secondary",
+                disabled=bool(refusal),
+                key=f"danger-do-{name}" if name == "Roll back" else f"do-{name}",
             ):
                 pressed = name
+        slot = st.empty()
     for refusal in dict.fromkeys(explain_why_not(policy, reader, name) for name, _ in effects):
         if refusal:
             st.caption(escape_markdown(f"{refusal}."))
     if not pressed:
         return
-    if typed_name != release:
-        raise UsageError(f"{typed_name or 'nothing'} was typed, not {release}: nothing was done")
-    demand_recent_login(reader)
-    _act(workspace, status, policy, reader, pressed, reason)
-    st.rerun()
+    with acting(slot, {"Hold": "Holding", "Continue": "Continuing"}.get(pressed, "Rolling back")):
+        check_name(typed_name, release)
+        demand_recent_login(reader)
+        _act(workspace, status, policy, reader, pressed, reason)
 
 
 def explain_why_not(policy: Policy, reader: Reader, name: str) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import streamlit as st
 
 from evaluator.figures import color_judged_arms
-from evaluator.pipeline.reviewing import look_closer
-from evaluator.records import Comparison, Verdict
+from evaluator.records import Comparison, FailureCount, Verdict
 from evaluator.reports.overview import rank_comparisons
+from evaluator.ui.curves import list_drawable, show_metric_figures, show_strips
+from evaluator.ui.faults import show_failures
 from evaluator.ui.panels import show_metrics
 from evaluator.ui.pieces import clean, show_empty, show_markup
-from evaluator.ui.reads import ReleaseView, Workspace, read_judgement
+from evaluator.ui.reads import ReleaseView, Workspace, read_part
 from evaluator.wording import format_duration
 
 MAX_ENDPOINTS = 100
@@ -45,20 +47,30 @@ def show_slices(workspace: Workspace, view: ReleaseView, verdict: Verdict, span_
 
     `span_s`: how long the load was, in seconds.
     """
-    st.subheader("Endpoints", anchor="endpoints")
     comparisons = [comparison for comparison in verdict.evidence.comparisons if comparison.scan]
+    if not comparisons and not any(arm.requests for arm in verdict.evidence.arms):
+        return  # outcomes have no endpoints
+    st.header("Endpoints", anchor="endpoints")
     if comparisons:
-        _show_ranking(workspace, view, comparisons, color_judged_arms(verdict.evidence))
+        _show_ranking(workspace, view, comparisons, color_judged_arms(verdict.evidence), verdict.failures)
     else:
         show_empty("The scan compared no endpoint.", "The policy turned it off, or no endpoint had enough requests.")
+    show_failures(verdict)
     if any(arm.requests for arm in verdict.evidence.arms):
         _show_closer(workspace, view, verdict, span_s)
 
 
 def _show_ranking(
-    workspace: Workspace, view: ReleaseView, comparisons: list[Comparison], colors: Mapping[str, str]
+    workspace: Workspace,
+    view: ReleaseView,
+    comparisons: list[Comparison],
+    colors: Mapping[str, str],
+    failures: Sequence[FailureCount] | None,
 ) -> None:
-    """Show the endpoints of the scan whose name contains what the reader types, furthest beyond their margin first."""
+    """Show the endpoints of the scan whose name contains what the reader types, furthest beyond their margin first.
+
+    `failures`: those of the verdict, whose kinds are shown.
+    """
     name_filter = st.text_input(
         "Endpoints that contain", key="find", bind="query-params", max_chars=200, placeholder="any, for example POST"
     )
@@ -82,6 +94,7 @@ def _show_ranking(
         caption="endpoints",
         with_arms=has_several_candidates,
         max_rows=MAX_ENDPOINTS,
+        failures=failures,
     )
     if len(ranked) > MAX_ENDPOINTS:
         show_markup('<p class="muted">the {} furthest beyond their margin, of {}</p>', MAX_ENDPOINTS, len(ranked))
@@ -92,7 +105,7 @@ def _show_closer(workspace: Workspace, view: ReleaseView, verdict: Verdict, span
 
     Cells are read only when the reader has chosen, since that takes a while.
     """
-    st.subheader("Look closer", anchor="closer")
+    st.header("Look closer", anchor="closer")
     endpoints = {
         comparison.rule.slice.endpoint for comparison in verdict.evidence.comparisons if comparison.rule.slice.endpoint
     }
@@ -114,15 +127,14 @@ def _show_closer(workspace: Workspace, view: ReleaseView, verdict: Verdict, span
             "This selects all of the time, as above.", "Choose an endpoint or a shorter interval to compare that alone."
         )
         return
-    judged = read_judgement(workspace, verdict)
     chosen_endpoint = None if endpoint == ALL else endpoint
-    comparisons = look_closer(judged, view.release.id, endpoint=chosen_endpoint, from_s=from_s, to_s=to_s)
+    comparisons, figures, as_judged = read_part(workspace, verdict, chosen_endpoint, from_s, to_s)
     show_markup(
         '<p class="muted">{} from {} to {} after the start. An exploration: it decides nothing{}.</p>',
         clean(endpoint),
         format_duration(from_s),
         format_duration(to_s),
-        "" if judged.data.as_judged else ", and part of the data that was judged no longer exists",
+        "" if as_judged else ", and part of the data that was judged no longer exists",
     )
     has_several_candidates = len({comparison.arm for comparison in comparisons}) > 1
     snippet = SNIPPET.format(
@@ -137,3 +149,13 @@ def _show_closer(workspace: Workspace, view: ReleaseView, verdict: Verdict, span
         caption="closer look",
         with_arms=has_several_candidates,
     )
+    colors = color_judged_arms(verdict.evidence)
+    drawable = list_drawable(comparisons, figures)
+    if drawable:
+        data, worst = drawable[0]
+        # All that was compared is of this endpoint: the figures name it.
+        of_endpoint = replace(worst.rule.slice, endpoint=chosen_endpoint)
+        worst = replace(worst, rule=replace(worst.rule, slice=of_endpoint))
+        show_markup('<p class="muted">Figures of the metric that is worst there.</p>')
+        show_metric_figures(worst, data, colors, "closer", lambda _: snippet)
+    show_strips(figures.get("timeline"), colors, "closer-timeline", snippet)

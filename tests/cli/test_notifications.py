@@ -8,7 +8,7 @@ from hooks_world import receiving, reply
 
 from evaluator.__main__ import run as run_command
 
-POLICY = """link: https://evaluator.example.org/promote?release=${release}
+POLICY = """link: https://evaluator.example.org/promote?release=${release}&request=${request}
 hooks:
   promote:
     - command: {run: [sh, -c, "exit 0"], undo: [sh, -c, "exit 0"]}
@@ -59,7 +59,7 @@ def test_each_command_sends_what_it_did(run, receiver):
     assert run("rollback", "cart@1.9.0", "--yes", "--reason", "odd")[0] == 0
     expected = ["promote waiting", "promote cancelled", "promote acknowledged", "hold acknowledged"]
     assert titles(receiver) == [*expected, "rollback acknowledged"]
-    assert "https://evaluator.example.org/promote?release=cart%401.9.0" in receiver.requests[0].body.decode()
+    assert "https://evaluator.example.org/promote?release=cart%401.9.0&request=i1" in receiver.requests[0].body.decode()
 
 
 def test_a_message_that_is_refused_changes_no_exit_code(run, receiver):
@@ -68,7 +68,7 @@ def test_a_message_that_is_refused_changes_no_exit_code(run, receiver):
     assert code == 0
     assert "i1 promote cart@1.9.0: acknowledged" in out
     assert "people were not notified that i1 is acknowledged: notify: 0 of 1 were notified, not json" in err
-    assert run("hooks", "log")[1].startswith("i1 promote cart@1.9.0: acknowledged: 1 hook acknowledged")
+    assert run("hooks", "log")[1].startswith("i1 promote cart@1.9.0: acknowledged: 1 hook done")
     assert "not notified" in run("audit", "show")[1]
 
 

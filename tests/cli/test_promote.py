@@ -64,7 +64,7 @@ def test_tested_promoted_and_rolled_back(run):
     assert "needs 1 approval" in out
     assert lines(run) == []
     code, out, _ = run("promote", "cart@1.9.0", "--yes")
-    assert (code, out.splitlines()[0]) == (0, "i1 promote cart@1.9.0: acknowledged: 1 hook acknowledged")
+    assert (code, out.splitlines()[0]) == (0, "i1 promote cart@1.9.0: acknowledged: 1 hook done")
     assert lines(run) == ["promoted-1.9.0"]
     assert run("promote", "cart@1.9.0", "--yes")[0] == 0
     assert lines(run) == ["promoted-1.9.0"]
@@ -138,7 +138,7 @@ def test_the_person_does_not_come_from_the_environment(run):
 
 def test_a_request_waits_for_the_approvals_of_others(run):
     code, out, err = run("promote", "cart@1.9.0", "--yes", policy=f"{HOOKS}sensitive: true\n")
-    assert (code, "for 2 more of 2 approvals by people other than" in err) == (3, True)
+    assert (code, "2 people other than" in err) == (3, True)
     assert out == "i1 promote cart@1.9.0: requested\n"
     request, step = run("approve")[1].splitlines()
     assert request.endswith(f"requested by {ME}: the verdict is GO")
@@ -262,9 +262,7 @@ def test_a_signal_lets_a_promotion_complete_its_hooks(number, run):
     finally:
         promoting.kill()
         promoting.wait()
-    assert (promoting.returncode, "2 hooks acknowledged" in out, "it ends after the hooks" in err) == (0, True, True), (
-        err
-    )
+    assert (promoting.returncode, "2 hooks done" in out, "it ends after the hooks" in err) == (0, True, True), err
     assert lines(run) == ["begun", "after"]
 
 

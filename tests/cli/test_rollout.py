@@ -125,6 +125,7 @@ def test_services_go_one_after_the_other_or_together(plan):
         ("[c1, c2, c3]", "c1", ":11: rollout.stages[2]: 50 % needs go, but cart has 3 servers of the baseline"),
         ("baseline: [b1", "stable: [b1", ":5: rollout.router.cart: its servers are those of stable, canary, but a"),
         ("  live:", "  lease: 2s\n  live:", "rollout.lease: must be at least 10s, or a driver that is only slow"),
+        ("share: 5%", "share: 5", "share: must be from 0 to 1, not 5: write 5% if that is meant"),
         ("  live:", "  guard: {failures: 0%}\n  live:", "rollout.guard.failures: must be between 0 and 1, not 0"),
         ("share: 50%", "share: 25%", ":11: rollout.stages[2]: 50 % needs go, but at 25 % a server of the baseline"),
         ("bake: 10m", "bake: 10s", ":10: rollout.stages[1].bake: 10 s are too short"),

@@ -78,6 +78,24 @@ def test_numbers_are_those_of_the_place_since_the_onset():
     assert slower.candidate == pytest.approx(2.0, rel=0.15)
 
 
+def test_the_kind_is_that_of_the_named_instance_and_not_what_is_usual_there():
+    requests = draw(SimulatedFault("failures", 0.3, ONSET_S, {ENDPOINT}, {INSTANCE}))
+    # All instances of the candidate refuse some users there, and the baseline's, too; other instances lose connections.
+    refused = SimulatedFault("failures", 0.1, 0.0, {ENDPOINT}, status=403)
+    for fault in (
+        refused,
+        replace(refused, arm="baseline", size=0.05),
+        replace(refused, instances={"canary-1"}, status=502),
+    ):
+        requests = add_fault(requests, fault, seed=2)
+    found = find_fault(pair(requests), "canary", "failures")
+    assert (found.endpoints.names, found.instances.names) == ((ENDPOINT,), (INSTANCE,))
+    of_place = (requests.endpoint == requests.endpoints.index(ENDPOINT)) & (
+        requests.instance == requests.instances.index(INSTANCE)
+    )
+    assert [(kind.status, kind.n) for kind in found.kinds] == [(503, int((of_place & (requests.status == 503)).sum()))]
+
+
 @pytest.mark.parametrize(("what", "size"), [("failures", 0.1), ("response_time", 1.6)])
 @pytest.mark.parametrize(
     ("endpoints", "instances"),

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -20,6 +20,7 @@ from evaluator.metrics.reading_histogram import HistogramMean
 from evaluator.records import (
     PARTS,
     Margin,
+    MetricStatus,
     Query,
     QueryKind,
     ReadingCells,
@@ -28,6 +29,7 @@ from evaluator.records import (
     Scan,
 )
 from evaluator.simulate import SCENARIOS, Change, simulate, simulate_cells, to_cells
+from evaluator.simulate.faults import SimulatedFault, add_fault
 from evaluator.simulate.readings import DURATION
 
 
@@ -64,17 +66,49 @@ def test_an_hour_of_twenty_endpoints_stays_small(hour):
 
 def test_every_gate_is_drawn_and_ends_at_the_verdicts_own_interval(hour):
     _, comparisons, traced = hour
-    rows = {row.rule.name: row for row in comparisons if not row.scan}
-    assert [curve["name"] for curve in traced["metrics"]] == [
-        "failure_rate",
-        "latency_p50",
-        "latency_p95",
-        "latency_p99",
+    rows = {(row.rule.name, row.rule.slice.endpoint): row for row in comparisons}
+    failing = {row.rule.slice.endpoint for row in comparisons if row.scan and row.status is MetricStatus.FAIL}
+    assert failing
+    assert [(curve["name"], curve["endpoint"]) for curve in traced["metrics"]] == [
+        ("failure_rate", None),
+        ("latency_p50", None),
+        ("latency_p95", None),
+        ("latency_p99", None),
+        *(("latency_typical", endpoint) for endpoint in failing),
     ]
     for curve in traced["metrics"]:
-        effect = rows[curve["name"]].effect
+        effect = rows[curve["name"], curve["endpoint"]].effect
         last = [curve["over_time"][key][-1] for key in ("estimate", "lower", "upper")]
         assert last == pytest.approx([effect.estimate, effect.lower, effect.upper], rel=1e-4)
+
+
+def test_each_window_is_compared_by_itself():
+    """A cumulative estimate hides when it began: half of the run dilutes it."""
+    slower = SimulatedFault("response_time", 2.0, onset_s=150.0)
+    cells = to_cells(add_fault(simulate(SHORT, 3), slower, 1), bucket_s=1)
+    _, traced = trace(cells)
+    median = next(curve for curve in traced["metrics"] if curve["name"] == "latency_p50")
+    windows = median["windows"]
+    assert windows["begin"][1:] == windows["end"][:-1]
+    assert windows["end"][-1] == median["over_time"]["seconds"][-1]
+    first_s = min(begin for begin, change in zip(windows["begin"], windows["estimate"], strict=True) if change > 0.5)
+    assert abs(first_s - 150) <= windows["end"][0]
+    changes = [change for begin, change in zip(windows["begin"], windows["estimate"], strict=True) if begin >= 180]
+    assert changes == pytest.approx([1.0] * len(changes), abs=0.25)
+    assert median["over_time"]["estimate"][-1] < 0.8
+    failing = simulate(SHORT, 3)
+    fault = SimulatedFault("failures", 0.2, onset_s=150.0)
+    _, traced = trace(to_cells(add_fault(failing, fault, 1), bucket_s=1))
+    p95 = next(curve for curve in traced["metrics"] if curve["name"] == "latency_p95")
+    assert p95["windows"]["estimate"][0] is not None
+    assert p95["windows"]["estimate"][-1] is None  # a failure, which is not left out
+    assert len(p95["windows"]["estimate"]) == len(windows["estimate"])
+
+
+def test_a_run_that_is_too_short_and_several_runs_have_no_windows():
+    for scenario in (replace(SHORT, duration_s=30.0), replace(SHORT, replicates=3)):
+        _, traced = trace(simulate_cells(scenario, 3))
+        assert all(curve["windows"] is None for curve in traced["metrics"])
 
 
 @pytest.mark.parametrize(("latency", "seed"), [(0.15, 2), (0.16, 1), (0.17, 3)])
@@ -287,3 +321,23 @@ def test_a_unit_whose_quantile_is_a_failure_says_so():
     _, traced = trace(replace(cells, moments=moments))
     units = next(curve["units"]["units"] for curve in traced["metrics"] if curve["name"] == "latency_p95")
     assert [unit["value"] for unit in units if unit.get("fails")] == [None]
+
+
+def test_a_restart_and_the_end_of_the_ramp_are_events():
+    requests = simulate(replace(SHORT, spawn_s=100.0, users=30), 3)
+    elapsed_s = (requests.ts_us - requests.ts_us.min()) / 1e6
+    name = next(name for name in requests.instances if name.startswith("canary"))
+    gone = (requests.instance == requests.instances.index(name)) & (elapsed_s > 180) & (elapsed_s < 240)
+    columns = {
+        field.name: values[~gone]
+        for field in fields(requests)
+        if isinstance(values := getattr(requests, field.name), np.ndarray)
+    }
+    _, traced = trace(to_cells(replace(requests, **columns), bucket_s=1))
+    events = {event["what"]: event["at"] for event in traced["timeline"]["events"]}
+    slot_s = traced["timeline"]["slot_s"]
+    assert abs(events[f"{name} starts"] - 240) <= slot_s
+    assert 50 < events["30 users"] <= 100 + slot_s
+    assert sum(what.endswith(" starts") for what in events) == 1
+    _, quiet = trace(simulate_cells(replace(SHORT, spawn_s=0.0), 3))
+    assert not [event for event in quiet["timeline"]["events"] if event["what"].endswith((" starts", " users"))]

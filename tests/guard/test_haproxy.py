@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import time
 
 import pytest
-from guard_world import BASELINE, HALF, users, world
-from metrics_servers import program, wait_for
+from guard_world import BASELINE, HALF, reload_haproxy, users, world
+from metrics_servers import wait_for
 
 from evaluator.errors import HookError
 from evaluator.records.rollouts import GuardLimits
@@ -143,29 +142,6 @@ def test_servers_that_are_down(tmp_path):
 # ------------------------------------------------------------------ what else happens to HAProxy
 
 
-def reload(made, *, keep: bool = False, pause_s: float = 0.0):
-    """Replace the process of HAProxy, as a reload does, or as a restart does that takes some time.
-
-    `keep`: with the state of its servers, as `server-state-file` keeps it.
-    """
-    config = made.folder / "haproxy.cfg"
-    if keep and "server-state-file" not in config.read_text():
-        lines = config.read_text().replace("global\n", f"global\n  server-state-file {made.folder}/state\n", 1)
-        config.write_text(lines.replace("defaults\n", "defaults\n  load-server-state-from-file global\n", 1))
-    (made.folder / "state").write_text(made.command("show servers state") + "\n")
-    old = made.router.process
-    finish = ["-sf", str(old.pid)]
-    if pause_s:
-        old.terminate()
-        old.wait(5)
-        time.sleep(pause_s)
-        finish = []
-    with made.router.log.open("ab") as log:
-        command = [program("haproxy"), "-db", "-f", str(config), *finish]
-        made.router.process = subprocess.Popen(command, stdout=log, stderr=subprocess.DEVNULL)
-    old.wait(10)
-
-
 @pytest.fixture
 def reloadable(running):
     """A rollout that is guarded; processes of HAProxy that the test has started are ended."""
@@ -185,7 +161,7 @@ def get_drift(made):
 
 def test_a_reload_that_keeps_the_state_of_servers_changes_nothing(reloadable):
     for _ in range(2):
-        reload(reloadable, keep=True)
+        reload_haproxy(reloadable, keep=True)
         wait_for(lambda: reloadable.shares() == pytest.approx(HALF, abs=0.01), "HAProxy is there")
     time.sleep(1.2)
     status = reloadable.client.renew("r1")
@@ -193,17 +169,17 @@ def test_a_reload_that_keeps_the_state_of_servers_changes_nothing(reloadable):
 
 
 def test_the_second_reload_that_forgets_the_shares_is_one_too_many(reloadable):
-    reload(reloadable)
+    reload_haproxy(reloadable)
     assert "baseline gets 100 % instead of 50 %, canary gets 0 % instead of 50 %" in get_drift(reloadable)
     wait_for(lambda: reloadable.shares() == pytest.approx(HALF, abs=0.01), "the shares are set again")
     assert not reloadable.client.renew("r1").is_back
-    reload(reloadable)
+    reload_haproxy(reloadable)
     wait_for(lambda: reloadable.client.renew("r1").is_returned, "it goes back")
     assert "has other shares than were set, again" in reloadable.client.look("r1").why_back
 
 
 def test_a_restart_is_one_change_although_the_router_is_away_meanwhile(reloadable):
-    reload(reloadable, pause_s=1.5)
+    reload_haproxy(reloadable, pause_s=1.5)
     seen = []
     wait_for(lambda: seen.append(reloadable.client.renew("r1")) or "set again" in seen[-1].drift, "it is set again")
     assert not seen[-1].is_back

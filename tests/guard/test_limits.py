@@ -7,6 +7,7 @@ import random
 import pytest
 from scipy.stats import binom
 
+from evaluator.guard.counters import CounterWatch
 from evaluator.guard.limits import (
     ArmCounters,
     CounterWindow,
@@ -168,6 +169,30 @@ def test_waiting_requests_count_as_in_progress():
     second, reason = watch_sessions(queued, simulate_sessions(95, 30, usual))
     assert second <= 14
     assert "wait)" in reason
+
+
+def test_what_was_in_progress_before_a_reload_hides_nothing():
+    """HAProxy's new process counts from 0; requests that hang in the old one are not among its sessions."""
+    answers = iter(range(1, 100))
+
+    def stat(started, sessions):
+        rows = [("b1", 19 * started, 1), ("c1", started, sessions)]
+        lines = [f"shop,{name},2,{total},{current},0,0,0,UP" for name, total, current in rows]
+        return "\n".join(["# pxname,svname,type,stot,scur,qcur,econ,eresp,status", *lines])
+
+    def ask(_command):
+        second = next(answers)
+        # 60 connections stay open all the time; after the reload at 30 s, requests get no answer.
+        return stat(10 * second, 60) if second < 30 else stat(10 * (second - 29), 10 * (second - 29))
+
+    watch = CounterWatch(
+        ask, "shop", {"b1": "baseline", "c1": "canary"}.get, ("baseline", "canary"), LIMITS, by_status=False
+    )
+    for second in range(1, 60):
+        watch.look(float(second))
+        if watch.find_reason(float(second)):
+            break
+    assert 30 < second <= 39
 
 
 def test_failed_connections_are_a_reason():

@@ -300,7 +300,10 @@ def test_a_few_failures_on_one_side_are_an_early_warning():
     failing = np.flatnonzero(requests.arm == 1)[:9]
     failed = np.zeros_like(requests.failed)
     failed[failing] = True
-    assert "9 of 9 failures" in find("early_warning", to_cells(replace(quiet, failed=failed))).text
+    broken = replace(quiet, failed=failed, status=np.where(failed, 503, quiet.status))
+    text = find("early_warning", to_cells(broken)).text
+    assert "9 of 9 failures" in text
+    assert text.endswith(": 9 × 503")
 
 
 def test_every_failed_check_says_what_to_do_or_what_it_saw():
@@ -426,6 +429,22 @@ def test_answers_that_lost_most_of_their_content_forbid_a_go():
     assert "response_size" in found.remedy
     assert "and 2 more" in find("answer_size", with_sizes(0.01)).text
     assert judge(with_sizes(0.01), RULEBOOK, (LOADED,)).word is VerdictWord.INCONCLUSIVE
+
+
+def test_answers_of_one_size_are_empty_pages_whose_header_is_counted():
+    """Baselines of 360 to 440 bytes with a header of 200; the candidate sends only that."""
+    moments, first = CELLS.moments, 0
+    chosen = moments.endpoint == first
+    headers = np.where(chosen, 200.0 * (moments.n - moments.failures), moments.bytes)
+    with_headers = np.where(chosen, 0.2 * moments.bytes / moments.bytes[chosen].mean() * headers[chosen].mean(), 0)
+    both = replace(CELLS, moments=replace(moments, bytes=headers + with_headers))
+    assert find("answer_size", both) is None
+    empty = np.where(moments.arm == 1, headers, headers + with_headers)
+    found = find("answer_size", replace(CELLS, moments=replace(moments, bytes=empty)))
+    assert found.level is Level.FAIL
+    # Nothing follows from sizes that are alike on both arms: a header may have become shorter.
+    shorter = np.where(chosen & (moments.arm == 1), 0.87 * headers, headers)
+    assert find("answer_size", replace(CELLS, moments=replace(moments, bytes=shorter))) is None
 
 
 @pytest.mark.parametrize("factor", [0.55, 1.0, 3.0])

@@ -247,6 +247,23 @@ def test_users_do_not_go_to_an_upstream_that_no_server_of_serves(proxy, unchange
     assert file.read_bytes() == unchanged
 
 
+@pytest.mark.parametrize(
+    ("method", "keeps"), [("", False), ("least_conn;", False), ("ip_hash;", True), ("hash $request_uri;", True)]
+)
+def test_some_ways_to_balance_keep_each_client_at_its_server(tmp_path, method, keeps):
+    file = tmp_path / "shop.conf"
+    file.write_text(f"upstream shop {{ {method} server a:1; server b:1; }}")
+    options = {
+        "file": str(file),
+        "upstream": "shop",
+        "servers": {"baseline": "a:1", "canary": "b:1"},
+        "nginx": ["true"],
+    }
+    assert hook_for(options).keeps_clients() is keeps
+    file.unlink()
+    assert hook_for(options).keeps_clients()
+
+
 def test_a_server_may_be_a_socket_of_this_machine(tmp_path):
     file, path = tmp_path / "shop.conf", tmp_path / "a.sock"
     file.write_text(f"upstream shop {{ server unix:{path}; server unix:{path}2; }}")

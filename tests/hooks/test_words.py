@@ -5,12 +5,13 @@ from hooks_world import make_context
 
 from evaluator.errors import HookError, PolicyError
 from evaluator.hooks import make_hook
-from evaluator.hooks.templates import OPTIONAL, SET_WORDS, WORDS, check_template, fill_json, fill_words
+from evaluator.hooks.templates import OPTIONAL, SET_WORDS, WORDS, check_template, fill_json, fill_words, show_words
 
 FULL = {
     "service": "cart",
     "share": "0.05",
     "step": "5 %",
+    "request": "i7",
     "link": "https://evaluator.example.org/?release=cart%401.5.0",
 }
 
@@ -23,8 +24,8 @@ def test_each_word_is_filled_in():
     text = " ".join(f"{word}=${{{word}}}" for word in sorted(WORDS) if word not in ("outcome", "reason", "summary"))
     assert echo(text).execute(make_context(**FULL)).response == (
         "action=promote arm=canary baseline=1.4.1 canary=1.5.0 idempotency_key=intent-7 "
-        "link=https://evaluator.example.org/?release=cart%401.5.0 release=cart@1.5.0 requester=ann@example.org "
-        "service=cart share=0.05 step=5 % verdict=go verdict_hash=sha256:5a version=1.5.0"
+        "link=https://evaluator.example.org/?release=cart%401.5.0 release=cart@1.5.0 request=i7 "
+        "requester=ann@example.org service=cart share=0.05 step=5 % verdict=go verdict_hash=sha256:5a version=1.5.0"
     )
 
 
@@ -42,7 +43,9 @@ def test_nothing_is_done_with_a_word_that_has_no_value(word):
     assert OPTIONAL[word] in outcome.did
     announced = hook.execute(make_context(outcome="failed", **FULL | empty))
     assert (announced.state, announced.response) == ("acknowledged", "x")
-    assert f"${{{word}}}" in hook.describe(make_context(**FULL | empty)), "people see which word has no value"
+    described = hook.describe(make_context(**FULL | empty))
+    missing = {"summary": "what happened"}.get(word, word)  # the names of the other words say what is missing
+    assert ("‹" in described, missing in described, "${" in described) == (True, True, False), described
 
 
 def test_a_program_gets_no_variable_for_a_word_without_a_value():
@@ -73,3 +76,15 @@ def test_words_of_a_call_that_sets_shares_are_known_only_there():
     assert fill_words("${percent}%", words) == "5%"
     with pytest.raises(HookError, match="has a value only in a request"):
         fill_words("${release}", {})
+
+
+def test_people_read_what_a_word_will_be_and_secrets_stay_names():
+    text = "${canary} ${reason} ${outcome} ${HOOK_SECRET} ${percent}"
+    words = make_context(reason="").words()
+    assert show_words(text, words) == "1.5.0 ‹your reason› ‹how it ends› ${HOOK_SECRET} ‹share in percent›"
+    assert show_words(text, {}) == text
+    assert not [
+        word
+        for word in (*WORDS, *SET_WORDS)
+        if "${" in show_words(f"${{{word}}}", {"release": "cart@1", "action": "hold"})
+    ]

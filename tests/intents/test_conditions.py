@@ -99,7 +99,7 @@ YOUNG = "it was judged within the last 30 min"
             "judge the release, which takes its newest step and all else that was recorded: `evaluator verdict cart@2`",
         ),
         ({"stale": True}, "nothing landed after the verdict", "data landed after the verdict", AGAIN),
-        ({"live": True}, "no run is being recorded", "a run is still being recorded", "wait, then judge again"),
+        ({"live": True}, "no load or import is running", "a run is still being recorded", "wait, then judge again"),
         (
             {"policy": "sha256:x"},
             "the policy is the one that judged",
@@ -114,7 +114,7 @@ YOUNG = "it was judged within the last 30 min"
         ),
         (
             {"data": ""},
-            "its data have not changed since the verdict",
+            "the data are unchanged since the verdict",
             "its data have changed, or there are newer data",
             AGAIN,
         ),

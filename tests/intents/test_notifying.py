@@ -70,9 +70,9 @@ def test_a_request_that_waits_and_its_end_are_sent_once_each(store, notifying_po
     notify_people(store, lambda _: rules)
     [waiting] = messages(receiver)
     assert (waiting["type"], waiting["outcome"], waiting["reason"]) == ("request.waiting", "waiting", "ship it")
-    assert waiting["summary"].startswith(f"{intent.id}: promote waits until ")
-    assert waiting["summary"].endswith(
-        f"for 2 approvals by people other than {ANN.name}: evaluator approve {intent.id}"
+    assert waiting["summary"] == (
+        f"{intent.id}: {ANN.name} asks to promote cart@1.9.0 to all users. Until {intent.expires_at:%Y-%m-%d %H:%M} "
+        f"UTC, 2 people other than {ANN.name} have to approve: evaluator approve {intent.id}"
     )
     assert waiting["link"] == "https://ci.example.org/r/cart%401.9.0"
     [chat] = [json.loads(request.body) for request in receiver.requests if request.path.startswith("/chat")]

@@ -59,7 +59,7 @@ def test_a_promotion_whose_worker_was_killed_does_not_go_on_after_a_rollback_or_
     later = ask(store, rules, system_person(), action_request(action, reason="carts are odd"))
     assert execute(store, lambda _: rules, later.id, "w").state is IntentState.ACKNOWLEDGED
     assert execute_waiting(store, lambda _: rules, "w")[0].state is IntentState.FAILED
-    assert f"i2 ({action}) was requested after it; 1 hook acknowledged before" in last_said(store, intent)
+    assert f"i2 ({action}) was requested after it; 1 hook done before" in last_said(store, intent)
     assert lines() == []
 
 
@@ -401,7 +401,7 @@ def test_hooks_of_what_must_not_go_on_are_settled(
     last = store.control.deliveries(intent.id)[-1]
     assert hook_says in last.outcome.text
     assert last.attempts == 1  # it was not tried again
-    counted = "1 hook acknowledged before" in last_said(store, intent)
+    counted = "1 hook done before" in last_said(store, intent)
     assert counted == (states[0] == "acknowledged")
     assert lines() == []
 

@@ -315,6 +315,12 @@ def test_a_newer_no_go_refuses_a_step_and_its_grounds_do_not(store, start, step,
     assert refused.state is IntentState.FAILED
     assert "is NO-GO" in describe_problems(store, refused)
     assert not any(line.startswith("migrate") for line in lines())
+    # After an act without a way back, who lets it continue has seen the verdict.
+    add(store, rollout, EventKind.BEGUN, MIGRATE)
+    event = Event(EventKind.CONTINUED, later.timestamp() + 1, person="ann")
+    Rollouts(store.control.file).add_event(rollout, event)
+    assert reopen_step(store, refused.id, "driver").state is IntentState.APPROVED
+    assert step(rollout, plan, MIGRATE).state is IntentState.ACKNOWLEDGED
 
 
 @pytest.mark.parametrize("column", ["plan", "policy", "plan_hash"])
@@ -347,9 +353,24 @@ def test_a_rollout_from_before_a_restore_does_not_go_on(store, start, step, line
 # ------------------------------------------------------------------ asked
 
 
+@pytest.mark.parametrize("approvals", [{}, {"self_approval": False}, {"promote": 2}])
+def test_who_started_a_rollout_answers_questions_where_one_person_may_promote_alone(
+    store, start, policy, person, approvals
+):
+    rules = policy("roles: {approver: [ann]}\n")
+    rollout, plan = start(sections={"roles": {"approver": ["ann"]}, "approvals": approvals})
+    question = request_step(store, rollout, plan, SEE_5, "it has not shown what it needs")
+    assert question.approvals_needed == 1
+    if approvals:
+        with pytest.raises(UsageError, match="ann requested i1 and cannot approve it too"):
+            approve(store, rules, person("ann"), question.id)
+    else:
+        assert approve(store, rules, person("ann"), question.id).state is IntentState.ACKNOWLEDGED
+
+
 def test_a_question_is_answered_once_by_another_person(store, start, policy, person):
     rules = policy("roles: {approver: [ann, bob], analyst: [eve]}\n")
-    rollout, plan = start(sections={"roles": {"approver": ["ann", "bob"]}})
+    rollout, plan = start(sections={"roles": {"approver": ["ann", "bob"]}, "approvals": {"self_approval": False}})
     question = request_step(store, rollout, plan, SEE_5, "it has not shown what it needs")
     assert question.approvals_needed == 1
     with pytest.raises(UsageError, match="ann requested i1 and cannot approve it too"):
@@ -603,11 +624,12 @@ def test_the_sections_of_the_policy_that_do_not_judge_have_what_steps_need(folde
 # ------------------------------------------------------------------ who may start one
 
 
-def test_who_may_start_a_rollout_and_when(store, folder, policy, person, action_request, script):
-    def explain(values=None, name="ann"):
+def test_who_may_start_a_rollout_and_when(store, folder, policy, person, action_request, script, start):
+    def explain(values=None, name="ann", *, is_again=False):
         return explain_obstacle_to_start(
-            store, parse_policy(make_values(folder) | (values or {})), person(name), RELEASE, ["cart"]
-        )
+            store, parse_policy(make_values(folder) | (values or {})), person(name), RELEASE, ["cart"],
+            is_again=is_again,
+        )  # fmt: skip
 
     roles = {"roles": {"approver": ["ann", "bob"], "analyst": ["eve"]}}
     assert explain(roles) == ""
@@ -623,6 +645,21 @@ def test_who_may_start_a_rollout_and_when(store, folder, policy, person, action_
     assert "i2 (hold" in explain(roles)
     store.control.settle("i2", IntentState.ACKNOWLEDGED, "w", "")
     assert explain(roles) == ""
+    (go,) = store.control.verdicts(RELEASE)
+    rollout, _ = start()
+    add(store, rollout, EventKind.STOPPED, text="50 % is NO-GO")
+    add(store, rollout, EventKind.ENDED, outcome=RolloutOutcome.ROLLED_BACK)
+    again = "because 50 % is NO-GO: roll out a new version; --again starts it all the same"
+    assert explain(roles).startswith("r1 of this release was rolled back at ")
+    assert explain(roles).endswith(again)
+    assert explain(roles, is_again=True) == ""
+    promoted, _ = start()
+    add(store, promoted, EventKind.ENDED, outcome=RolloutOutcome.PROMOTED)
+    assert explain(roles) == ""
+    no_go = json.dumps(json.loads(go.json) | {"word": "no_go"})
+    store.control.save_verdict(RELEASE, no_go, datetime.now(UTC), "no_go")
+    assert " UTC, is NO-GO: roll out a new version" in explain(roles)
+    assert explain(roles, is_again=True) == ""
     with closing(sqlite3.connect(store.control.file.path)) as connection, connection:
         connection.execute("UPDATE verdicts SET word = 'go', judged_at = '2026-01-01T00:00:00+00:00'")
     assert "changed by hand" in explain(roles)

@@ -235,10 +235,15 @@ def test_words_are_shown_as_the_hook_gets_them_and_secrets_are_not():
         """runs echo 'promoted-2 "fast" & ${canary} key7-0'""",
         'sends POST https://d.example.org/cart%402 with {"why": "\\"fast\\" & ${canary}"}',
         "sets /k of etcd at http://etcd to 2",
-        "notifies slack: promote go: ${outcome} bob",
+        "notifies slack: promote go: ‹how it ends› bob",
     ]
     draft = preview_action(planned, Action.PROMOTE, ONE_SERVICE, VERDICT, datetime.now(UTC))
-    assert draft[0].description == "runs echo 'promoted-2 ${reason} ${idempotency_key}'"
+    assert draft[0].description == "runs echo 'promoted-2 ‹your reason› ‹key of the request›'"
+    assert draft[1].description == 'sends POST https://d.example.org/cart%402 with {"why": "‹your reason›"}'
+    known = preview_action(planned, Action.PROMOTE, ONE_SERVICE, VERDICT, datetime.now(UTC), "ann")
+    assert known[3].description == "notifies slack: promote go: ‹how it ends› ann"
+    shown = " ".join(step.description for step in (*draft, *known))
+    assert "${" not in shown.replace("${HOOK_SECRET}", "")
 
 
 def test_what_is_taken_back_says_so():

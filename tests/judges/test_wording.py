@@ -657,4 +657,6 @@ def test_a_release_is_repeated_as_it_was_recorded(changes, verb):
 def test_a_go_that_comes_too_early_says_when_it_is_given():
     judgement = judge(passing(), final=False)
     assert judgement.word is VerdictWord.INCONCLUSIVE
-    assert judgement.reasons[0].text == ("not decided after 5 min: a GO is given at the planned end only")
+    assert judgement.reasons[0].text == (
+        "no gate is shown to be worse after 5 min; a GO is given at the planned end only"
+    )

@@ -11,8 +11,9 @@ import pytest
 from jsonschema import Draft202012Validator
 from reporting import find_verdict
 
-from evaluator.records import Fault, FaultKind, FaultOnset, FaultPlace
+from evaluator.records import FailureCount, FailureKind, Fault, FaultOnset, FaultPlace, Slice
 from evaluator.reports import FORMATS, Page, from_json, to_json
+from evaluator.reports.failures import describe_kinds, list_failure_rows
 from evaluator.reports.faults import NOTHING_SHOWN, list_faults, list_parts, name_minute, write_fault
 from evaluator.reports.html import to_html
 from evaluator.reports.human import to_human
@@ -28,7 +29,7 @@ FAULT = Fault(
     requests=812,
     baseline=0.001,
     candidate=0.0507,
-    kinds=(FaultKind(503, "HTTP 503", 41),),
+    kinds=(FailureKind(503, "HTTP 503", 41),),
 )
 ALL, NONE = FaultPlace("all", (), 4), FaultPlace("not_known", (), 4)
 SLOW = replace(FAULT, what="response_time", baseline=None, candidate=2.04, kinds=())
@@ -80,7 +81,7 @@ SLOW = replace(FAULT, what="response_time", baseline=None, candidate=2.04, kinds
                 endpoints=FaultPlace("some", ("GET /a", "GET /b", "GET /c"), 5),
                 instances=FaultPlace("all", ("pod",), 1),
                 onset=replace(STEP, since=None, earliest_s=300.0, latest_s=700.0),
-                kinds=(FaultKind(-1, "ConnectionError('refused')", 30), FaultKind(502, "bad gateway", 11)),
+                kinds=(FailureKind(-1, "ConnectionError('refused')", 30), FailureKind(502, "bad gateway", 11)),
             ),
             (
                 "GET /a, GET /b and GET /c fail more often on the only instance of canary since"
@@ -133,6 +134,7 @@ def test_parts_name_what_they_are_about():
         "instance": "canary-3",
         "time": "2026-11-25 16:18 UTC",
         "onset": "minute 8",
+        "kinds": "503",
     }
     assert parts["time"].at == SINCE
 
@@ -177,10 +179,71 @@ def test_a_fault_is_read_back_from_its_json(onset):
 
 def test_a_verdict_of_an_older_version_is_read():
     plain = json.loads(to_json(find_verdict("no_go")))
-    del plain["faults"]
+    del plain["faults"], plain["failures"]
     old = from_json(json.dumps(plain))
-    assert old.faults is None
+    assert (old.faults, old.failures) == (None, None)
     assert "where:" not in to_human(old)
+    assert "failures:" not in to_human(old)
+
+
+HOSTILE = "<img src=x onerror=alert(1)>\u202e\x1b[31m"
+COUNTS = (
+    FailureCount("baseline", None, None, 10_620, 12, (FailureKind(500, "", 12),)),
+    FailureCount("canary", None, None, 10_569, 57, (FailureKind(503, "HTTP 503", 50), FailureKind(-1, HOSTILE, 4)), 3),
+    FailureCount("canary", None, "canary-3", 2_600, 41, not_recorded=41),
+    FailureCount("canary", "POST /cart", None, 2_600, 50, (FailureKind(503, "", 41),), 2, not_recorded=7),
+    FailureCount("canary", "POST /cart", "canary-3", 812, 41, (FailureKind(503, "HTTP 503", 41),)),
+)
+FAILING = replace(find_verdict("no_go"), faults=(FAULT,), failures=COUNTS)
+
+
+def test_failures_of_each_arm_are_written_with_their_kinds_below_the_card():
+    shown = to_human(FAILING, width=400)
+    assert "failures: baseline 12 of 10,620 (12 × 500); canary 57 of 10,569 (50 × 503, 4 × <img" in shown
+    assert "3 of other kinds)" in shown
+    assert shown.index("where:") < shown.index("failures: baseline")
+    assert "\x1b" not in shown
+    quiet = replace(FAILING, failures=(replace(COUNTS[0], failures=0, kinds=()),))
+    assert "failures:" not in to_human(quiet, width=400)
+    assert "failures:" not in to_human(replace(FAILING, faults=None), width=400)  # as with a GO
+
+
+def test_kinds_that_were_not_recorded_are_not_zero():
+    shown, folded = list_failure_rows(FAILING)
+    assert shown[-1] == ("canary", "POST /cart", "canary-3", "41 of 812 (5.05 %)", "41 × 503")
+    assert [row[3:] for row in folded] == [
+        ("41 of 2,600 (1.58 %)", "kinds not recorded"),
+        ("50 of 2,600 (1.92 %)", "41 × 503, 2 of other kinds, 7 of kinds not recorded"),
+    ]
+    assert list_failure_rows(replace(FAILING, failures=None)) == ([], [])
+
+
+def test_kinds_stand_with_the_failures_of_all_endpoints_and_of_one():
+    row = next(row for row in FAILING.evidence.comparisons if row.rule.metric.is_failure_rate and not row.scan)
+    whole = replace(row, rule=replace(row.rule, slice=Slice(None)))
+    assert describe_kinds(whole, COUNTS).startswith("canary: 50 × 503, 4 × <img")
+    assert describe_kinds(whole, COUNTS).endswith("3 of other kinds; baseline: 12 × 500")
+    one = replace(row, rule=replace(row.rule, slice=Slice("POST /cart")))
+    assert describe_kinds(one, COUNTS) == "canary: 41 × 503, 2 of other kinds, 7 of kinds not recorded"
+    assert describe_kinds(one, None) == ""
+
+
+def test_the_html_report_has_a_table_of_failures_and_the_card_links_to_it():
+    page = to_html(FAILING)
+    assert '<a href="#failures">503</a>' in page
+    assert '<h2 id="failures">Failures</h2>' in page
+    assert "41 of 812 (5.05 %)" in page
+    assert "2 more places with failures" in page
+    assert "<img src=x" not in page
+    assert 'id="failures"' not in to_html(replace(FAILING, failures=None))
+
+
+def test_failures_are_read_back_from_their_json_and_follow_the_schema():
+    text = to_json(FAILING)
+    assert from_json(text).failures == COUNTS
+    schema = json.loads((files("evaluator") / "schemas" / "verdict.schema.json").read_text(encoding="utf-8"))
+    Draft202012Validator(schema).validate(json.loads(text))
+    assert json.loads(text)["failures"][1]["kinds"][1]["status"] is None
 
 
 def test_found_faults_follow_the_schema():

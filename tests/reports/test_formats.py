@@ -16,8 +16,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from evaluator.metrics.response_size import ResponseSize
 from evaluator.records import (
     Effect,
+    FailureKind,
     Fault,
-    FaultKind,
     FaultOnset,
     FaultPlace,
     Finding,
@@ -110,7 +110,7 @@ def entitle(verdict, text):
                 requests=200,
                 baseline=0.001,
                 candidate=0.05,
-                kinds=(FaultKind(-1, text, 10), FaultKind(503, text, 5)),
+                kinds=(FailureKind(-1, text, 10), FailureKind(503, text, 5)),
             ),
         ),
         override={text: text},

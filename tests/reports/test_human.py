@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from evaluator.metrics.failure_rate import FailureRate
 from evaluator.metrics.latency import LatencyMean
 from evaluator.metrics.throughput import Throughput
-from evaluator.records import ArmValue, Comparison, Limit, Margin, Rule, Slice
+from evaluator.records import ArmValue, Comparison, Limit, Margin, MetricStatus, Rule, Slice
 from evaluator.reports import FORMATS, Page, to_human, to_json
 from evaluator.reports.base import format_allowed, plain_text
 
@@ -150,3 +150,11 @@ def test_a_reason_of_several_metrics_is_shown_once(verdicts):
         verdicts["no_data"], evidence=replace(verdicts["no_data"].evidence, comparisons=alike), reasons=()
     )
     assert to_human(verdict, width=80).count("canary has no requests") == 1
+
+
+def test_a_row_whose_interval_lies_beyond_says_why_it_is_open(verdicts):
+    verdict = verdicts["no_go"]
+    row = next(row for row in verdict.evidence.comparisons if row.rule.name == "latency_p95")
+    beyond = replace(row, status=MetricStatus.INCONCLUSIVE, p_value=0.028, p_value_adjusted=0.23)
+    shown = replace(verdict, evidence=replace(verdict.evidence, comparisons=(beyond,)))
+    assert "beyond 10 % by itself, but not after allowing for the other gates (p 0.028," in to_human(shown, width=120)

@@ -41,7 +41,7 @@ def test_a_good_release_is_promoted(world):
     assert world.executed == [DEPLOY, TO_5, TO_50, 5, DNS, TEARDOWN]
     assert world.looks == [(AT_5, JudgedAt.BAKE), (AT_50, JudgedAt.BAKE)]
     assert [call for call in world.traffic.calls if call != "renew"] == [
-        "open", "set 0.05", "set 0.5", "set 1", "close", "close"
+        "open", "set 0.05", "set 0.5", "set 1", "close"
     ]  # fmt: skip
     assert world.kinds()[-3:] == ["begun", "done", "ended"]
     assert find_exit_code(world.plan, world.events) == 0
@@ -215,6 +215,19 @@ def test_what_is_held_without_a_way_back_is_written_once():
     assert world.no_go_since == seen_at[0], "who lets it go on has seen the earlier ones"
 
 
+def test_an_act_that_failed_after_one_without_a_way_back_is_tried_again_when_a_person_lets_it_continue():
+    end = [{"name": "migrate", "hooks": HOOK, "irreversible": True}, {"name": "dns", "hooks": HOOK}]
+    world = World(make_plan(CANARY | {"acts": CANARY["acts"] | {"end": end}}))
+    dns = next(n for n, step in enumerate(world.plan.steps) if step.name == "dns")
+    world.results[dns] = [ActResult("failed", "no such zone"), ActResult("failed", "still none"), ActResult("done")]
+    for at in (2000, 3000):
+        world.at(at, lambda: world.events.append(Event(EventKind.CONTINUED, world.clock.now(), person="ann")))
+    assert world.drive() is PROMOTED
+    assert [event.text for event in world.events if event.kind is EventKind.FAILED] == ["no such zone", "still none"]
+    assert world.kinds().count("stopped") == 2
+    assert world.again[dns] == [False, True, True]
+
+
 def test_final_acts_wait_until_no_guard_is_left_that_would_return_the_traffic(world):
     world.traffic.close_problem = "no guard answers"
     world.at(200, lambda: setattr(world.traffic, "close_problem", ""))
@@ -348,6 +361,22 @@ def test_a_watch_that_does_not_end_goes_back_and_takes_nothing_down_first(world)
     assert world.drive() is BACK
     assert "read_back" not in world.kinds()
     assert world.kinds().index("returned") < world.kinds().index("ended")
+
+
+def test_a_rollout_that_went_back_ends_after_its_watch(world):
+    """A guard that was killed reads the router again first: until then it refuses to end."""
+    world.found[AT_50] = [NO_GO]
+    world.traffic.close_problem = "the traffic of r1 has not returned yet, so the guard goes on"
+    world.at(60, lambda: setattr(world.traffic, "close_problem", ""))
+    assert world.drive() is BACK
+    assert world.clock.elapsed >= 60
+    assert world.traffic.calls[-1] == "close"
+    # A router that is gone for good does not keep it from ending.
+    world = World()
+    world.found[AT_50] = [NO_GO]
+    world.traffic.close_problem = "the traffic of r1 has not returned yet, so the guard goes on"
+    assert world.drive() is BACK
+    assert world.clock.elapsed < 120
 
 
 def test_what_goes_back_when_the_watch_is_to_end_is_not_promoted(world):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import timedelta
 from html.parser import HTMLParser
 
@@ -10,8 +11,10 @@ import pytest
 from rollout_cases import START, at, make_cases, pass_steps, start_rollout
 
 from evaluator.__main__ import run
+from evaluator.guard.counters import CounterWatch
+from evaluator.guard.setup import GuardReading, GuardStatus, describe_counts, read_status, to_plain
 from evaluator.records import ACCESS_LOG_SOURCE, Release, Run
-from evaluator.records.rollouts import EventKind, RolloutOutcome
+from evaluator.records.rollouts import EventKind, GuardLimits, RolloutOutcome
 from evaluator.reports.rollout import StepRequests, to_html
 from evaluator.rollout.reporting import RolloutFacts, find_return_s, make_report, read_facts
 from evaluator.store import Store
@@ -57,6 +60,40 @@ def test_a_rollout_that_went_back_says_where_why_and_when(report):
     turned = shown.steps[5]
     assert (turned.took, turned.notes) == ("46 s", (why,))
     assert [(one.what, one.person) for one in shown.happenings if one.person] == [("started", "ann"), ("agreed", "ben")]
+
+
+def test_what_the_router_counted_stands_beside_what_the_log_says(cases):
+    """HAProxy logs no request whose server ends on a connection that was used before; its counters have it."""
+    facts, seconds = cases["back"]
+    counted = describe_counts([GuardReading("cart", "baseline", counted=9000, counted_failures=1),
+                               GuardReading("cart", "canary", counted=4990, counted_failures=266)])  # fmt: skip
+    assert counted == "the router counted 4,990 requests of canary of cart, 266 of them failed connections or answers"
+    events = tuple(
+        replace(event, text=counted) if event.kind is EventKind.RETURNED else event for event in facts.events
+    )
+    shown = make_report(replace(facts, events=events), START + timedelta(seconds=seconds))
+    assert dict(shown.facts)["next to the log"].startswith(counted)
+    assert counted in to_html(shown)
+
+
+def test_an_answer_of_a_newer_guard_is_read():
+    plain = to_plain(GuardStatus("r1", readings=(GuardReading("cart", "canary", counted=7, counted_failures=0),)))
+    plain["readings"][0]["of_tomorrow"] = 1
+    assert read_status(plain).counted.startswith("the router counted 7 requests of canary")
+
+
+def test_the_counts_of_haproxy_are_those_since_the_guard_looks():
+    answers = iter([(100, 3, 0), (130, 5, 2), (20, 1, 0)])  # the last after a reload
+
+    def ask(_command):
+        total, errors, bad = next(answers)
+        head = "# pxname,svname,type,stot,scur,qcur,econ,eresp,hrsp_5xx,status"
+        return f"{head}\nshop,c1,2,{total},0,0,{errors},{bad},0,UP\n"
+
+    watch = CounterWatch(ask, "shop", {"c1": "canary"}.get, ("baseline", "canary"), GuardLimits(), by_status=True)
+    for second in range(3):
+        watch.look(float(second))
+    assert (watch.counters["canary"].started, watch.counters["canary"].failures) == (50, 3)
 
 
 @pytest.mark.parametrize(

@@ -77,14 +77,14 @@ def test_roll_up_is_a_plain_count(rows, bucket_s):
         instance_name = requests.instances[instance] or requests.arms[arm]
         groups[*key, instance_name, bucket].append((us, failed, size))
         if failed:
-            kinds[*key, 500, requests.exceptions[exception]] += 1
+            kinds[*key, instance_name, 500, requests.exceptions[exception]] += 1
         else:
             bins[*key, bucket, exact_bin(us)] += 1
             blocks[*key, instance_name, bucket // BLOCK_BUCKETS, exact_bin(us)] += 1
     assert dict(zip(named(cells, cells.bins, "bucket", "bin"), cells.bins.n, strict=True)) == bins
     keys = named(cells, cells.instance_bins, "instance", "block", "bin")
     assert dict(zip(keys, cells.instance_bins.n, strict=True)) == blocks
-    keys = named(cells, cells.failure_kinds, "status", "exception")
+    keys = named(cells, cells.failure_kinds, "instance", "status", "exception")
     assert dict(zip(keys, cells.failure_kinds.n, strict=True)) == kinds
     assert_moments(cells, groups)
     assert cells.grid == max(1, math.gcd(*(row[5] for row in rows if not row[6])))

@@ -40,6 +40,19 @@ def test_a_line_of_haproxy_becomes_a_request():
     assert batch.bad_line is None
 
 
+@pytest.mark.parametrize(
+    ("size", "header", "content"), [("312", "114", 198), ("114", "114", 0), ("110", "114", 0), ("312", "-", 312)]
+)
+def test_the_size_of_an_answer_is_without_its_header_where_the_line_has_that(size, header, content):
+    fields = (*JSON.fields, LogField("bytes", "/size"), LogField("header_bytes", "/header"))
+    line = '{"at":"2025-11-29T10:00:00Z","request":{"method":"GET","uri":"/a"},"status":200,"took":1,"version":"1.0"'
+    batch = read(
+        [f'{line},"size":{size},"header":"{header}"}}', f'{line},"header":"{header}"}}'],
+        replace(JSON, fields=fields), ARM_OPTIONS,
+    )  # fmt: skip
+    assert batch.rows["response_bytes"].to_pylist() == [content, None]
+
+
 def test_a_time_without_a_zone_is_in_that_of_the_options():
     batch = read([write_haproxy()], options=replace(OPTIONS, time_zone="America/New_York"))
     assert batch.rows["ts"][0].as_py() == datetime(2025, 11, 29, 15, 0, 0, 250_000, UTC)

@@ -82,7 +82,7 @@ def text():
 
     def read(test: AppTest) -> str:
         parts = [element.proto.body for element in test.get("html")]
-        parts += [element.value for element in (*test.title, *test.subheader, *test.caption, *test.code)]
+        parts += [element.value for element in (*test.title, *test.header, *test.caption, *test.code)]
         return "\n".join(parts)
 
     return read

@@ -25,7 +25,7 @@ def test_another_test_is_refused_with_both_fingerprints(page, own, text):
     assert "✗ not comparable" in page_text
     assert "sha256:1" in page_text
     assert "sha256:2" in page_text
-    assert "Second against first" not in [element.value for element in shown.subheader]
+    assert "Second against first" not in [element.value for element in shown.header]
 
 
 def test_what_was_recorded_as_nothing_is_not_called_unrecorded(page, own, text):

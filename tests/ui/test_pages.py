@@ -3,19 +3,15 @@
 import inspect
 import re
 import shutil
-from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
 import pytest
-from reporting import find_verdict
 from streamlit.testing.v1 import AppTest
 
 from evaluator import ui
 from evaluator.permissions import make_private
-from evaluator.records import Margin
 from evaluator.serving.access import Refusal
-from evaluator.ui.pieces import FARTHEST, draw_interval
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = (ROOT / "docs" / "app.md").read_text(encoding="utf-8")
@@ -160,15 +156,3 @@ def test_pages_read_the_store_in_one_place_only():
         path.name for path in folder.glob("*.py") if "evaluator.store import" in path.read_text().split("SNIPPET")[0]
     }
     assert users <= {"reads.py"}
-
-
-@pytest.mark.parametrize(
-    ("margin", "edge"),
-    [(Margin(0.1), 50 + 50 / FARTHEST), (Margin(0.0), 50.0), (None, None)],
-)
-def test_the_shaded_part_of_an_interval_ends_at_the_margin(margin, edge):
-    comparison = next(row for row in find_verdict("no_go").evidence.comparisons if row.rule.name == "latency_p95")
-    drawn = draw_interval(replace(comparison, rule=replace(comparison.rule, margin=margin)), "#000")
-    assert re.findall(r'class="edge" style="left:([\d.]+)%', drawn) == ([] if edge is None else [f"{edge:.2f}"])
-    left, width = re.search(r'class="band" style="left:([\d.]+)%;width:([\d.]+)%', drawn).groups()
-    assert (float(left), float(width)) == (50, pytest.approx((edge or 50) - 50, abs=0.01))

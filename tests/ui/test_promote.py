@@ -33,12 +33,6 @@ def press(shown, label):
     return shown.run()
 
 
-def force(shown, label):
-    """Press a button that is shown as disabled: a browser does not, a program may."""
-    button(shown, label).proto.disabled = False
-    return press(shown, label)
-
-
 def fill(shown, key, text):
     next(element for element in shown.text_input if element.key == key).input(text)
 
@@ -55,7 +49,8 @@ def test_a_go_meets_every_condition_and_the_page_shows_what_would_happen(page, s
     assert "✗ no" not in page_text
     assert "1.4.1 → 1.9.0" in page_text
     assert "runs sh -c &#39;echo promoted-1.9.0" in page_text
-    assert "1 approval; yours counts" in page_text
+    assert "one person has to approve; yours counts, if you may approve" in page_text
+    assert "all 19 conditions are met" in page_text
     assert "No request yet." in page_text
     assert not button(shown, "Promote").disabled
 
@@ -149,14 +144,19 @@ def test_requested_executed_and_rolled_back(page, shop, text):
     shown = page("promote", path, release="cart@1.9.0")
     fill(shown, "reason", "all gates passed")
     fill(shown, "typed", "cart@1.9.0")
+    second_tab = page("promote", path, release="cart@1.9.0")
     shown = press(shown, "Promote")
-    assert "approved, about to be executed" in text(shown)
-    shown = press(shown, "Promote")  # once more, the fields as they were
+    assert "approved, is executed within seconds" in text(shown)
+    assert f"{ME} has requested that already: i1, above." in text(shown)
+    assert shown.query_params["request"] in ("i1", ["i1"])
+    fill(second_tab, "reason", "all gates passed")
+    fill(second_tab, "typed", "Cart@1.9.0")  # as a phone begins a sentence
+    press(second_tab, "Promote")
     (intent,) = store.control.intents()
     assert (intent.requester, intent.reason) == (ME, "all gates passed")
     execute_waiting(store, load(path), "w")
     shown = page("promote", path, release="cart@1.9.0", action="Roll back")
-    assert "✓ acknowledged" in text(shown)
+    assert "✓ done" in text(shown)
     assert "runs sh -c &#39;echo back" in text(shown)
     fill(shown, "reason", "carts are odd")
     fill(shown, "typed", "cart@1.9.0")
@@ -189,33 +189,70 @@ def test_the_requester_cannot_agree_where_two_others_have_to(page, shop, text):
     path = shop(f"{HOOKS}sensitive: true\n")
     store = Store.open(path)
     shown = page("promote", path, release="cart@1.9.0")
-    assert "2 approvals of others" in text(shown)
+    assert "2 other people have to approve" in text(shown)
     fill(shown, "reason", "all gates passed")
     fill(shown, "typed", "cart@1.9.0")
     shown = press(shown, "Promote")
-    assert "waits for 2 of 2 approvals, not by the requester" in text(shown)
-    assert button(shown, "Agree").disabled
+    assert f"2 people other than {ME} have to approve" in text(shown)
+    assert button(shown, "Approve").disabled
     assert not button(shown, "Withdraw").disabled
     press(shown, "Withdraw")
     assert store.control.intent("i1").state is IntentState.CANCELLED
 
 
-def test_another_agrees_by_typing_the_name(page, shop, text, html):
+def test_another_approves_by_typing_the_name(page, shop, text, html):
     path = shop(f"{HOOKS}roles: {{analyst: [ana], approver: ['{ME}']}}\n")
     store = Store.open(path)
     ask(
         store, load(path)(), Person("ana", ("ana",)), ActionRequest(Action.PROMOTE, "cart@1.9.0", "<b>fine</b> ![x](y)")
     )
-    shown = page("promote", path, release="cart@1.9.0")
-    assert "waits for 1 of 1 approvals" in text(shown)
-    assert text(shown).count("promoted-1.9.0") == 2, "in the form to request it, and in the form to agree to it"
+    shown = page("promote", path, request="i1")
+    assert shown.selectbox(key="release").value == "cart@1.9.0"
+    page_text = text(shown)
+    assert page_text.index("ana asks to promote cart@1.9.0 to all users. Approve?") < page_text.index("ev-banner")
+    assert "one person has to approve, and ana may be one of them" in page_text
+    assert page_text.count("promoted-1.9.0") == 1
     assert "<b>fine</b>" not in html(shown)
+    assert "ana has requested that already: i1, above." in page_text
+    assert [each.label for each in shown.button] == ["Approve", "Reject"], "one primary button, and no second form"
     fill(shown, "typed-i1", "something")
-    assert "something was typed, not cart@1.9.0" in html(press(shown, "Agree"))
+    assert "something was typed, not cart@1.9.0" in html(press(shown, "Approve"))
     fill(shown, "typed-i1", "cart@1.9.0")
-    shown = press(shown, "Agree")
+    shown = press(shown, "Approve")
     assert f"approved by {ME}" in text(shown)
     assert store.control.intent("i1").state is IntentState.APPROVED
+
+
+def test_the_form_of_another_action_is_not_primary_while_a_request_waits(page, shop, html):
+    path = shop(f"{HOOKS}roles: {{analyst: [ana], approver: ['{ME}']}}\n")
+    ask(Store.open(path), load(path)(), Person("ana", ("ana",)), ActionRequest(Action.PROMOTE, "cart@1.9.0", "fine"))
+    shown = page("promote", path, release="cart@1.9.0", action="Hold")
+    assert [each.proto.type for each in shown.button if each.label in ("Approve", "Hold")] == ["primary", "secondary"]
+    assert "It would be refused now" not in html(shown)
+
+
+def test_the_card_says_that_an_approval_would_be_in_vain(page, shop, html):
+    path = shop(f"{HOOKS}roles: {{analyst: [ana], approver: ['{ME}']}}\n")
+    store = Store.open(path)
+    ask(store, load(path)(), Person("ana", ("ana",)), ActionRequest(Action.PROMOTE, "cart@1.9.0", "fine"))
+    run = store.data.runs("cart@1.9.0")[0]
+    store.data.finish_run(run.id, state=RunState.COMPLETE, ended=datetime.now(UTC), facts=run.facts)
+    assert "It would be refused now: data landed after the verdict." in html(page("promote", path, request="i1"))
+
+
+def test_a_request_in_the_address_that_is_unknown_or_of_another_release_is_not_replaced(page, shop, text):
+    path = shop(f"{HOOKS}roles: {{analyst: [ana], approver: ['{ME}']}}\n")
+    ask(Store.open(path), load(path)(), Person("ana", ("ana",)), ActionRequest(Action.PROMOTE, "cart@1.9.0", "fine"))
+    shown = page("promote", path, release="cart@1.9.0", request="<b>i9</b>")
+    assert "there is no request &#39;&lt;b&gt;i9" in text(shown)
+    assert shown.button == []
+    shown = page("promote", path, release="cart@1.6.0", request="i1")
+    assert "The request i1 is about cart@1.9.0" in text(shown)
+    assert "Approve" not in [each.label for each in shown.button]
+    shown = page("promote", path, request="i1")
+    shown.selectbox(key="release").select("cart@1.6.0").run()
+    assert "request" not in shown.query_params
+    assert "is about" not in text(shown)
 
 
 def test_a_request_that_waits_can_be_agreed_to_after_later_requests(page, shop, text):
@@ -227,7 +264,7 @@ def test_a_request_that_waits_can_be_agreed_to_after_later_requests(page, shop, 
     cancel(store, policy, ana, "i2", "not fine")
     shown = page("promote", path, release="cart@1.9.0")
     fill(shown, "typed-i1", "cart@1.9.0")
-    press(shown, "Agree")
+    press(shown, "Approve")
     assert store.control.intent("i1").state is IntentState.APPROVED
 
 
@@ -238,7 +275,7 @@ def test_a_request_is_turned_down_with_its_reason(page, shop, text):
     shown = page("promote", path, release="cart@1.9.0")
     fill(shown, "why-i1", "not on a Friday")
     shown = press(shown, "Reject")
-    assert "∅ cancelled" in text(shown)
+    assert "∅ turned down" in text(shown)
     assert "not on a Friday" in text(shown)
 
 
@@ -247,8 +284,10 @@ def test_against_the_verdict_only_with_others(page, shop, text):
     shown = page("promote", path, release="cart@1.6.0", action="Override")
     fill(shown, "reason", "the old one is on fire")
     fill(shown, "typed", "cart@1.6.0")
+    assert button(shown, "Override").proto.id.endswith("danger-ask-button")
     shown = press(shown, "Override")
-    assert "waits for 2 of 2 approvals, not by the requester" in text(shown)
+    assert f"2 people other than {ME} have to approve" in text(shown)
+    assert f"{ME} asks to promote cart@1.6.0 to all users against its verdict" in text(shown)
 
 
 def test_a_promotion_against_the_verdict_is_marked_in_red(page, shop, html):
@@ -305,7 +344,7 @@ def test_a_login_of_an_hour_ago_promotes_nothing(page, shop, text, monkeypatch):
     assert button(shown, "Sign in again")
 
 
-def test_a_button_that_is_shown_as_disabled_does_nothing_when_a_program_presses_it(page, shop, html, monkeypatch):
+def test_a_login_that_is_too_old_approves_nothing_whatever_the_page_has_shown(page, shop, html, monkeypatch):
     from evaluator.ui import identity
 
     path = shop(f"{HOOKS}roles: {{analyst: [ana], admin: ['ann@example.org']}}\n")
@@ -314,10 +353,13 @@ def test_a_button_that_is_shown_as_disabled_does_nothing_when_a_program_presses_
     old = identity.Reader("ann@example.org", ("ann@example.org",), signed_in_at=0.0)
     monkeypatch.setattr("evaluator.ui.promote.find_reader", lambda: old)
     shown = page("promote", path, release="cart@1.9.0")
+    assert [button(shown, label).disabled for label in ("Approve", "Reject")] == [True, True]
+    assert not button(shown, "Sign in again").disabled
+    monkeypatch.setattr("evaluator.ui.cards.has_recent_login", lambda _reader: True)  # as a page from before
+    shown = page("promote", path, release="cart@1.9.0")
     fill(shown, "typed-i1", "cart@1.9.0")
-    for label in ("Agree", "Reject"):
-        assert button(shown, label).disabled
-        assert "signed in more than 15 minutes ago" in html(force(shown, label))
+    for label in ("Approve", "Reject"):
+        assert "signed in more than 15 minutes ago" in html(press(shown, label))
     assert store.control.intent("i1").state is IntentState.REQUESTED
     assert store.control.approvals("i1") == ()
 
@@ -385,7 +427,7 @@ def test_a_connection_that_may_only_read_sees_why_and_no_button(page, shop, text
         page_text = re.sub(r"</?code>", "", text(shown))
         assert problem in page_text
         assert advice in page_text
-        assert not {"Promote", "Agree", "Withdraw", "Reject", "Add the note"} & {
+        assert not {"Promote", "Approve", "Withdraw", "Reject", "Add the note"} & {
             button.label for button in shown.button
         }
 

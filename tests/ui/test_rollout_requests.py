@@ -50,10 +50,12 @@ def asking(judged_store, tmp_path, monkeypatch) -> Path:
 def test_what_is_asked_can_be_read_and_answered(asking, page, text):
     test = page("promote", asking, release=RELEASE)
     shown = "\n".join([text(test), *(element.value for element in test.markdown)])
-    assert "do you agree to step 1 of rollout r1?" in shown
-    assert "do you agree that rollout r1 goes on?" in shown
+    assert "ann asks to execute step 1 of the rollout r1 of cart@1.9.0. Approve?" in shown
+    assert "Who declines it turns the rollout r1 back: all traffic to the baseline, and its acts undone." in shown
+    assert "the rollout r1 of cart@1.9.0 asks whether it goes on with step 2. Approve?" in shown
     assert "all has not shown what it needs. With an agreement the rollout goes on all the same" in shown
     assert "to baseline 0 %, canary 100 %" in shown
+    assert "Who declines it turns the rollout r1 back: all traffic to the baseline, and its acts undone." in shown
     assert "the rollout r1 of cart@1.9.0 has not ended" in shown
     test.text_input(key="typed-i2").input(RELEASE)
     test.button(key="yes-i2").click().run()

@@ -33,7 +33,8 @@ def test_snippets_run(page, store_path, capsys, name, query):
 
 def test_a_figure_is_made_again_as_it_is_shown(page, store_path):
     shown = page("release", store_path, release="cart@1.8.0", metric="latency_p95", arm="canary_b")
-    titles = re.findall(r'ev-figure">([^<]*)<', "".join(element.proto.body for element in shown.get("html")))
+    page_html = "".join(element.proto.body for element in shown.get("html")).replace("\N{NO-BREAK SPACE}", " ")
+    titles = re.findall(r'ev-figure">([^<]*)<', page_html)
     drawn = [element.value.replace("release.judgement", "chart = release.judgement") for element in shown.code]
     drawn = [code for code in drawn if ".plot." in code]
     assert len(drawn) == len(titles) > 5

@@ -54,6 +54,7 @@ HAPROXY = FormatDialect(
         "status": (("ST", ""), ("[status]", "")),
         "time": (("Ta", "ms"), ("Tt", "ms"), ("Tr", "ms")),
         "bytes": (("B", ""),),
+        "header_bytes": (("[var(txn.header_bytes)]", ""),),
         "server": (("s", ""), ("[srv_name]", "")),
         "backend": (("b", ""), ("[be_name]", "")),
         "retries": (("rc", ""),),

@@ -191,19 +191,6 @@ class TailJournal:
         return state
 
 
-def read_watermark(folder: Path, service: str = "") -> float | None:
-    """Read up to which moment (epoch s) all requests of a followed log were read; `None`: it is not known.
-
-    `folder`: of the release. It is read while another process follows the log.
-    """
-    try:
-        values = json.loads((folder / f"{_name_file('tail', service)}.json").read_text(encoding="utf-8"))
-        watermark = values["watermark"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return float(watermark) if isinstance(watermark, int | float) else None
-
-
 def read_tail_state(folder: Path, service: str = "") -> TailState | None:
     """Read how far a log was followed, also while another thread or process follows it; `None`: it is not known.
 

@@ -36,7 +36,7 @@ MERGED_BY = {"min_time": np.fmin, "max_time": np.fmax, "users": np.maximum}
 """How to merge these columns in rows of equal keys; other columns of `SUMMED` are added."""
 
 _NONE: IntArray = np.zeros(0, dtype=np.int64)
-NO_FAILURES = FailureKinds(_NONE, _NONE, _NONE, _NONE, (), _NONE)
+NO_FAILURES = FailureKinds(_NONE, _NONE, _NONE, _NONE, _NONE, (), _NONE)
 """For parts of a run: kinds of failures are counted for whole runs only."""
 
 
@@ -83,9 +83,13 @@ def recode(cells: Cells, **codes: IntArray) -> Cells:
     tables: dict[str, Any] = {}
     for table in TABLES:
         rows = getattr(cells, table)
-        columns = {
-            column: new_codes[getattr(rows, column)] for column, new_codes in codes.items() if hasattr(rows, column)
-        }
+        columns: dict[str, Any] = {}
+        for column, new_codes in codes.items():
+            if hasattr(rows, column):
+                old_codes = getattr(rows, column)
+                # An instance that was not recorded has no code.
+                known = old_codes >= 0
+                columns[column] = np.where(known, new_codes[np.where(known, old_codes, 0)], old_codes)
         tables[table] = replace(rows, **columns)
     return replace(cells, **tables)
 

@@ -8,7 +8,18 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from evaluator.records import Cells, FailureKinds, InFlight, LeftOut, LeftOutKind, Moments, Period, Run, find_bin_edges
+from evaluator.records import (
+    NO_RESPONSE,
+    Cells,
+    FailureKinds,
+    InFlight,
+    LeftOut,
+    LeftOutKind,
+    Moments,
+    Period,
+    Run,
+    find_bin_edges,
+)
 from evaluator.stats.shaping.cells import join_rows
 
 LEAST_AGE_S = 10.0
@@ -133,7 +144,6 @@ def _add_failures(cells: Cells, timed_out: Sequence[tuple[str, InFlight]]) -> Ce
     # They have no response times: nothing is added to sums, and there is no minimum and maximum.
     zeros, no_times = np.zeros(n.size), np.full(n.size, np.nan)
     none = np.zeros(n.size, dtype=np.int64)
-    no_status = -1  # no response came
     added = Moments(
         run=run_code,
         arm=arm,
@@ -163,7 +173,8 @@ def _add_failures(cells: Cells, timed_out: Sequence[tuple[str, InFlight]]) -> Ce
             run=np.append(kinds.run, run_code),
             arm=np.append(kinds.arm, arm),
             endpoint=np.append(kinds.endpoint, endpoint),
-            status=np.append(kinds.status, np.full(n.size, no_status)),
+            instance=np.append(kinds.instance, instance),
+            status=np.append(kinds.status, np.full(n.size, NO_RESPONSE)),
             exception=kinds.exception + (NO_ANSWER,) * n.size,
             n=np.append(kinds.n, n),
         ),

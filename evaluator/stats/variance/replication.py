@@ -34,14 +34,17 @@ def merge_unreplicated(cells: Cells) -> tuple[Cells, dict[str, int]]:
             instance_of_arm[arm_code] = names.index(arm)
     if not names_merged:
         return cells, names_merged
-    moments_instance, bins_instance = moments.instance.copy(), bins.instance.copy()
+    kinds = cells.failure_kinds
+    moments_instance, bins_instance, kinds_instance = (rows.instance.copy() for rows in (moments, bins, kinds))
     for arm_code, instance in instance_of_arm.items():
         moments_instance[moments.arm == arm_code] = instance
         bins_instance[bins.arm == arm_code] = instance
+        kinds_instance[kinds.arm == arm_code] = instance
     merged_cells = replace(
         cells,
         instances=names,
         moments=add_up(replace(moments, instance=moments_instance)),
         instance_bins=add_up(replace(bins, instance=bins_instance)),
+        failure_kinds=replace(kinds, instance=kinds_instance),
     )
     return merged_cells, names_merged

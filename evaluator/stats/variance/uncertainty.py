@@ -214,30 +214,53 @@ def combine(
     # An arm with a single instance has no measured variance (NaN).
     measured = np.isfinite(arm_variance)
     by_arm = np.where(measured, arm_variance, prior[in_estimate])
-    instance_df = _find_instance_df(by_arm, measured, effective)
+    instance_df = find_instance_df(by_arm, measured, effective)
     # The assumption about a single instance is not pooled with history: it keeps its few degrees of freedom.
     if history is not None and history.weight:
         pooled = pool_instances(arm_variance, arm_within, effective, history)
         all_measured = measured.all(axis=0)  # shape (groups,): is the variance of each arm measured?
         by_arm = np.where(all_measured, pooled.variance, by_arm)
         instance_df = np.where(all_measured, pooled.df, instance_df)
-    instance_part = by_arm.sum(axis=0)
-    # The drift within instances is a part of both variances, and counts once.
     within = np.where(measured, arm_within, 0.0).sum(axis=0)
-    time_part = np.maximum(0.0, np.maximum(time.variance, time.independent) - within)
-    variance = instance_part + time_part
+    return add_time(time, InstancePart(by_arm.sum(axis=0), within, instance_df), history, arms=len(arms))
+
+
+@dataclass(frozen=True, slots=True)
+class InstancePart:
+    """Variance of an estimate due to the instances of all its arms. Arrays have shape (groups,)."""
+
+    variance: FloatArray
+    within: FloatArray
+    """The part of it that is drift of single instances, which the variance over time includes as well."""
+    df: FloatArray
+
+
+def add_time(
+    time: TimeVariance, instances: InstancePart, history: InstanceHistory | None = None, *, arms: int = 2
+) -> Uncertainty:
+    """Add variation over time to that between instances (Satterthwaite 1946).
+
+    Args:
+        time: As of `combine`.
+        instances: What instances add.
+        history: Of it, the variance between whole arms is added, which one run does not show.
+        arms: How many arms the estimate has.
+    """
+    # The drift within instances is a part of both variances, and counts once.
+    time_part = np.maximum(0.0, np.maximum(time.variance, time.independent) - instances.within)
+    variance = instances.variance + time_part
     # Degrees of freedom of a sum of variances that are known with unequal precision (Satterthwaite's formula).
-    denominator = instance_part**2 / instance_df + time_part**2 / time.df
+    denominator = instances.variance**2 / instances.df + time_part**2 / time.df
     df = np.divide(variance**2, denominator, out=np.full_like(variance, time.df), where=denominator > 0)
     # More time does not shrink differences between instances, except their drift.
-    persistent = np.maximum(0.0, instance_part - within)
+    persistent = np.maximum(0.0, instances.variance - instances.within)
     if history is not None:
-        variance, df, between_arms = add_between_arms(variance, df, history, arms=len(arms))
+        variance, df, between_arms = add_between_arms(variance, df, history, arms=arms)
         persistent = persistent + between_arms
     return _stack_variances([(variance, df), *_list_time_variances(time)], persistent)
 
 
-def _find_instance_df(by_arm: FloatArray, measured: BoolArray, effective: FloatArray) -> FloatArray:
+def find_instance_df(by_arm: FloatArray, measured: BoolArray, effective: FloatArray) -> FloatArray:
     """Return the degrees of freedom of the variance between instances, summed over arms, shape (groups,).
 
     They are added for arms of similar size. Welch's formula is used if sizes differ more than twofold, or if the

@@ -19,8 +19,10 @@ NGINX_JSON = (
     '"upstream_response_time":"$upstream_response_time","agent":"$http_user_agent"}'
 )
 HAPROXY_JSON = (
-    '{"time":"%tr","method":"%HM","path":%{+Q}HU,"status":%ST,"ms":%Ta,"server":"%s","end":"%tsc","retries":"%rc"}'
+    '{"time":"%tr","method":"%HM","path":%{+Q}HU,"status":%ST,"ms":%Ta,"server":"%s","end":"%tsc","retries":"%rc",'
+    '"bytes":%B,"header_bytes":"%[var(txn.header_bytes)]"}'
 )
+HAPROXY_HEADER_BYTES = "http-response set-var(txn.header_bytes) res.hdrs,length,add(16)"
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +87,16 @@ def test_haproxy_s_own_formats(tmp_path, shop, log_option, syslog):
 
 
 def test_haproxy_s_json_by_the_text_of_its_format(tmp_path, shop):
-    with haproxy_router(tmp_path, shop, log_option="log-format '" + HAPROXY_JSON.replace("'", "") + "'") as router:
+    option = "log-format '" + HAPROXY_JSON.replace("'", "") + "'"
+    with haproxy_router(tmp_path, shop, log_option=option, frontend=HAPROXY_HEADER_BYTES) as router:
         answers, lines = use(router)
     layout = find_layout(lines, "haproxy.log", log_format=HAPROXY_JSON)
     assert (layout.format, layout.reader) == ("haproxy", "json")
     check(layout, lines, answers, servers="server", names={"1.4.1": "b1", "1.5.0": "c1"})
+    rows = [read_line(layout, line) for line in lines[: len(answers)]]
+    contents = [int(row["bytes"]) - int(row["header_bytes"]) for row in rows if row["status"] == "200"]
+    sizes = [len(answer.body) for answer in answers if answer.status == 200]
+    assert max(abs(content - size) for content, size in zip(contents, sizes, strict=True)) <= 8
 
 
 def test_a_captured_header_of_haproxy_names_the_arm(tmp_path, shop):

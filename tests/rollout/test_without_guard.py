@@ -1,0 +1,50 @@
+"""Where the guard hangs, or does not know a rollout: nothing waits for it, and the routers say where users are."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from contextlib import closing
+from datetime import UTC, datetime
+
+import pytest
+from rollout_world import FakeGuard, World
+
+from evaluator.errors import HookError, NotReached
+from evaluator.guard.client import GuardClient
+from evaluator.guard.places import list_socket_paths, make_private_folder
+from evaluator.records.rollouts import Rollout
+from evaluator.rollout import returning
+from evaluator.rollout.status import GUARD_WAIT_S
+
+
+def test_a_guard_that_hangs_keeps_no_page_waiting(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    store = tmp_path / "evaluator.duckdb"
+    path = list_socket_paths(store)[0]
+    make_private_folder(path.parent)
+    with closing(socket.socket(socket.AF_UNIX)) as hanging:
+        hanging.bind(str(path))
+        hanging.listen()
+        began = time.monotonic()
+        with pytest.raises(NotReached, match="did not answer"):
+            GuardClient(store).look("r1", wait_s=GUARD_WAIT_S)
+        assert GUARD_WAIT_S * 0.9 < time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(("canary", "works"), [(0.5, True), (0.5, False), (0.0, False)])
+def test_without_a_plan_and_without_a_file_of_the_guard_the_router_is_asked(tmp_path, monkeypatch, canary, works):
+    shares, monkeypatched = tmp_path / "shares", monkeypatch.setattr(returning, "TRIES", 1)
+    assert monkeypatched is None
+    shares.write_text(json.dumps({"baseline": 1 - canary, "canary": canary}))
+    write = f'printf %s "$1" > {shares}' if works else "exit 1"
+    router = {"command": {"set": ["sh", "-c", write, "sh", "${shares}"], "get": ["cat", str(shares)]}}
+    policy = {"rollout": {"router": {"cart": router}}}
+    rollout = Rollout("r1", "cart@1.5.0", {}, "", policy, "ann", ("ann",), "it is time", datetime.now(UTC))
+    world, guard = World(), FakeGuard()
+    guard.back = lambda why, by: (_ for _ in ()).throw(HookError("the guard does not know the rollout r1"))
+    returning.return_without_plan(rollout, "its plan cannot be read", world, guard, world, world)
+    is_back = works or canary == 0
+    assert ("returned" in world.kinds(), "return_failed" in world.kinds()) == (is_back, not is_back)
+    assert json.loads(shares.read_text())["canary"] == (0 if is_back else canary)
