@@ -71,7 +71,7 @@ def test_replay_shows_what_would_change_and_why(call):
     row = next(line for line in out.splitlines() if line.startswith("  cart@3 "))
     assert "NO-GO ✗" in row
     assert "GO ✓" in row.replace("NO-GO ✗", "")
-    assert "cart@3: all 2 gates are shown to be within their margins" in out
+    assert "cart@3: both gates are shown to be within their margins" in out
     assert "before: p50 rose" in out
 
 
