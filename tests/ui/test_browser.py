@@ -124,7 +124,7 @@ def test_links_keep_the_connection_and_what_was_chosen(browser, app):
     expect(page.locator(".ev-banner .word")).to_have_text("NO-GO ✗")
     expect(page.get_by_role("combobox", name="Metric")).to_have_value("latency_p95")
     expect_at("metric")
-    page.get_by_role("link", name=re.compile("typical time of")).first.click()
+    page.get_by_role("link", name=re.compile("geometric mean of")).first.click()
     expect_at("closer")
     expect_page("✗ cart@1.6.0 · Release", release="cart@1.6.0", arm="canary")
     sections = page.get_by_role("navigation", name="sections of this page")
