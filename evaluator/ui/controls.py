@@ -40,7 +40,7 @@ def choose(
 
 
 def choose_release(page: str, names: Sequence[str], default: str) -> str:
-    """Let the reader choose the release that a page shows, beside the name of the page; the address has the choice.
+    """Let the reader choose the release that a page shows, next to the name of the page; the address has the choice.
 
     The page's own heading is what it says of the release. Raises UnknownName if the address names none of `names`.
     """
