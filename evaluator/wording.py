@@ -119,6 +119,15 @@ def count_of(count: int, noun: str) -> str:
     return f"{format_count(count)} {noun}" if count == 1 else f"{format_count(count)} {noun}s"
 
 
+def join_names(names: Sequence[str]) -> str:
+    """Join names by commas, the last two by `and`.
+
+    >>> join_names(["a"]), join_names(["a", "b"]), join_names(["a", "b", "c"])
+    ('a', 'a and b', 'a, b and c')
+    """
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
 def format_duration(seconds: float) -> str:
     """Write a duration for people, in the unit that fits: `75 s`, `14 min`, `3.5 h`."""
     if seconds < MINUTES_FROM_S:

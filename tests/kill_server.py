@@ -121,6 +121,7 @@ class Found:
     no_harm: bool
     missing: tuple[str, ...] = ()
     data_hash: str = "sha256:d"
+    note: str = ""
 
 
 class ScriptedJudge:

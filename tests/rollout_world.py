@@ -140,6 +140,7 @@ class Found:
     no_harm: bool = True
     missing: tuple[str, ...] = ()
     data_hash: str = "sha256:d"
+    note: str = ""
 
 
 class World:

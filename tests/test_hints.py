@@ -22,7 +22,7 @@ from evaluator.policy import policy_schema as make_schema
 PACKAGE = Path(evaluator.__file__).parent
 FILLED = "…"
 ROOTS = ("hint", "remedy", "next_action")
-ONLY_SENTENCES = ("health", "judges/wording.py", "judges/progress.py")
+ONLY_SENTENCES = ("health", "judges/advice.py", "judges/wording.py", "judges/progress.py")
 """Packages and modules in which every text is read by people."""
 
 OTHER_OPTIONS = {

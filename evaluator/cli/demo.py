@@ -84,6 +84,7 @@ def _judge_two_versions(
 ) -> int:
     """Load two versions of the sample service, judge them, and return the exit code of the verdict."""
     from evaluator.cli.judging import JudgeOptions
+    from evaluator.intents.report_life import add_life
     from evaluator.pipeline.judging import judge_release
     from evaluator.policy.selection import choose_policy
 
@@ -121,7 +122,7 @@ def _judge_two_versions(
             collect_load(store, release, policy, say=session.say)
     verdict = judge_release(store, release.id, policy, judged_at=datetime.now(UTC), figures=True)
     exit_code = JudgeOptions().answer(verdict, session)
-    session.say(_write_report(verdict, folder))
+    session.say(_write_report(add_life(store, verdict, datetime.now(UTC)), folder))
     session.say(f"details: `{policy.command(release.id, '--format', 'json')}`")
     return exit_code
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import click
 
@@ -61,6 +62,10 @@ class JudgeOptions:
         0 GO, 1 NO-GO, 3 INCONCLUSIVE; 0 where `--fail-on` does not name it, or in shadow mode. Files are private if a
         policy that applies to the session is sensitive.
         """
+        if self.draws:
+            from evaluator.intents.report_life import add_life
+
+            verdict = add_life(session.open_store(), verdict, datetime.now(UTC))
         write_outputs(
             verdict,
             self.outputs,

@@ -22,7 +22,8 @@ from evaluator.planning import Exposure, GatePlan, Goal, Grid, History, compare_
 from evaluator.records import Margin
 from evaluator.reports import Page
 from evaluator.reports.base import align_columns, write_line
-from evaluator.wording import format_count, format_duration, format_margin, format_number, name_metric
+from evaluator.reports.plan import answer_plan
+from evaluator.wording import count_of, format_count, format_duration, format_margin, format_number, name_metric
 
 FACTORS = (0.25, 0.5, 1, 2, 4)
 """Durations in the grid, as multiples of the planned one."""
@@ -87,7 +88,10 @@ def command(
         emit(json.dumps(_to_plain(history, goal, plans, grids, strategies), indent=2))
         return
     page = make_page()
+    answer = answer_plan(plans, goal, goal.rate_per_s or history.rate_per_s) if plans else ()
     lines = [
+        *answer,
+        "",
         *_write_head(release, history, goal),
         "",
         *_write_gates(plans, goal, page),
@@ -117,6 +121,8 @@ def _write_head(release: str | None, history: History, goal: Goal) -> Iterator[s
     else:
         noun = "comparison" if history.comparisons == 1 else "comparisons"
         yield f"  from {history.comparisons} stored {noun}; more of them make the plan more reliable"
+        if history.of_another_source:
+            yield f"  left out: {count_of(history.of_another_source, 'comparison')} of data from another source"
 
 
 def _write_gates(plans: Sequence[GatePlan], goal: Goal, page: Page) -> list[str]:

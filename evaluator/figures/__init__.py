@@ -10,7 +10,7 @@ from evaluator.figures.base import PALETTE, Figure, check_charts_as_a_whole, col
 from evaluator.figures.compose import put_below_each_other, with_finding
 from evaluator.figures.distribution import draw_distribution
 from evaluator.figures.export import save_figure, to_image, to_svg
-from evaluator.figures.forest import draw_forest, pick_decisive, rank_by_margin
+from evaluator.figures.forest import count_results, draw_forest, pick_decisive, rank_by_margin
 from evaluator.figures.over_time import draw_over_time
 from evaluator.figures.plan import draw_exposure, draw_plan, draw_precision
 from evaluator.figures.shift import draw_shift
@@ -25,6 +25,7 @@ __all__ = [
     "check_charts_as_a_whole",
     "color_arms",
     "color_judged_arms",
+    "count_results",
     "draw_distribution",
     "draw_exposure",
     "draw_forest",

@@ -24,7 +24,14 @@ from evaluator.figures.base import (
     shorten,
 )
 from evaluator.records import Comparison, MetricStatus, Role
-from evaluator.wording import clip_interval, format_change, format_interval, format_margin, name_comparison
+from evaluator.wording import (
+    clip_interval,
+    format_change,
+    format_count,
+    format_interval,
+    format_margin,
+    name_comparison,
+)
 
 AXIS_HEIGHT = 46
 """Room below the rows, px."""
@@ -158,11 +165,17 @@ def find_axis(uses: Iterable[MarginUse]) -> tuple[float, float]:
 
 
 def draw_forest(
-    rows: Sequence[Comparison], *, colors: Mapping[str, str], width: int = NARROW, with_arms: bool = False
+    rows: Sequence[Comparison],
+    *,
+    colors: Mapping[str, str],
+    width: int = NARROW,
+    with_arms: bool = False,
+    title: str = "",
 ) -> Figure | None:
     """Draw a row per comparison, in the order of `rank_by_margin`; `None` if none has a margin and an estimate.
 
-    `colors` are the colours of the arms by name, `width` is in px; `with_arms` adds the arm to each name.
+    `colors` are the colours of the arms by name, `width` is in px; `with_arms` adds the arm to each name. `title`: what
+    was found, if more was compared than is drawn; empty: `count_results` of what is drawn.
     """
     ranked = rank_by_margin(rows)
     if not ranked:
@@ -175,11 +188,12 @@ def draw_forest(
         for index, (row, use) in enumerate(zip(ranked, uses, strict=True))
     ]
     height = layout.row_height * len(ranked) + AXIS_HEIGHT
+    title = title or count_results(ranked)
     return Figure(
         finish(_layer_rows(points, domain, layout), width=width, height=height),
-        title=_write_title(ranked),
+        title=title,
         alt=f"One row per metric, furthest beyond its margin first: its change with interval, as a share of the harm "
-        f"that is allowed. {_write_title(ranked)}.",
+        f"that is allowed. {title}.",
         head=("status", "metric", "change", "interval", "allowed"),
         rows=tuple(
             (
@@ -234,17 +248,27 @@ def _make_point(
     }
 
 
-def _write_title(ranked: Sequence[Comparison]) -> str:
-    """Say how many metrics, without watched ones, are beyond their margin or not known yet, and which these are."""
-    deciding = [row for row in ranked if row.rule.role is not Role.WATCH]
-    phrases = {MetricStatus.FAIL: "shown to be worse than allowed", MetricStatus.INCONCLUSIVE: "not known yet"}
+def count_results(rows: Sequence[Comparison], noun: str = "") -> str:
+    """Say how many comparisons, without watched ones, are beyond their margin or not known yet, and which these are.
+
+    `noun`: what they are, after their number: `3 of 4 metrics shown to be worse than allowed: p50, p95 and p99`.
+    """
+    deciding = [row for row in rows if row.rule.role is not Role.WATCH]
+    counted = f"{format_count(len(deciding))} {noun}".rstrip()
+    phrases = {
+        MetricStatus.FAIL: "shown to be worse than allowed",
+        MetricStatus.INCONCLUSIVE: "not known yet",
+        MetricStatus.NO_DATA: "without data",
+    }
     parts = []
     for status, phrase in phrases.items():
         of_status = [row for row in deciding if row.status is status]
         if of_status:
             names = join_words(list(dict.fromkeys(name_comparison(row) for row in of_status)))
-            parts.append(f"{len(of_status)} of {len(deciding)} {phrase}: {names}")
-    return "; ".join(parts) or f"All {len(deciding)} are within what is allowed"
+            parts.append(f"{format_count(len(of_status))} of {counted} {phrase}: {names}")
+    if not deciding:
+        return "Nothing decides"
+    return "; ".join(parts) or f"All {counted} are within what is allowed"
 
 
 def _layer_rows(points: list[dict[str, Any]], domain: tuple[float, float], layout: _Layout) -> Any:

@@ -22,7 +22,7 @@
 | load_generator | void: neither GO nor NO-GO |
 | clock | void: neither GO nor NO-GO |
 | endpoints | warn only |
-| resolution | no GO if whole microseconds hide an endpoint's typical time, else warn only |
+| resolution | no GO if whole microseconds hide an endpoint's geometric mean, else warn only |
 | per_instance_load | warn only, and times decide nothing |
 | early_warning, history, instance_age, replication, warm_up, pacing | warn only |
 | router, pooled_endpoints | warn only |

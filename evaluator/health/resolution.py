@@ -20,8 +20,8 @@ COARSE_SHARE = 0.05
 def check_resolution(context: RequestContext) -> Iterable[Finding]:
     """Warn if a step of the recorded times of an arm is more than 5 % of the baseline's mean time.
 
-    If the store's microseconds hide how an endpoint's typical time changed, which the endpoint scan compares, no GO is
-    possible: the scan would find nothing.
+    If the store's microseconds hide how an endpoint's geometric mean changed, which the endpoint scan compares, no GO
+    is possible: the scan would find nothing.
     """
     by_text: dict[str, Finding] = {}  # several candidates may give the same text, which is shown once
     scan = context.rulebook.scan
@@ -52,7 +52,7 @@ def check_resolution(context: RequestContext) -> Iterable[Finding]:
 
 
 def _fail_hidden(endpoints: list[str], panel: Panel, margin: float) -> Finding:
-    """Forbid a GO, because the typical times of these endpoints may have changed by `margin`, that of the scan."""
+    """Forbid a GO, because the geometric means of these endpoints may have changed by `margin`, that of the scan."""
     kept = "in whole microseconds"
     cure = "if the files have finer times, import them as another release; else time several calls together"
     if panel.mixed_unit_ms:
@@ -60,13 +60,13 @@ def _fail_hidden(endpoints: list[str], panel: Panel, margin: float) -> Finding:
         cure = find_finer_times(panel.mixed_unit_ms, panel.units_per_ms, mixed_unit_ms=panel.mixed_unit_ms)
     text = (
         f"the store keeps the times of {name_some(endpoints)} {kept}, too coarse for the shortest of them: rounding "
-        f"may hide a change of the typical time by {format_number(100 * margin)} %, the margin of the endpoint scan"
+        f"may hide a change of their geometric mean by {format_number(100 * margin)} %, the margin of the endpoint scan"
     )
     return fail(NAME, text, f"more requests do not help: {cure}")
 
 
 def _list_hidden_endpoints(panel: Panel, margin: float) -> list[str]:
-    """List the endpoints whose typical time may differ by more than `margin` because the store keeps microseconds.
+    """List the endpoints whose geometric mean may differ by more than `margin` because the store keeps microseconds.
 
     Steps of the load tool or its file are left out: the store cannot make them finer. So are endpoints whose times are
     all 0, as of events that are no requests.

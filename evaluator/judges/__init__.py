@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from evaluator.judges.native import JUDGE, Judgement, judge_evidence
+from evaluator.judges.pointing import point_to_faults
 
-__all__ = ["JUDGE", "Judgement", "judge_evidence"]
+__all__ = ["JUDGE", "Judgement", "judge_evidence", "point_to_faults"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from evaluator.judges import wording
+from evaluator.judges import advice, wording
 from evaluator.judges.multiplicity import adjust, adjust_plausible
 from evaluator.records import (
     Comparison,
@@ -55,7 +55,7 @@ def judge_evidence(evidence: Evidence, rulebook: Rulebook, release: str) -> Judg
     Several candidates (A/B/n) share one false-alarm rate, and one error rate of "within". The release is GO if one of
     them is GO (the best is named), and NO-GO if all of them are NO-GO.
     """
-    judged = _set_status(evidence.comparisons, rulebook)
+    judged = _set_status(evidence, rulebook)
     # Failed health checks that make the comparison invalid: they forbid a NO-GO as well as a GO.
     void = [finding for finding in evidence.findings if finding.void and finding.level is Level.FAIL]
     by_arm = _group_by_arm(judged)
@@ -113,11 +113,11 @@ def _judge_candidate(
         reasons = tuple(wording.explain_failure(c, rulebook.alpha, no_go_level=rulebook.no_go_level) for c in broken)
         # A gate that no earlier look showed to be worse was decided by all of the data.
         decided_at_s = min(_seconds_of(c, evidence) if c.decided_at_s is None else c.decided_at_s for c in broken)
-        next_action = wording.next_after_no_go(reasons, release, judged, rulebook.no_go_level)
+        next_action = advice.next_after_no_go(reasons, release, judged, rulebook.no_go_level)
         return Judgement(VerdictWord.NO_GO, reasons, next_action, judged, decided_at_s)
     doubts = _list_doubts(own, evidence, rulebook, void, early_p)
     if doubts:
-        next_action = wording.next_after_inconclusive(doubts, own, evidence, release)
+        next_action = advice.next_after_inconclusive(doubts, own, evidence, release)
         return Judgement(VerdictWord.INCONCLUSIVE, tuple(doubts), next_action, judged)
     reasons = (wording.explain_go(own, evidence),)
     return Judgement(VerdictWord.GO, reasons, f"promote {release}", judged, evidence.window.seconds)
@@ -140,7 +140,7 @@ def _choose(by_arm: Mapping[str, Judgement], release: str, alpha: float) -> Judg
     comparisons = next(iter(by_arm.values())).comparisons  # each judgement has those of all candidates
     if len(no_go_arms) == len(by_arm):
         decided_at_s = max(by_arm[arm].decided_at_s or 0.0 for arm in no_go_arms)
-        next_action = wording.next_after_no_go(failures, release, comparisons, alpha)
+        next_action = advice.next_after_no_go(failures, release, comparisons, alpha)
         return Judgement(VerdictWord.NO_GO, failures, next_action, comparisons, decided_at_s)
     if go_arms:
         best = wording.find_best(comparisons, go_arms)
@@ -155,12 +155,13 @@ def _choose(by_arm: Mapping[str, Judgement], release: str, alpha: float) -> Judg
 # ------------------------------------------------------------------ status of each metric
 
 
-def _set_status(comparisons: Sequence[Comparison], rulebook: Rulebook) -> tuple[Comparison, ...]:
+def _set_status(evidence: Evidence, rulebook: Rulebook) -> tuple[Comparison, ...]:
     """Set the status, p-values and reason of each comparison; gates and scan share the false-alarm rate.
 
     The scan gets `alpha_share` of it and the gates the rest. Instead of comparing p-values with a part of the rate,
     they are divided by that part's share. All dicts and lists of numbers `i` refer to positions in `comparisons`.
     """
+    comparisons = evidence.comparisons
     gates = [i for i, c in enumerate(comparisons) if c.rule.role is Role.GATE and not c.scan and c.questions]
     scanned = [i for i, c in enumerate(comparisons) if c.scan and c.questions]
     scan_share = rulebook.scan.alpha_share if rulebook.scan.enabled and scanned else 0.0
@@ -178,7 +179,9 @@ def _set_status(comparisons: Sequence[Comparison], rulebook: Rulebook) -> tuple[
     asked_once = [i for i in gates if comparisons[i].kind is not EvidenceKind.LIVE] or gates
     trend_alpha = rulebook.alpha * candidates / max(len(asked_once), 1)
     judged = [
-        _judge_comparison(c, p_worse.get(i), p_within[i], decided_at_s.get(i), rulebook, trend_alpha)
+        _judge_comparison(
+            c, p_worse.get(i), p_within[i], decided_at_s.get(i), rulebook, trend_alpha, _seconds_of(c, evidence)
+        )
         for i, c in enumerate(comparisons)
     ]
     return tuple(_tie_mean_to_failures(c, judged) for c in judged)
@@ -346,6 +349,7 @@ def _judge_comparison(
     decided_at_s: float | None,
     rulebook: Rulebook,
     trend_alpha: float,
+    judged_s: float,
 ) -> Comparison:
     """Set status, p-values and reason of a comparison. What an earlier look showed to be worse stays so.
 
@@ -357,6 +361,7 @@ def _judge_comparison(
         decided_at_s: Seconds of data at the earlier look that showed it to be worse; `None`: there was none.
         rulebook: Has the error rates of all answers "worse" of gates and scan, and of "within" over all candidates.
         trend_alpha: Error rate of a trend towards harm.
+        judged_s: Seconds of the data that it is based on.
     """
     if comparison.no_data or not comparison.questions:
         why = comparison.no_data or "nothing was asked"
@@ -372,16 +377,13 @@ def _judge_comparison(
         status = MetricStatus.FAIL
     elif shown_within and not _ends_beyond_margin(comparison, trend_alpha):
         status = MetricStatus.PASS
-    return replace(
-        comparison,
-        status=status,
-        p_value=plain_p_worse,
-        p_value_adjusted=p_worse,
-        decided_at_s=decided_at_s,
-        reason=wording.explain_status(
-            comparison, status, rulebook.alpha, shown_within=shown_within, no_go_level=worse_level
-        ),
+    judged = replace(
+        comparison, status=status, p_value=plain_p_worse, p_value_adjusted=p_worse, decided_at_s=decided_at_s
     )
+    reason = wording.explain_status(
+        judged, rulebook.alpha, shown_within=shown_within, no_go_level=worse_level, judged_s=judged_s
+    )
+    return replace(judged, reason=reason)
 
 
 def _ends_beyond_margin(comparison: Comparison, trend_alpha: float) -> bool:

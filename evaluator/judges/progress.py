@@ -4,8 +4,36 @@ from __future__ import annotations
 
 import math
 
-from evaluator.records import EvidenceKind, MetricStatus, Verdict
+from evaluator.records import Comparison, EvidenceKind, MetricStatus, Verdict
 from evaluator.wording import format_duration, name_evidence
+
+LONGEST_WAIT = 48 * 3600
+"""Longest duration that is advised, s."""
+SHORTEST_REPEAT = 1.25
+"""Shortest duration that is advised, as a multiple of the present one."""
+
+
+def find_needed_s(comparison: Comparison, judged_s: float) -> float:
+    """Find how long to measure in all until an unchanged estimate is shown to be within its margin, s.
+
+    `judged_s`: seconds of the data that it is based on. Infinite if no duration up to LONGEST_WAIT is known to do.
+    """
+    if comparison.needed_time is None or comparison.kind is EvidenceKind.OUTCOMES:
+        return math.inf
+    needed_s = max(comparison.needed_time, SHORTEST_REPEAT) * judged_s
+    return needed_s if 0 < needed_s <= LONGEST_WAIT else math.inf
+
+
+MOST_TIMES = 100
+"""Largest multiple of the present units that is advised."""
+
+
+def find_more_units(comparison: Comparison) -> int:
+    """Find how many more units an unchanged estimate needs to be shown to be within its margin; 0: it is not known."""
+    multiple, units = comparison.needed_time, comparison.baseline.n + comparison.candidate.n
+    if multiple is None or not 1 < multiple <= MOST_TIMES:
+        return 0
+    return math.ceil(multiple * units) - units
 
 
 def describe_missing(verdict: Verdict) -> str:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import NormalDist
 
 from evaluator.health.base import name_some
+from evaluator.judges.progress import find_more_units, find_needed_s
 from evaluator.records import (
     Comparison,
     Direction,
     Evidence,
     EvidenceKind,
     Finding,
-    Level,
     Margin,
     MetricStatus,
+    Question,
     Reason,
     ReasonCode,
     Role,
 )
 from evaluator.wording import (
+    clip_interval,
+    count_of,
     format_change,
     format_count,
     format_duration,
@@ -30,17 +35,7 @@ from evaluator.wording import (
     format_value,
     name_comparison,
     name_evidence,
-    write_command,
 )
-
-MOST_TIMES = 100
-"""Largest multiple of the present units that is advised."""
-LONGEST_WAIT = 48 * 3600
-"""Longest duration that is advised, s."""
-SURE = 0.05
-"""For advice only: a metric whose p-value of "within" is below this counts as within."""
-SHORTEST_REPEAT = 1.25
-"""Shortest duration that is advised, as a multiple of the present one."""
 
 
 def give_reason(code: ReasonCode, text: str, comparison: Comparison) -> Reason:
@@ -67,6 +62,8 @@ def _describe_change(comparison: Comparison, alpha: float) -> str:
         change = "did not change"
     elif size.startswith("±"):
         change = f"changed by {size}"
+    elif max(find_harm(comparison, effect.lower), find_harm(comparison, effect.upper)) < 0:
+        change = f"improved by {size[1:]}"  # only if the whole interval says so
     else:  # the verb says the sign
         change = f"{'rose' if effect.estimate > 0 else 'fell'} {size[1:]}"
     # Each end of the interval belongs to a one-sided test at alpha.
@@ -90,8 +87,23 @@ def _describe_excess(comparison: Comparison) -> str:
     margin = comparison.rule.margin
     if margin is None:
         return "which is worse than baseline"
-    verb = "more than" if comparison.rule.direction is Direction.LOWER else "further than"
-    return f"{verb} the {format_margin(margin, comparison.unit)} allowed"
+    return f"more than the {format_margin(margin, comparison.unit)} allowed"
+
+
+def _describe_allowance(comparison: Comparison) -> str:
+    """Say which change is allowed and in which direction: `a drop of up to 0.5 pp was allowed`."""
+    margin, rule = comparison.rule.margin, comparison.rule
+    harm = "rise" if rule.direction is Direction.LOWER else "drop"
+    if rule.metric.both_directions:
+        harm = "change"
+    if margin is None or not margin.value:
+        return f"no {harm} was allowed"
+    return f"a {harm} of up to {format_margin(margin, comparison.unit)} was allowed"
+
+
+def find_harm(comparison: Comparison, change: float) -> float:
+    """Turn a change into harm: positive is worse."""
+    return change if comparison.rule.direction is Direction.LOWER else -change
 
 
 def broke_limit_as_baseline(comparison: Comparison, alpha: float) -> bool:
@@ -122,7 +134,7 @@ def _broke_limit(comparison: Comparison, alpha: float) -> bool:
     return min(limit_p_values) < margin_p
 
 
-def _describe_baseline_beyond(comparison: Comparison) -> str:
+def describe_baseline_beyond(comparison: Comparison) -> str:
     """Say that the baseline breaks the limits as well: `baseline breaks the limit of at most 1 % too (40.1 %)`."""
     value = format_value(comparison.baseline.value, comparison.unit)
     return f"baseline breaks the limit of {_describe_limit(comparison)} too ({value})"
@@ -141,7 +153,7 @@ def explain_failure(comparison: Comparison, alpha: float, *, no_go_level: float 
         text = f"{name} of {comparison.arm} {verb} {value}, {_describe_limit(comparison)} is allowed"
         if broke_limit_as_baseline(comparison, level):
             cause = "so the release is not shown to be the cause"
-            text = f"{_describe_baseline_beyond(comparison)}, {cause}: {name} of {comparison.arm} {verb} {value}"
+            text = f"{describe_baseline_beyond(comparison)}, {cause}: {name} of {comparison.arm} {verb} {value}"
         return give_reason("limit", text, comparison)
     code: ReasonCode = "endpoint_regression" if comparison.scan else "regression"
     text = _describe_change(comparison, alpha)
@@ -188,34 +200,32 @@ def explain_health(finding: Finding) -> Reason:
 
 def explain_status(
     comparison: Comparison,
-    status: MetricStatus,
     alpha: float,
     *,
     shown_within: bool,
     no_go_level: float | None = None,
+    judged_s: float = 0.0,
 ) -> str:
-    """Explain in a sentence why a metric passed, failed or is open (`status`).
+    """Explain in a sentence why a metric passed, failed or is open; it has its status and p-values already.
 
     `shown_within`: it is within its margin over the whole run. If it is open nevertheless, the end of the run is not.
-    `no_go_level`: as for `explain_failure`.
+    `no_go_level`: as for `explain_failure`. `judged_s`: seconds of the data that it is based on.
     """
+    status, rule = comparison.status, comparison.rule
     if status is MetricStatus.FAIL:
         return explain_failure(comparison, alpha, no_go_level=no_go_level).text
-    rule = comparison.rule
-    margin, limit = format_margin(rule.margin, comparison.unit), _describe_limit(comparison)
-    # A limit that the candidate is not shown to keep or to break: the text says first if the baseline breaks it.
-    open_limit = f"not shown to keep to its limit of {limit}"
-    if _breaks_limit(comparison, comparison.baseline.value):
-        value = format_value(comparison.baseline.value, comparison.unit)
-        arm = comparison.arm
-        open_limit = f"baseline itself is beyond the limit of {limit} ({value}), and {arm} is not shown to keep to it"
+    change, margin = _describe_change(comparison, alpha), format_margin(rule.margin, comparison.unit)
+    limit, open_limits = _describe_limit(comparison), _list_open_limits(comparison, alpha)
+    is_open = status is not MetricStatus.PASS
     if rule.margin is None and not rule.limit.count:
         text = "; no margin is set"
-    elif rule.margin is None:
-        text = f"; keeps to its limit of {limit}" if status is MetricStatus.PASS else f"; {open_limit}"
-    elif status is MetricStatus.PASS:
-        text = f", within the {margin} allowed"
-    elif shown_within:
+    elif rule.margin is None and not open_limits:
+        but = " by itself, but not after allowing for all candidates" if is_open else ""
+        text = f"; keeps to its limit of {limit}{but}"
+    elif not is_open:
+        is_harm = comparison.effect is not None and find_harm(comparison, comparison.effect.estimate) > 0
+        text = f", within the {margin} allowed" if is_harm else f"; {_describe_allowance(comparison)}"
+    elif shown_within and rule.margin is not None:
         text = (
             f", within the {margin} allowed over the whole run, but it gets worse and goes beyond that towards the end"
         )
@@ -223,11 +233,87 @@ def explain_status(
         text = ", which may be chance"
     elif comparison.unresolved:
         text = f"; {comparison.unresolved}"
-    elif any(question.kind == "limit" and question.p_within >= alpha for question in comparison.questions):
-        text = f"; {open_limit}"
+    elif open_limits:
+        return _describe_level(comparison, alpha)
     else:
-        text = f": not shown to be within or beyond the {margin} allowed"
-    return f"{_describe_change(comparison, alpha)}{text}"
+        text = f"; {_describe_doubt(comparison, alpha, no_go_level, judged_s)}"
+    return f"{change}{text}"
+
+
+def _list_open_limits(comparison: Comparison, alpha: float) -> list[Question]:
+    """List the limits that the candidate is not shown to keep."""
+    return [question for question in comparison.questions if question.kind == "limit" and question.p_within >= alpha]
+
+
+def _describe_level(comparison: Comparison, alpha: float) -> str:
+    """Compare a candidate's value with a limit that it is not shown to keep.
+
+    `failures of canary are 0.9 %, could be up to about 3.7 %; the limit is at most 2 %`.
+    """
+    question = max(_list_open_limits(comparison, alpha), key=lambda question: question.p_within)
+    unit, arm, name, level = comparison.unit, comparison.arm, name_comparison(comparison), comparison.candidate.value
+    text = f"{name} of {arm} {'are' if name.startswith('failures') else 'is'} {format_value(level, unit)}"
+    if level is not None and _breaks_limit(comparison, level):
+        text += f"; the limit is {_describe_limit(comparison)}, but this may be chance"
+    else:
+        reach = None if level is None else _find_reach(level, question, alpha, is_share=unit == "fraction")
+        side = "up" if comparison.rule.limit.max == question.bound else "down"
+        range_text = f", could be {side} to about {format_value(reach, unit)}" if reach is not None else ""
+        text += f"{range_text}; the limit is {_describe_limit(comparison)}"
+        text += "" if range_text else ", which it is not shown to keep"
+    if _breaks_limit(comparison, comparison.baseline.value):
+        text += f"; baseline itself is beyond it ({format_value(comparison.baseline.value, unit)})"
+    return text
+
+
+MOST_REACH_P = 0.4
+"""With a larger p-value the value is so close to the limit that the p-value does not show how precise it is."""
+MOST_REACH = 20.0
+"""Most times by which a value is said to be possibly larger or smaller."""
+
+
+def _find_reach(level: float, question: Question, alpha: float, *, is_share: bool) -> float | None:
+    """Find the limit that a candidate would just be shown to keep: its value could reach that far, with error `alpha`.
+
+    Found from the p-value of its own limit, for people: shares vary as the square root of their distance from 0 or 1 (a
+    score test), other values in proportion to themselves. `None` if that cannot be said.
+    """
+    bound = question.bound
+    if not alpha < 0.5 or not 0 < question.p_within <= MOST_REACH_P:
+        return None
+    if is_share and level > 0.5:
+        complement = replace(question, bound=1 - bound)
+        reach = _find_reach(1 - level, complement, alpha, is_share=True)
+        return None if reach is None else 1 - reach
+    if not (math.isfinite(level) and level > 0 and bound > 0):
+        return None
+    ratio = NormalDist().inv_cdf(1 - alpha) / NormalDist().inv_cdf(1 - question.p_within)
+    if is_share:
+        slope = ratio * (bound - level) / math.sqrt(bound)
+        return min(((slope + math.sqrt(slope**2 + 4 * level)) / 2) ** 2, 1.0)
+    exponent = ratio * math.log(bound / level)
+    return level * math.exp(exponent) if abs(exponent) < math.log(MOST_REACH) else None
+
+
+def _describe_doubt(comparison: Comparison, alpha: float, no_go_level: float | None, judged_s: float) -> str:
+    """Say why a change is neither shown to be within its margin nor beyond it, and how much more data it needs."""
+    margin, adjusted = format_margin(comparison.rule.margin, comparison.unit), comparison.p_value_adjusted
+    p_worse = 1.0 if comparison.p_value is None else comparison.p_value
+    if adjusted is not None and p_worse < (alpha if no_go_level is None else no_go_level):
+        others = "endpoints" if comparison.scan else "gates"
+        p_values = f"p {format_number(p_worse)}, adjusted {format_number(min(adjusted, 1.0))}"
+        return f"beyond the {margin} allowed by itself, but not after allowing for all {others} ({p_values})"
+    if max((question.p_within for question in comparison.deciding), default=1.0) < alpha:
+        return f"within the {margin} allowed by itself, but not after allowing for all candidates"
+    text = f"could be within or beyond the {margin} allowed"
+    if not comparison.must_be_within:
+        return text
+    more_s = find_needed_s(comparison, judged_s) - judged_s
+    if math.isfinite(more_s):
+        text += f": needs about {format_duration(more_s)} more"
+    elif comparison.kind is EvidenceKind.OUTCOMES and (more_units := find_more_units(comparison)):
+        text += f": needs about {format_number(more_units)} more units"
+    return text
 
 
 def explain_scan_doubt(comparison: Comparison) -> Reason:
@@ -260,7 +346,7 @@ def explain_not_final(evidence: Evidence) -> Reason:
 
 
 def explain_go(judged: Sequence[Comparison], evidence: Evidence) -> Reason:
-    """Give the reason of a GO: margins and limits that are kept, the metric closest to its margin, the data judged."""
+    """Give the reason of a GO: margins and limits that are kept, the least certain gate or hold, the data judged."""
     passed = [c for c in judged if c.status is MetricStatus.PASS and c.must_be_within]
     with_margin = [c for c in passed if c.rule.margin and c.effect]
     with_limit = [c for c in passed if c.rule.limit.count]
@@ -268,8 +354,7 @@ def explain_go(judged: Sequence[Comparison], evidence: Evidence) -> Reason:
     if len(with_margin) == 1:
         clauses.append(f"the {with_margin[0].rule.role.value} is within its margin")
     elif with_margin:
-        nouns = "gates and holds" if any(c.rule.role is Role.HOLD for c in with_margin) else "gates"
-        clauses.append(f"all {len(with_margin)} {nouns} are shown to be within their margins")
+        clauses.append(f"{_count_by_role(with_margin)} are shown to be within their margins")
     if with_limit:
         limits = ", ".join(
             f"{name_comparison(c)} {_describe_limit(c)} ({format_value(c.candidate.value, c.unit)})" for c in with_limit
@@ -277,10 +362,9 @@ def explain_go(judged: Sequence[Comparison], evidence: Evidence) -> Reason:
         verb = "limit is kept" if len(with_limit) == 1 else "limits are kept"
         clauses.append(f"{len(with_limit)} {verb}: {limits}")
     closest = max(with_margin, key=_share_of_margin_used, default=None)
-    if closest is not None and closest.effect is not None:
-        change = f"{format_change(closest)} ({format_interval(closest)})"
-        margin = format_margin(closest.rule.margin, closest.unit)
-        clauses.append(f"closest: {name_comparison(closest)} {change} of {margin} allowed")
+    if closest is not None:
+        subject = "" if len(with_margin) == 1 else f"the least certain {closest.rule.role.value} is "
+        clauses.append(f"{subject}{_describe_use(closest)}")
     units = sum(arm.units for arm in evidence.arms)
     data = []  # what was judged, as texts
     if (evidence.window.seconds or not units) and not evidence.is_production_alone:
@@ -290,8 +374,33 @@ def explain_go(judged: Sequence[Comparison], evidence: Evidence) -> Reason:
         data.append(f"{format_duration(evidence.production.seconds)} of production")
     if units:
         data.append(f"outcomes of {format_count(units)} units")
-    caveat = "" if with_margin else "; no gate has a margin, so no change from baseline was tested"
-    return Reason("within_margins", f"{'; '.join(clauses)}, on {' and '.join(data)}{caveat}")
+    if not with_margin:
+        clauses.append("no gate has a margin, so no change from baseline was tested")
+    return Reason("within_margins", "; ".join([*clauses, f"judged on {' and '.join(data)}"]))
+
+
+def _count_by_role(comparisons: Sequence[Comparison]) -> str:
+    """Count gates and holds, at least two in all: `both gates`, `all 3 gates`, `3 gates and 1 hold`."""
+    counts = Counter(comparison.rule.role for comparison in comparisons)
+    gates, holds = counts[Role.GATE], counts[Role.HOLD]
+    if gates and holds:
+        return f"{count_of(gates, 'gate')} and {count_of(holds, 'hold')}"
+    noun = "gates" if gates else "holds"
+    return f"both {noun}" if gates + holds == 2 else f"all {gates + holds} {noun}"
+
+
+def _describe_use(comparison: Comparison) -> str:
+    """Describe how much of its margin a change uses: `revenue: +13.2 %, at worst +5.3 %; −5 % was allowed`."""
+    effect, rule = comparison.effect, comparison.rule
+    if effect is None:
+        return name_comparison(comparison)
+    is_rise = rule.direction is Direction.LOWER
+    least, most = clip_interval(comparison)
+    worst = format_change(replace(comparison, effect=replace(effect, estimate=most if is_rise else least)))
+    sign = "±" if rule.metric.both_directions else "+" if is_rise else "−"
+    margin = format_margin(rule.margin, comparison.unit)
+    allowed = f"{sign}{margin} was allowed" if rule.margin and rule.margin.value else _describe_allowance(comparison)
+    return f"{name_comparison(comparison)}: {format_change(comparison)}, at worst {worst}; {allowed}"
 
 
 def find_best(judged: Sequence[Comparison], go_arms: Sequence[str]) -> str:
@@ -344,149 +453,4 @@ def _share_of_margin_used(comparison: Comparison) -> float:
     effect, margin = comparison.effect, comparison.rule.margin
     if effect is None or margin is None or margin.value == 0:
         return math.inf
-    harm = effect.upper if comparison.rule.direction is Direction.LOWER else -effect.lower
-    return harm / margin.value
-
-
-# ------------------------------------------------------------------ what next
-
-
-def next_after_no_go(reasons: Sequence[Reason], release: str, judged: Sequence[Comparison], alpha: float) -> str:
-    """Say what to do after a NO-GO: which arm or endpoint to fix, or what both share. `judged`: all comparisons."""
-    first_reason = reasons[0]
-    metric, arm, endpoint = first_reason.metric, first_reason.arm, first_reason.slice
-    broken: Comparison | None = None  # the comparison that the first reason is about, if it broke a limit
-    if first_reason.code == "limit":
-        by_subject = {(c.rule.name, c.arm, c.rule.slice.endpoint, c.evidence): c for c in judged if not c.scan}
-        broken = by_subject.get((metric or "", arm or "", endpoint, first_reason.evidence))
-    if broken is not None and broke_limit_as_baseline(broken, alpha):
-        return (
-            f"{_describe_baseline_beyond(broken)}, so a rollback does not help: check what both arms share, or set the "
-            f"limit of {metric} to what the service keeps, then judge {release} again"
-        )
-    where = f"in {endpoint} on {arm}" if endpoint else f"in {arm}"
-    if first_reason.evidence is EvidenceKind.LIVE:
-        return f"stop sending users to {arm} of {release}; find and fix the cause {where}, then judge again"
-    return f"do not promote {release}; find and fix the cause {where}, then load and judge again"
-
-
-def next_after_inconclusive(
-    doubts: Sequence[Reason], judged: Sequence[Comparison], evidence: Evidence, release: str
-) -> str:
-    """Say what to do after INCONCLUSIVE: what is missing, with the command where there is one.
-
-    `doubts`: the reasons that forbid a GO, the most important first; `judged`: the candidate's comparisons.
-    """
-    failed_checks = [finding for finding in evidence.findings if finding.level is Level.FAIL and finding.remedy]
-    if failed_checks:
-        # A run that ended early explains most other findings; then checks come first that also forbid a NO-GO.
-        return min(failed_checks, key=lambda finding: (finding.check != "complete", not finding.void)).remedy
-    if any(doubt.code == "no_data" for doubt in doubts):
-        return f"record what is missing ({doubts[0].text}), then `{write_command(release)}`"
-    if any(doubt.code == "hold_breached" for doubt in doubts):
-        return "decide whether the harm to the held metric is acceptable; a hold forbids a GO, but causes no NO-GO"
-    return _advise_more_data(doubts, judged, evidence)
-
-
-_FINER_TIMES = (
-    "more requests do not help: record times in finer steps, time several calls together, or allow a margin of more "
-    "than one step"
-)
-_EQUAL_LOAD = (
-    "more requests do not help: give each arm a share of the requests that fits its number of instances, or compare "
-    "with as many fresh instances of the baseline as there are of the candidate"
-)
-_OTHER_BOUNDS = "give the histogram the bounds that its metric needs, or use a gate on a share within one of its bounds"
-
-
-def _advise_more_data(doubts: Sequence[Reason], judged: Sequence[Comparison], evidence: Evidence) -> str:
-    """Advise how much more data decides the metrics that are open, or what else to do.
-
-    `needed_time` is the multiple of the present data after which an unchanged estimate would be within its margin; it
-    is infinite if no amount of data shows that.
-    """
-    open_metrics = {(doubt.metric, doubt.arm, doubt.evidence) for doubt in doubts if doubt.code == "not_shown"}
-    waiting = [
-        c
-        for c in judged
-        if (c.rule.name, c.arm, c.evidence) in open_metrics and not c.scan and c.needed_time is not None
-    ]
-    # Without open metrics it is the first doubt that must be removed.
-    if not waiting:
-        return _advise_on_doubt(doubts[0], judged, evidence)
-    multiple = max(c.needed_time for c in waiting if c.needed_time is not None)
-    if all(c.kind is EvidenceKind.OUTCOMES for c in waiting):
-        units = multiple * max(c.baseline.n + c.candidate.n for c in waiting)
-        if math.isfinite(units) and 1 < multiple <= MOST_TIMES:
-            return f"import about {format_count(math.ceil(units))} units in all, if the change stays as it is"
-        return "the change is about as large as the margin: fix the candidate, or decide whether the margin is right"
-    # The steps of recorded times, or the bounds of a histogram, may be too coarse: then more data do not help.
-    unresolved = next((c for c in waiting if c.unresolved), None)
-    if unresolved is not None:
-        if unresolved.load_differs:
-            return _EQUAL_LOAD
-        return _FINER_TIMES if unresolved.too_coarse else _OTHER_BOUNDS
-    # If the metric that needs longest is one of production, more data come from there.
-    of_production = max(waiting, key=lambda c: c.needed_time or 0.0).kind is EvidenceKind.LIVE
-    judged_s = evidence.production.seconds if of_production else evidence.window.seconds
-    seconds = max(multiple, SHORTEST_REPEAT) * judged_s
-    duration = f"about {format_duration(seconds)}" if math.isfinite(seconds) else ""
-    if of_production:
-        longer = f"judge {duration} of production in all"
-        more_instances = "send a larger share of the requests to the candidate, or run more instances of it"
-    elif evidence.collected:
-        longer = f"collect {duration} in all"
-        more_instances = "run more instances of each arm"
-    elif evidence.imported:
-        longer = f"import {duration} of load"
-        more_instances = "import more instances an arm, or more files of repeated runs"
-    else:
-        longer = f"load for {duration} in all (--run-time)"
-        more_instances = "load more instances an arm, or more replicates (--replicates 5)"
-    if math.isfinite(seconds) and 0 < seconds <= LONGEST_WAIT:
-        return f"{longer}, if the change stays as it is"
-    if any(_is_beyond(c) for c in waiting):
-        return "the change is as large as the margin: fix the candidate, or decide whether the margin is right"
-    # With so few requests in the tail, it is not known either how much instances differ there.
-    is_unknown = any(c.effect is not None and math.isinf(c.effect.upper) for c in waiting)
-    why = "too few slow requests to say how much longer it takes: record more" if is_unknown else ""
-    return f"{why}, or {more_instances}" if why else f"more minutes will not decide it: {more_instances}"
-
-
-def _advise_on_doubt(doubt: Reason, judged: Sequence[Comparison], evidence: Evidence) -> str:
-    """Advise what to do about a doubt that is not an open metric."""
-    verb = "load"  # how the data of this release are obtained
-    if evidence.is_production_alone:
-        verb = "record"
-    elif evidence.collected:
-        verb = "collect"
-    elif evidence.imported:
-        verb = "import"
-    if doubt.code == "endpoint_worse":
-        metric = next(c.rule.metric for c in judged if c.scan and c.rule.name == doubt.metric)
-        key = "failure_tolerance" if metric.is_failure_rate else "tolerance"
-        return (
-            f"check {doubt.slice}; if its harm is acceptable, raise `endpoint_scan: {{{key}: …}}`, or give this "
-            "endpoint a gate with its own margin"
-        )
-    if doubt.code == "unjudged_endpoints":
-        return f"{verb} more requests of these endpoints on both arms"
-    if doubt.code == "not_final":
-        return "judge again at the planned end"
-    if doubt.code == "no_gate":
-        return "add a metric with `role: gate` to the policy"
-    return f"{verb} the release again"
-
-
-def _is_beyond(comparison: Comparison) -> bool:
-    """Is the estimate at or beyond the margin, or is the metric open only because it drifts there?
-
-    Then more data do not help. `False` without an effect or a margin.
-    """
-    effect, margin, drift = comparison.effect, comparison.rule.margin, comparison.drift
-    if effect is None or margin is None:
-        return False
-    harm = effect.estimate if comparison.rule.direction is Direction.LOWER else -effect.estimate
-    within = all(question.p_within < SURE for question in comparison.questions if question.decides)
-    # `last_third`: distance beyond the margin in the last third of the run, positive beyond it.
-    return harm >= margin.value or (within and drift is not None and drift.last_third >= 0)
+    return max(find_harm(comparison, effect.lower), find_harm(comparison, effect.upper)) / margin.value

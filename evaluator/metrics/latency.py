@@ -1,4 +1,4 @@
-"""Response times of requests: the mean and the typical time of successes, and quantiles of time to success."""
+"""Response times of requests: the mean and the geometric mean of successes, and quantiles of time to success."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class TypicalTime(LatencyMetric, EndpointMetric):
     """Geometric mean of the response times of successes, in ms; used by the endpoint scan."""
 
     type: ClassVar[str] = "latency_typical"
-    short: ClassVar[str] = "typical time"
-    method: ClassVar[str] = "typical time"
+    short: ClassVar[str] = "geometric mean"
+    method: ClassVar[str] = "geometric mean"
 
     def estimate(self, pair: Pair, rule: Rule) -> Estimate:
         """Compare the geometric means of the response times of successes, in each of the pair's groups of endpoints."""

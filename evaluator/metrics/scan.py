@@ -163,7 +163,8 @@ def _find_widest(margins: Sequence[Margin], *, relative: bool) -> float:
 def _compare_times(pair: Pair, scan: Scan, rules: Sequence[Rule]) -> tuple[Comparison, ...]:
     """Compare the response time of every endpoint with enough successes; the other endpoints together.
 
-    It is compared by the typical time, or by the mean if that rose by more than half of the margin and shows more harm.
+    It is compared by the geometric mean, or by the mean if that rose by more than half of the margin and shows more
+    harm.
     """
     typical_rule = _build_scan_rule(TypicalTime(), Margin(scan.margin))
     mean_rule = _build_scan_rule(LatencyMean(), Margin(scan.margin))
@@ -190,11 +191,11 @@ def _compare_with_rank(
 ) -> tuple[list[Comparison], FloatArray]:
     """Compare the response time of each group by one of two metrics. Returns the comparisons and their ranks (groups,).
 
-    `scan_rule` has the metric: the typical time or the mean. The typical time shows that all requests became slower,
-    the mean that a few of them now hang; the caller takes the comparison with the lower rank. As two metrics are
-    compared, p-values of harm are doubled. An estimate beyond the margin ranks before one that is not; of two that are
-    not, that with the smaller p-value of "worse than is tolerated" ranks first. An estimate that is not finite ranks
-    last.
+    `scan_rule` has the metric: the geometric mean or the mean. The geometric mean shows that all requests became
+    slower, the mean that a few of them now hang; the caller takes the comparison with the lower rank. As two metrics
+    are compared, p-values of harm are doubled. An estimate beyond the margin ranks before one that is not; of two that
+    are not, that with the smaller p-value of "worse than is tolerated" ranks first. An estimate that is not finite
+    ranks last.
     """
     if not groups.names:
         return [], np.ones(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from evaluator.calibration import CalibrationReport, Stored, calibrate
 from evaluator.errors import UsageError
@@ -55,21 +55,30 @@ def find_history(
 ) -> History:
     """Find how precise earlier comparisons were, from which a plan derives how long to test.
 
-    This is measured on the stored runs of the release and of others of its service. Without a store or a release it is
-    assumed, for `rate_per_s` requests a second and `instances`, both of each arm. `land`: land waiting segments before.
+    This is measured on the stored runs of the release and, from the same source, of others of its service. Without a
+    store or a release it is assumed, for `rate_per_s` requests a second and `instances`, both of each arm. `land`: land
+    waiting segments before.
     Raises UsageError if no stored runs can be compared.
     """
     if store is None or release_id is None:
         return assume_history(policy.rulebook, rate_per_s=rate_per_s, instances=instances)
     run_groups = read_history(store, related_releases(store, release_id), land=land)
-    with_candidate = [(group.cells, group.runs) for group in run_groups if len(group.cells.arms) > 1]
-    history = learn_precisions(with_candidate, policy.rulebook)
+    comparable = [group for group in run_groups if len(group.cells.arms) > 1]
+    # Imported data may be simulated, or from another test than the loads of the service: they are not mixed.
+    newest = next((group for group in reversed(comparable) if group.name == release_id), None)
+    used = [group for group in comparable if newest is None or _list_sources(group) == _list_sources(newest)]
+    history = learn_precisions([(group.cells, group.runs) for group in used], policy.rulebook)
     if not history.precisions:
         raise UsageError(
             f"no stored runs of '{release_id}' or its service can be compared under this policy",
             hint="load or import both arms first, or plan from a rate: `evaluator plan --rate 30`",
         )
-    return history
+    return replace(history, of_another_source=len(comparable) - len(used))
+
+
+def _list_sources(group: Stored) -> set[str]:
+    """List what the data of a run group are from: a load, or an import."""
+    return {run.source for run in group.runs}
 
 
 @dataclass(frozen=True, slots=True)

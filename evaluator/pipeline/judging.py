@@ -15,7 +15,7 @@ from evaluator.assess.requests import RequestPairs
 from evaluator.errors import UnknownName
 from evaluator.faults import find_faults
 from evaluator.health.replication import describe_learnt
-from evaluator.judges import JUDGE, Judgement
+from evaluator.judges import JUDGE, Judgement, point_to_faults
 from evaluator.pipeline.assessing import Judged, judge_data, read_data
 from evaluator.pipeline.landing import land_release, with_present_facts
 from evaluator.pipeline.runs import choose_runs, list_steps, service_of
@@ -146,12 +146,14 @@ def judge_runs(
     findings = (describe_learnt(learnt, rulebook),) if learnt is not None and is_learnt_used else ()
     narrowed = _narrow_data(data, period, cut)
     judged = judge_data(narrowed, rulebook, release.id, (*findings, *check(narrowed)))
+    faults = find_faults(judged.requests, judged.evidence, judged.judgement.word)
+    judgement = point_to_faults(judged.judgement, faults, rulebook, release.id)
     verdict = replace(
-        to_verdict(release, completed_policy, judged.evidence, judged.judgement, data_hash, judged_at),
+        to_verdict(release, completed_policy, judged.evidence, judgement, data_hash, judged_at),
         queries=_list_queries(narrowed.readings, judged.evidence.window),
         override=override,
         period=period,
-        faults=find_faults(judged.requests, judged.evidence, judged.judgement.word),
+        faults=faults,
         failures=None if judged.requests is None else list_failures(judged.requests.cells),
     )
     if verdict.word is VerdictWord.GO and period != WHOLE:

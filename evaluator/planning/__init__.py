@@ -6,7 +6,7 @@ They come from stored comparisons (`learn_precisions`), or from simulated releas
 
 from __future__ import annotations
 
-from evaluator.planning.gates import GatePlan, Goal, Grid, plan_gates, tabulate
+from evaluator.planning.gates import GatePlan, Goal, Grid, choose_harms, plan_gates, tabulate
 from evaluator.planning.precision import History, assume_history, learn_precisions
 from evaluator.planning.strategies import Exposure, StageChances, compare_strategies, find_chances
 
@@ -18,6 +18,7 @@ __all__ = [
     "History",
     "StageChances",
     "assume_history",
+    "choose_harms",
     "compare_strategies",
     "find_chances",
     "learn_precisions",

@@ -79,6 +79,20 @@ class Grid:
     half_widths: tuple[tuple[float, ...], ...]
 
 
+def choose_harms(rulebook: Rulebook) -> tuple[float, float]:
+    """Choose which rises of latency (relative) and of failures (absolute) a test should find: twice what is allowed.
+
+    A rise as large as the margin of a gate is allowed, so that gate would hardly ever find it. The widest margins of
+    gates count; without any, 10 % and 0.5 pp.
+    """
+    gates = [rule for rule in rulebook.rules if rule.role is Role.GATE and rule.margin is not None]
+    latency = [gate.margin.value for gate in gates if gate.margin and gate.margin.relative]
+    failures = [
+        gate.margin.value for gate in gates if gate.margin and not gate.margin.relative and gate.metric.is_failure_rate
+    ]
+    return 2 * max(latency, default=0.05), 2 * max(failures, default=0.0025)
+
+
 def find_level(history: History, rulebook: Rulebook) -> float:
     """Return the error rate of NO-GO at which each gate is planned: the gates' share of it, divided by their questions.
 

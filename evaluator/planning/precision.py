@@ -109,6 +109,8 @@ class History:
     """Factor on the moving part if the arms do not run at the same time."""
     assumed: bool = False
     """Simulated: nothing was measured."""
+    of_another_source: int = 0
+    """Stored comparisons that are not used, because their data are from another source: imported, not loaded …"""
 
 
 def forecast(

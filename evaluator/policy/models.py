@@ -96,7 +96,7 @@ class EndpointScan(Section):
     """A veto on single endpoints that are clearly worse."""
 
     enabled: bool = Field(default=True, description="Off: single endpoints never decide.")
-    margin: Percent = Field(0.25, description="Largest rise of an endpoint's response time, typical or mean.")
+    margin: Percent = Field(0.25, description="Largest rise of an endpoint's response time, geometric mean or mean.")
     failure_margin: Points = Field(0.01, description="Largest rise of an endpoint's failure rate.")
     tolerance: AutoOrPercent = Field(
         None,

@@ -75,7 +75,7 @@ class Scan:
 
     enabled: bool = True
     margin: float = 0.25
-    """Relative change of an endpoint's typical time beyond which it is NO-GO."""
+    """Relative change of an endpoint's geometric mean beyond which it is NO-GO."""
     failure_margin: float = 0.01
     """Difference of an endpoint's failure rate beyond which it is NO-GO."""
     tolerance: float | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -79,6 +80,14 @@ ASCII = str.maketrans(
         "±": "+/-",
     }
 )
+
+
+NBSP = "\N{NO-BREAK SPACE}"
+TIED = re.compile(
+    r"(?<=\d) (?=(?:%|pp|ms|s|min|h|µs|ns|/s)(?:\W|$))|(?<=\d) (?=…|\.\.)|(?<=min|max) (?=[+−±\-\d])"
+    r"|(?<=…) (?=[+−±\-\d∞m])|(?<=\.\.) (?=[+\-\dim])"
+)
+"""Spaces between a number and its unit, or the dots next to it: no line is broken there."""
 
 
 # ------------------------------------------------------------------ text
@@ -401,6 +410,11 @@ def _list_left_out(arms: Sequence[tuple[int, Sequence[LeftOut]]], of: str = "") 
         descriptions.append(f"{text} ({_join_counts(failures_by_arm)} failed)" if any(failures_by_arm) else text)
     if descriptions:
         yield f"not judged of {_join_counts(read for read, _ in arms)} rows {of}read: {', '.join(descriptions)}"
+
+
+def count_of_arms(counts: Iterable[tuple[str, int]]) -> str:
+    """Write the counts of arms with their names: `baseline 9,126, canary 8,961`."""
+    return ", ".join(f"{arm} {format_count(count)}" for arm, count in counts)
 
 
 def _join_counts(counts: Iterable[int]) -> str:

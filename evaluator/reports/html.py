@@ -20,6 +20,7 @@ from evaluator.figures import (
     PALETTE,
     Figure,
     color_judged_arms,
+    count_results,
     draw_distribution,
     draw_forest,
     draw_over_time,
@@ -32,7 +33,7 @@ from evaluator.figures import (
     to_svg,
 )
 from evaluator.figures.base import NARROW, WIDE, choose_effect_scale, is_drawn, name_row
-from evaluator.records import BASELINE, Comparison, Verdict, VerdictWord
+from evaluator.records import BASELINE, Comparison, EvidenceKind, MetricStatus, Verdict
 from evaluator.reports.base import (
     STATUS_MARKS,
     VERDICT_WORDS,
@@ -41,6 +42,7 @@ from evaluator.reports.base import (
     escape_formula,
     fold_findings,
     format_allowed,
+    is_watched,
     list_restrictions,
     name_opponents,
     put_worst_first,
@@ -49,12 +51,19 @@ from evaluator.reports.base import (
 from evaluator.reports.failures import HEAD as FAILURE_HEAD
 from evaluator.reports.failures import describe_kinds, list_failure_rows
 from evaluator.reports.faults import NOTHING_SHOWN, list_parts
+from evaluator.reports.history import USERS, describe_arms, describe_candidates, describe_runs, list_happenings
+from evaluator.reports.summary import summarise
 from evaluator.reports.templating import format_moment, identify, make_environment, read_template, to_yaml
-from evaluator.wording import format_count, format_duration, format_number
+from evaluator.wording import count_of, format_count, format_duration, format_number
 
 HALF = 516
 """Width (px) of a figure in one of two columns."""
 MAX_DRAWN_ENDPOINTS = 12
+_TABLE_ORDER = (MetricStatus.FAIL, MetricStatus.INCONCLUSIVE, MetricStatus.NO_DATA, MetricStatus.PASS)
+GEOMETRIC_MEAN = (
+    "The geometric mean of the response times rises when all requests of an endpoint become slower, and hardly when a "
+    "few do."
+)
 MAX_ENDPOINT_ROWS = 500
 NO_FIGURES = (
     "This report was made without the numbers behind figures over time, by quantile and by instance; "
@@ -116,6 +125,7 @@ class _Report:
         self.endpoint_rows = [*ranked, *(row for row in self.rows if row.scan and row not in ranked)]
         self.colors = color_judged_arms(verdict.evidence)
         self.has_several_candidates = len({row.arm for row in self.rows}) > 1
+        self.arm_labels = _label_arms(verdict)
         self.figure_count = 0  # of those drawn so far: it numbers them, for names that are unique on the page
 
     def build_context(self) -> dict[str, Any]:
@@ -123,7 +133,7 @@ class _Report:
         timeline = self.figure_data.get("timeline")
         # In this order, because figures are numbered as they are drawn.
         strips, panels, shapes = self._draw_strips(), self._draw_panels(), self._draw_shapes()
-        endpoint_names = {row.rule.slice.endpoint for row in self.endpoint_rows}
+        life = list_happenings(self.figure_data)
         failures, more_failures = list_failure_rows(self.verdict)
         # Anchor, heading, and whether the report has the section.
         sections = [
@@ -134,35 +144,36 @@ class _Report:
             ("endpoints", "Endpoints", bool(self.endpoint_rows)),
             ("failures", "Failures", bool(failures)),
             ("health", "Fairness", True),
+            ("life", "What happened", life["known"]),
             ("history", "Runs", True),
             ("method", "How it was judged", True),
         ]
         shown_arms = {arm.name for arm in self.evidence.arms} | {row.arm for row in self.rows}
         return {
             **self._describe_answer({anchor for anchor, _, is_present in sections if is_present}),
-            "forest": self._draw_changes(pick_decisive(self.rows)),
+            "forest": self._draw_changes(pick_decisive(self.rows), self._write_finding()),
             "panels": panels,
             "shapes": shapes,
             "strips": strips,
-            "endpoint_forest": self._draw_changes(self.endpoint_rows, MAX_DRAWN_ENDPOINTS),
-            "no_figures": "" if self.figure_data else NO_FIGURES,
+            "endpoint_forest": self._draw_changes(
+                self.endpoint_rows, count_results(self.endpoint_rows, "compared"), MAX_DRAWN_ENDPOINTS
+            ),
             "panels_note": self._explain_panels() if panels else "",
             "timeline_note": explain_timeline(timeline) if timeline and strips else "",
-            **self._describe_history(),
+            "runs": describe_runs(self.figure_data),
+            "candidates": describe_candidates(self.figure_data),
+            "life": life,
+            **self._list_tables(),
             **self._describe_method(),
             "sections": [(anchor, heading) for anchor, heading, is_present in sections if is_present],
             "several": self.has_several_candidates,
             "legend": [
-                {"name": arm, "swatch": _draw_swatch(color, is_baseline=arm == BASELINE)}
+                {"name": self.arm_labels.get(arm, arm), "swatch": _draw_swatch(color, is_baseline=arm == BASELINE)}
                 for arm, color in self.colors.items()
                 if arm in shown_arms
             ],
-            "metrics": self.metric_rows,
             "anchors": {panel["key"]: panel["anchor"] for panel in panels},
             "kinds": {identify(row): describe_kinds(row, self.verdict.failures) for row in self.rows},
-            "endpoints": self.endpoint_rows[:MAX_ENDPOINT_ROWS],
-            "endpoint_summary": f"All {len(self.endpoint_rows)} comparisons of {len(endpoint_names)} endpoints, "
-            "furthest beyond their margin first",
             "failure_head": FAILURE_HEAD,
             "failures": failures,
             "more_failures": more_failures,
@@ -204,7 +215,7 @@ class _Report:
             ("production", format_duration(evidence.production.seconds) if live else ""),
             ("production requests", " + ".join(format_count(arm.requests) for arm in live)),
             ("production instances", " + ".join(str(arm.instances) for arm in live)),
-            ("units", " + ".join(format_count(arm.units) for arm in evidence.arms if arm.units)),
+            (USERS, " + ".join(format_count(arm.units) for arm in evidence.arms if arm.units)),
             ("decided after", format_duration(decided_after_s) if decided_after_s else ""),
         ]
         return {
@@ -217,6 +228,7 @@ class _Report:
                 for kind in ("override", "shadow", "part", "incomplete")
                 for text in restrictions[kind]
             ],
+            "short": summarise(verdict),
             "reasons": [reason.text for reason in verdict.reasons],
             "faults": self._link_faults(present),
             "next_action": verdict.next_action,
@@ -245,20 +257,70 @@ class _Report:
             "narrow": Markup(to_svg(narrow, f"{name}n")) if narrow else "",  # noqa: S704 as above
         }
 
-    def _draw_changes(self, rows: Sequence[Comparison], max_rows: int | None = None) -> dict[str, Any] | None:
+    def _write_finding(self) -> str:
+        """Say how many metrics, and how many comparisons of endpoints, are worse than allowed or not known yet."""
+        finding = count_results([row for row in self.metric_rows if row.must_be_within], "metrics")
+        failing_endpoints = [row for row in self.endpoint_rows if row.status is MetricStatus.FAIL]
+        if not failing_endpoints:
+            return finding
+        return f"{count_results(self.endpoint_rows, 'comparisons of endpoints').partition('; ')[0]}; {finding}"
+
+    def _list_tables(self) -> dict[str, Any]:
+        """Build the variables of the tables of metrics, endpoints and arms."""
+        decisive = pick_decisive(self.rows)
+        listed = [*self.metric_rows, *(row for row in decisive if row.scan)]
+        # As in the figure; rows that it cannot show follow in the order of the policy.
+        places = {id(row): place for place, row in reversed(list(enumerate([*rank_by_margin(decisive), *listed])))}
+        listed.sort(key=lambda row: (is_watched(row), _TABLE_ORDER.index(row.status), places[id(row)]))
+        failing = sum(row.status is MetricStatus.FAIL for row in self.endpoint_rows)
+        shown_failing = sum(row.scan for row in listed)
+        notes = [NO_FIGURES] if not self.figure_data else []
+        if failing > shown_failing:
+            notes.append(f"{failing - shown_failing} more endpoints are worse than allowed: see Endpoints.")
+        endpoint_names = {row.rule.slice.endpoint for row in self.endpoint_rows}
+        total, names = format_count(len(self.endpoint_rows)), count_of(len(endpoint_names), "endpoint")
+        summary = f"All {total} comparisons of {names}, worst first"
+        if len(self.endpoint_rows) > MAX_ENDPOINT_ROWS:
+            summary = f"The worst {MAX_ENDPOINT_ROWS} of {total} comparisons of {names}"
+        endpoints = self.endpoint_rows[:MAX_ENDPOINT_ROWS]
+        has_mean = any(row.rule.type == "latency_typical" for row in endpoints)
+        arm_columns, arms = describe_arms(self.evidence.arms)
+        candidates = [arm for arm in self.arm_labels if arm != BASELINE]
+        kinds = {row.kind is EvidenceKind.OUTCOMES for row in self.rows}
+        return {
+            "metrics": listed,
+            "metric_notes": notes,
+            "endpoints": endpoints,
+            "endpoint_notes": [GEOMETRIC_MEAN] if has_mean else [],
+            "endpoint_summary": summary,
+            "passed_endpoints": sum(row.status is MetricStatus.PASS for row in endpoints),
+            "arm_columns": arm_columns,
+            "arms": arms,
+            "heads": {
+                "baseline": self.arm_labels.get(BASELINE, BASELINE),
+                "candidate": self.arm_labels[candidates[0]] if len(candidates) == 1 else "candidate",
+                "counted": "requests or users" if len(kinds) > 1 else USERS if kinds == {True} else "requests",
+            },
+        }
+
+    def _draw_changes(
+        self, rows: Sequence[Comparison], title: str, max_rows: int | None = None
+    ) -> dict[str, Any] | None:
         """Draw the changes of the first `max_rows` comparisons (`None`: of all); `None` if none has a margin.
 
-        `rows` are sorted: the furthest beyond its margin is the first.
+        `rows` are sorted: the furthest beyond its margin is the first. `title`: what was found in all of them.
         """
         wide, narrow = (
-            draw_forest(rows[:max_rows], colors=self.colors, width=width, with_arms=self.has_several_candidates)
+            draw_forest(
+                rows[:max_rows], colors=self.colors, width=width, with_arms=self.has_several_candidates, title=title
+            )
             for width in (WIDE, NARROW)
         )
         if wide is None:
             return None
         note = "The band is what is allowed; a metric whose interval crosses its dashed edge is not known yet."
         if max_rows is not None and len(rows) > max_rows:
-            note = f"The {max_rows} furthest beyond what is allowed, of {len(rows)}. {note}"
+            note = f"The {max_rows} worst of {format_count(len(rows))} are drawn. {note}"
         return self._embed(wide, narrow, note)
 
     def _draw_panels(self) -> list[dict[str, Any]]:
@@ -306,7 +368,7 @@ class _Report:
             ("type", row.rule.type),
             ("endpoint", row.rule.slice.endpoint or "all"),
             ("allowed", format_allowed(row)),
-            ("n", count_both(row)),
+            (USERS if row.kind is EvidenceKind.OUTCOMES else "requests", count_both(row)),
             ("replication", f"{row.instances[0]} + {row.instances[1]} instances or runs"),
             ("method", row.method),
             ("p-value of “worse than allowed”", "" if row.p_value is None else format_number(row.p_value)),
@@ -361,31 +423,6 @@ class _Report:
 
     # -------------------------------------------------------------- runs and method
 
-    def _describe_history(self) -> dict[str, Any]:
-        """Build the variables of the arms, their runs, and other candidates of the service."""
-        runs = [
-            {
-                "id": run["id"],
-                "source": f"{run['source']}, step {run['step']}" if "step" in run else run["source"],
-                "state": f"{run['state']}: {run['stopped_by']}" if run["stopped_by"] else run["state"],
-                "started": format_moment(run["started"]),
-                "rows": format_count(run["rows"]),
-                "users": ", ".join(f"{arm} {count}" for arm, count in run["users"].items()) or "–",
-            }
-            for run in self.figure_data.get("runs", ())
-        ]
-        candidates = [
-            {
-                "release": candidate["release"],
-                "word": VERDICT_WORDS[VerdictWord(candidate["verdict"])],
-                "status": {"go": "pass", "no_go": "fail"}.get(candidate["verdict"], "inconclusive"),
-                "judged": format_moment(candidate["judged_at"]),
-            }
-            for candidate in self.figure_data.get("candidates", ())
-        ]
-        has_units = any(arm.units for arm in self.evidence.arms)
-        return {"arms": self.evidence.arms, "units": has_units, "runs": runs, "candidates": candidates}
-
     def _describe_method(self) -> dict[str, Any]:
         """Build the variables of how the release was judged, and the command that judges it again."""
         verdict, window, runs = self.verdict, self.evidence.window, self.figure_data.get("runs", ())
@@ -422,3 +459,19 @@ def _draw_swatch(color: str, *, is_baseline: bool) -> Markup:
     mark = square if is_baseline else circle
     line = f'<line x1="0" x2="34" y1="6" y2="6" stroke="{color}" stroke-width="2"{dash}/>'
     return Markup(f'<svg viewBox="0 0 34 12" aria-hidden="true">{line}{mark}</svg>')  # noqa: S704 our own colours
+
+
+def _label_arms(verdict: Verdict) -> dict[str, str]:
+    """Label each arm with the version that it had, if one service and one candidate were compared."""
+    arms = list(dict.fromkeys([*(arm.name for arm in verdict.evidence.arms), *_list_candidates(verdict)]))
+    labels = {arm: arm for arm in arms}
+    if len(verdict.release.services) == 1 and len(arms) == 2 and BASELINE in labels:
+        service = verdict.release.services[0]
+        versions = (service.baseline if arm == BASELINE else service.canary for arm in arms)
+        labels = {arm: f"{arm} {version}" if version else arm for arm, version in zip(arms, versions, strict=True)}
+    return labels
+
+
+def _list_candidates(verdict: Verdict) -> list[str]:
+    """List the candidates that were compared."""
+    return [row.arm for row in verdict.evidence.comparisons]

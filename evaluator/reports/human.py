@@ -16,6 +16,8 @@ import click
 from evaluator.records import Comparison, Finding, Level, MetricStatus, Verdict, VerdictWord
 from evaluator.reports.base import (
     HEALTH_MARKS,
+    NBSP,
+    TIED,
     VERDICT_WORDS,
     Page,
     choose_endpoints,
@@ -55,12 +57,6 @@ COLORS: Mapping[VerdictWord | MetricStatus, str] = {
     MetricStatus.PASS: "green",
     MetricStatus.FAIL: "red",
 }
-NBSP = "\N{NO-BREAK SPACE}"
-TIED = re.compile(
-    r"(?<=\d) (?=(?:%|pp|ms|s|min|h|µs|ns|/s)(?:\W|$))|(?<=\d) (?=…|\.\.)|(?<=min|max) (?=[+−±\-\d])"
-    r"|(?<=…) (?=[+−±\-\d∞m])|(?<=\.\.) (?=[+\-\dim])"
-)
-"""Spaces between a number and its unit, or the dots next to it: no line is broken there."""
 _COMMAND_TO_COPY = re.compile(r"`evaluator [^`]*`")
 _LONG_WORD = re.compile(r"(\S{300})\S+")
 """A name of thousands of characters would hide the rest of the page; the JSON has all of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
@@ -13,6 +14,8 @@ from markupsafe import Markup, escape
 from evaluator.records import Comparison
 from evaluator.reports.base import (
     HEALTH_MARKS,
+    NBSP,
+    TIED,
     count_both,
     format_allowed,
     format_both,
@@ -62,13 +65,32 @@ def _clean_text(text: str) -> str:
 
 def _mark_up_code(text: str) -> Markup:
     """Write a sentence as HTML in which parts between backticks are code."""
-    parts = [escape(_clean_text(part)) for part in text.split("`")]
+    parts = [escape(TIED.sub(NBSP, _clean_text(part))) for part in text.split("`")]
     # Parts at odd places were between backticks; an even number of parts means that a backtick has no partner.
     if len(parts) % 2 == 0:
-        return escape(_clean_text(text))
+        return escape(TIED.sub(NBSP, _clean_text(text)))
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(parts)
     )
+
+
+_BREAKS = re.compile(r"(?<=[/_?&=@|])(?=\w)|(?<=[-.,:;])(?=[^\W\d])")
+"""Where a name may go on in the next line."""
+_LONGEST = 24
+"""Characters of the longest word that is not broken."""
+_LONG = re.compile(rf"(\S{{{_LONGEST}}})(?=\S)")
+
+
+def _make_breakable(text: str) -> Markup:
+    """Write a text as HTML in which names may be broken at their signs, and else only words that are very long."""
+    text = TIED.sub(NBSP, _clean_text(text))
+    words = [word for piece in _BREAKS.split(text) for word in _LONG.split(piece) if word]
+    return Markup("<wbr>").join(escape(word) for word in words)
+
+
+def _tie(text: str) -> str:
+    """Let no line end within a number with its unit, or within an interval."""
+    return text.replace(" ", NBSP).replace(f"{NBSP}(", " (").replace(f",{NBSP}", ", ")
 
 
 def identify(row: Comparison) -> tuple[str, str, str | None, str]:
@@ -91,6 +113,8 @@ def to_yaml(plain: Mapping[str, Any]) -> str:
 
 FILTERS = {
     "coded": _mark_up_code,
+    "breakable": _make_breakable,
+    "tied": _tie,
     "key": identify,
     "name": name_comparison,
     "role": name_role,

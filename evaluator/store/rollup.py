@@ -34,9 +34,9 @@ From this time on, half a microsecond is at most 0.05 %, less than any margin of
 VERY_SHORT_MS, VERY_SHORT_SHARE = 0.1, 0.01
 """Nanoseconds are kept, too, if this share of an endpoint's successes take less, and are no whole microseconds.
 
-Few short times move low quantiles and the typical time, whose logarithms count each request alike. Half a microsecond
-is at most 0.5 % of a time of 0.1 ms or more, so at most 0.25 % of the typical time if less than half is below 1 ms. A
-share of 1 % below 0.1 ms moves the typical time by some percent at most, even if all were rounded to 0. Loads of
+Few short times move low quantiles and the geometric mean, whose logarithms count each request alike. Half a microsecond
+is at most 0.5 % of a time of 0.1 ms or more, so at most 0.25 % of the geometric mean if less than half is below 1 ms. A
+share of 1 % below 0.1 ms moves the geometric mean by some percent at most, even if all were rounded to 0. Loads of
 milliseconds with some faster requests stay in microseconds, whose sums are quicker to compute.
 """
 

@@ -13,8 +13,7 @@ import streamlit as st
 
 from evaluator.figures import PALETTE, Figure, to_image
 from evaluator.records import Comparison, FailureCount
-from evaluator.reports.base import escape_formula, format_allowed, format_both, format_effect, name_role
-from evaluator.reports.human import TIED
+from evaluator.reports.base import NBSP, TIED, escape_formula, format_allowed, format_both, format_effect, name_role
 from evaluator.ui.metric_table import make_metrics_table
 from evaluator.ui.pieces import clean, show, show_markup, show_table
 from evaluator.wording import name_comparison
@@ -70,7 +69,7 @@ def offer_metrics(comparisons: Sequence[Comparison], name: str, snippet: str) ->
 def show_figure(figure: Figure, name: str, snippet: str) -> None:
     """Show a figure under its finding, and offer its numbers; `name`: unique on the page, and the name of its files."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        show_markup('<p class="ev-figure">{}</p>', TIED.sub("\N{NO-BREAK SPACE}", clean(figure.title)))
+        show_markup('<p class="ev-figure">{}</p>', TIED.sub(NBSP, clean(figure.title)))
         make_image = partial(to_image, figure)
         show_numbers(name, figure.head, figure.rows, snippet, make_image=make_image, caption=figure.title)
     spec = _use_page_colors(figure.chart.to_dict())

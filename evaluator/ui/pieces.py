@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from urllib.parse import urlencode
@@ -76,6 +77,11 @@ def clean(text: object) -> str:
     """
     plain = plain_text(str(text))
     return plain if len(plain) <= MAX_CHARACTERS else plain[: MAX_CHARACTERS - 1] + "…"
+
+
+def keep_units(text: str) -> str:
+    """Replace the space between a number and its unit by one at which no line ends: `2 %`, `± 3 ms`, `69 min`."""
+    return re.sub(r"(?<=\d) (?=(?:%|(?:pp|ns|µs|ms|s|min|h)\b))|(?<=±) ", "\u00a0", text)
 
 
 def escape_markdown(text: object) -> str:

@@ -11,16 +11,27 @@ from evaluator.calibration import CalibrationReport, Tally, needed_comparisons
 from evaluator.errors import UsageError
 from evaluator.figures import color_judged_arms, draw_exposure, draw_precision
 from evaluator.pipeline.reviewing import judge_under_margins
-from evaluator.planning import Exposure, GatePlan, Goal, History, compare_strategies, plan_gates, tabulate
+from evaluator.planning import (
+    Exposure,
+    GatePlan,
+    Goal,
+    History,
+    choose_harms,
+    compare_strategies,
+    plan_gates,
+    tabulate,
+)
 from evaluator.policy import Policy
 from evaluator.records import Margin, Rulebook
 from evaluator.reports.overview import rank_comparisons
+from evaluator.reports.plan import answer_plan
 from evaluator.ui.controls import choose
 from evaluator.ui.frame import guarded
 from evaluator.ui.metric_table import make_metrics_table
 from evaluator.ui.panels import show_figure, show_numbers
 from evaluator.ui.pieces import (
     complete_command,
+    keep_units,
     link,
     mark_up_verdict,
     show,
@@ -39,8 +50,9 @@ from evaluator.ui.reads import (
     read_release,
     read_summaries,
 )
-from evaluator.wording import format_count, format_duration, format_margin, format_number, name_metric
+from evaluator.wording import count_of, format_count, format_duration, format_margin, format_number, name_metric
 
+ASSUMED_RATE_PER_S = 30.0
 NO_HISTORY = "no history: assume a service"
 DURATION_FACTORS = (0.25, 0.5, 1, 2, 4)
 """Durations for which precision is shown, in multiples of the chosen one."""
@@ -70,19 +82,25 @@ def show_plan() -> None:
     )
     release_id = None if release == NO_HISTORY else release
     policy = read_policy(workspace, *filter(None, [release_id]))
-    goal = _choose_goal(assumed=release_id is None)
+    answer = st.container()  # above the controls that it depends on
+    goal = _choose_goal(workspace, policy, release_id)
     # Each part is guarded: an error in it leaves the other parts of the page.
-    guarded(lambda: _show_plan(workspace, policy, release_id, goal))()
+    guarded(lambda: _show_plan(workspace, policy, release_id, goal, answer))()
     if release_id:
         guarded(lambda: _show_other_margins(workspace, release_id))()
     guarded(lambda: _show_calibration(workspace, policy, release_id, has_releases=bool(names)))()
 
 
-def _choose_goal(*, assumed: bool) -> Goal:
-    """Let the reader choose the length of the test, instances, the request rate, and the regression to detect.
+def _choose_goal(workspace: Workspace, policy: Policy, release_id: str | None) -> Goal:
+    """Let the reader choose the length of the test, instances, the request rate, and the rise to find.
 
-    `assumed`: is the service assumed? Otherwise the rate is that of the stored runs and cannot be chosen.
+    `release_id`: the release whose stored runs are the basis, and have a rate; `None`: an assumed service.
     """
+    stored_rate = _read_rate(workspace, policy, release_id)
+    if st.session_state.get("planned from") != release_id and "rate" not in st.query_params:
+        st.session_state.pop("rate", None)  # that of another release, unless the reader has chosen it
+    st.session_state["planned from"] = release_id
+    latency_default, failures_default = choose_harms(policy.rulebook)
 
     def slide(
         column: Any, label: str, key: str, minimum: float, maximum: float, default: float, **options: Any
@@ -91,42 +109,63 @@ def _choose_goal(*, assumed: bool) -> Goal:
         chosen: float = column.slider(label, minimum, maximum, default, key=key, bind="query-params", **options)
         return chosen
 
-    first_row, second_row = st.columns(3, gap="large"), st.columns(3, gap="large")
+    first_row, second_row = st.columns(3), st.columns(3)
     minutes = slide(first_row[0], "Minutes of load", "minutes", 5, 240, 60, step=5)
     instances = slide(first_row[1], "Instances per arm", "instances", 1, 32, 4)
-    tooltip = None if assumed else "taken from the stored runs"
-    rate = slide(first_row[2], "Requests a second per arm", "rate", 1, 1000, 30, disabled=not assumed, help=tooltip)
-    latency = slide(second_row[0], "Rise of latency to detect, %", "latency", 1, 50, 10)
-    failures = slide(second_row[1], "Rise of failures to detect, pp", "failures", 0.1, 5.0, 0.5, step=0.1)
-    power = slide(second_row[2], "Required chance to detect it, %", "power", 50, 99, 80)
+    rate: float = first_row[2].number_input(
+        "Requests a second per arm", 0.01, None, stored_rate, key="rate", bind="query-params", format="%.4g"
+    )
+    latency = slide(second_row[0], "Rise of latency to find, %", "latency", 1, 100, _clamp(100 * latency_default, 100))
+    failures_pp = _clamp(1000 * failures_default, 100) / 10
+    failures = slide(second_row[1], "Rise of failures to find, pp", "failures", 0.1, 10.0, failures_pp, step=0.1)
+    power = slide(second_row[2], "Required chance, %", "power", 50, 99, 80)
     return Goal(
         duration_s=minutes * 60.0,
         instances=int(instances),
-        rate_per_s=float(rate) if assumed else None,
+        rate_per_s=None if release_id and rate == stored_rate else rate,
         regression=latency / 100,
         failures=failures / 100,
         power=power / 100,
     )
 
 
-def _show_plan(workspace: Workspace, policy: Policy, release_id: str | None, goal: Goal) -> None:
+def _read_rate(workspace: Workspace, policy: Policy, release_id: str | None) -> float:
+    """Read how many requests a second each arm had in the stored runs of a release; a usual number without them."""
+    if release_id is None:
+        return ASSUMED_RATE_PER_S
+    try:
+        history = read_plan_history(workspace, policy, release_id, rate_per_s=ASSUMED_RATE_PER_S, instances=4)
+    except UsageError:  # the plan says what is missing
+        return ASSUMED_RATE_PER_S
+    return float(f"{history.rate_per_s:.4g}")
+
+
+def _clamp(value: float, most: int) -> int:
+    """Round a value to a whole number from 1 to `most`."""
+    return min(max(round(value), 1), most)
+
+
+def _show_plan(workspace: Workspace, policy: Policy, release_id: str | None, goal: Goal, place: Any) -> None:
     """Show what the test detects by each gate, its precision, and the ways to roll out.
 
-    `release_id`: the release whose stored data are the basis; `None`: an assumed service. Raises UsageError if the
-    policy has no gate with a margin.
+    `release_id`: the release whose stored data are the basis; `None`: an assumed service. `place`: where the answer in
+    a sentence is shown. Raises UsageError if the policy has no gate with a margin.
     """
     history = read_plan_history(
         # The rate is missing only with a release, whose stored runs have one: then it is not used.
         workspace,
         policy,
         release_id,
-        rate_per_s=goal.rate_per_s or 30.0,
+        rate_per_s=goal.rate_per_s or ASSUMED_RATE_PER_S,
         instances=goal.instances,
     )
-    _show_origin(history)
     plans = plan_gates(history, policy.rulebook, goal)
     if not plans:
         raise UsageError("the policy has no gate with a margin to plan for", hint="`evaluator policy show` prints it")
+    answer, *others = answer_plan(plans, goal, goal.rate_per_s or history.rate_per_s)
+    with place:
+        show_markup('<p class="ev-answer"><strong>{}</strong> {}</p>', keep_units(answer), keep_units(" ".join(others)))
+    _show_origin(history)
     st.header("What this test would detect", anchor="gates")
     snippet = SNIPPET.format(
         policy=f"Path({policy.origin!r})" if workspace.policy else "",
@@ -140,14 +179,14 @@ def _show_plan(workspace: Workspace, policy: Policy, release_id: str | None, goa
         "gate",
         "allowed",
         "precision",
-        "detects",
-        "chance to detect",
-        "GO if unchanged",
+        "smallest rise found",
+        "chance to find the chosen rise",
+        "chance of GO if unchanged",
         "GO after",
-        "variance of instances",
+        "uncertainty that only more instances remove",
     )
     rows = [_make_gate_row(plan, goal) for plan in plans]
-    show_table(head, rows, caption="gates")
+    show_table(head, ([keep_units(cell) for cell in row] for row in rows), caption="gates")
     show_numbers("plan", head, rows, snippet, caption="gates")
     st.header("Precision by minutes and by instances", anchor="precision")
     # Around the chosen values: half as many instances to four times as many, a quarter of the time to four times.
@@ -181,9 +220,11 @@ def _show_origin(history: History) -> None:
         noun = "comparison" if history.comparisons == 1 else "comparisons"
         rate = format_number(history.rate_per_s)
         text = (
-            f"From {history.comparisons} stored {noun} at {rate} requests a second per arm; "
+            f"Based on {history.comparisons} stored {noun} at {rate} requests a second per arm; "
             "more of them make the plan more reliable."
         )
+        if history.of_another_source:
+            text += f" Left out: {count_of(history.of_another_source, 'comparison')} of data from another source."
     missing = [f"{name}: no stored data, not planned." for name in history.missing]
     show_markup('<p class="muted">{}</p>', " ".join([text, *missing]))
 
@@ -202,6 +243,8 @@ def _make_gate_row(plan: GatePlan, goal: Goal) -> tuple[str, ...]:
         """Write a harm as a margin is written: in percent if relative (0.1 = 10 %), else in the metric's unit."""
         return format_margin(Margin(harm, relative=precision.relative), precision.unit)
 
+    harm, margin = goal.harm(precision), precision.rule.margin
+    is_allowed = ", which is allowed" if margin and harm <= margin.value * (1 + 1e-9) else ""
     # Infinite: a GO does not get that chance, however long the test is, or with no number of instances.
     go_after = "never"
     if math.isfinite(plan.go_after_s):
@@ -213,11 +256,16 @@ def _make_gate_row(plan: GatePlan, goal: Goal) -> tuple[str, ...]:
         format_margin(precision.rule.margin, precision.unit),
         f"± {write_harm(plan.half_width)}",
         f"+{write_harm(smallest_detected)}" if math.isfinite(smallest_detected) else "nothing",
-        f"{plan.found_chance:.0%} (+{write_harm(goal.harm(precision))})",
-        f"{plan.go_chance:.0%}",
+        f"{_write_percent(plan.found_chance)} for +{write_harm(harm)}{is_allowed}",
+        _write_percent(plan.go_chance),
         go_after,
-        f"{plan.persistent:.0%}",
+        _write_percent(plan.persistent),
     )
+
+
+def _write_percent(share: float) -> str:
+    """Write a share of 1 as whole percent."""
+    return f"{share * 100:.0f} %"
 
 
 # ------------------------------------------------------------------ other margins

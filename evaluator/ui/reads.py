@@ -24,6 +24,7 @@ from evaluator.figure_data import trace_release
 from evaluator.intents import Lives, PromotionCondition
 from evaluator.pipeline import adopting
 from evaluator.pipeline.assessing import Judged
+from evaluator.pipeline.changes import ChangePair, compare_changes, list_differences
 from evaluator.pipeline.comparing import (
     Difference,
     Side,
@@ -381,6 +382,20 @@ def read_comparison(workspace: Workspace, policy: Policy, first: ChosenSide, sec
     fingerprint_differences = differences(first_side, second_side)
     compared = None if refusals(fingerprint_differences) else compare_sides(store, first_side, second_side, policy)
     return SidePair(first_side, second_side, fingerprint_differences, compared)
+
+
+@st.cache_data(
+    max_entries=8, show_spinner="comparing …", hash_funcs={**CACHE_KEYS, Verdict: CACHE_KEYS_OF_VERDICT[Verdict]}
+)
+def read_changes(
+    workspace: Workspace, first: Verdict, second: Verdict, arms: tuple[str, str]
+) -> tuple[tuple[ChangePair, ...], tuple[Difference, ...]]:
+    """Compare the changes of two verdicts, on one candidate of each; no pairs if the tests were not comparable.
+
+    Returns the differences of the tests as well.
+    """
+    rows = list_differences(open_store(workspace), first, second, arms)
+    return (() if refusals(rows) else compare_changes(first, second, arms)), rows
 
 
 @st.cache_data(max_entries=MAX_ENTRIES, show_spinner=False, hash_funcs=CACHE_KEYS)

@@ -79,6 +79,15 @@ def test_tested_promoted_and_rolled_back(run):
         ("undo", "acknowledged", 1),
     ]
     assert run("audit", "verify")[1].startswith("sha256:")
+    assert run("audit", "note", "cart@1.9.0", "<b>prices</b> shown twice")[0] == 0
+    run("verdict", "cart@1.9.0", "--dry-run", "--format", "html=report.html")
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert "rolled back at" in page.partition("<main>")[0]  # in the summary on top
+    happened = page.partition('id="life"')[2].partition("</section>")[0]
+    order = ("judged GO", "promotion requested", "promotion done", "rollback requested", "carts are odd")
+    places = [happened.index(part) for part in order]
+    assert places == sorted(places)
+    assert f"{ME}:</span> &lt;b&gt;prices&lt;/b&gt; shown twice" in happened
 
 
 def test_a_no_go_exits_as_one_and_conditions_that_are_not_met_as_three(run):

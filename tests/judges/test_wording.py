@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from statistics import NormalDist
 
 import pytest
 
-from evaluator.judges import wording
+from evaluator.judges import advice, wording
 from evaluator.judges.native import judge_evidence
 from evaluator.metrics.failure_rate import FailureRate
 from evaluator.metrics.latency import LatencyMean, LatencyQuantile
 from evaluator.metrics.outcome_proportion import OutcomeProportion
+from evaluator.metrics.status_mix import RedirectRate
 from evaluator.metrics.throughput import Throughput
 from evaluator.records import (
     ArmSummary,
@@ -39,6 +41,7 @@ from evaluator.records import (
 P95 = Rule("latency_p95", LatencyQuantile(quantile=0.95), margin=Margin(0.1))
 THROUGHPUT = Rule("throughput", Throughput(), margin=Margin(0.05), direction=Direction.HIGHER)
 FAILURES = Rule("failure_rate", FailureRate(), margin=Margin(0.001, relative=False), limit=Limit(max=0.01))
+REDIRECTS = Rule("redirect_rate", RedirectRate(), margin=Margin(0.05))
 UNKNOWN = Question("margin", 0.1, 0.5, 0.5)
 WITHIN = Question("margin", 0.1, 0.999, 0.001)
 WORSE = Question("margin", 0.1, 0.0001, 0.999)
@@ -72,9 +75,10 @@ def judge(*comparisons, **changes):
     ("comparison", "text"),
     [
         (row(), "p95 rose 4 % (90 % CI +2 … +6 %)"),
-        (row(change=-0.04), "p95 fell 4 % (90 % CI −6 … −2 %)"),
+        (row(change=-0.04, reach=0.05), "p95 fell 4 % (90 % CI −9 … +1 %)"),
+        (row(change=-0.04), "p95 improved by 4 % (90 % CI −6 … −2 %)"),
         (row(change=0.0), "p95 did not change (90 % CI −2 … +2 %)"),
-        (row(change=-3.0, reach=1.0, kind="absolute"), "p95 fell 3 ms (90 % CI −4 … −2 ms)"),
+        (row(change=-3.0, reach=1.0, kind="absolute"), "p95 improved by 3 ms (90 % CI −4 … −2 ms)"),
         (
             row(FAILURES, change=0.002, reach=0.001, kind="absolute"),
             "failures rose 0.2 pp (90 % CI +0.1 … +0.3 pp)",
@@ -84,7 +88,7 @@ def judge(*comparisons, **changes):
 )
 def test_a_hold_says_how_much_it_moved_and_what_is_allowed(comparison, text):
     allowed = {
-        "throughput": "further than the 5 % allowed",
+        "throughput": "more than the 5 % allowed",
         "failure_rate": "more than the 0.1 pp allowed",
     }.get(comparison.rule.name, "more than the 10 % allowed")
     reason = wording.explain_hold(comparison, 0.05)
@@ -198,7 +202,29 @@ PASS, OPEN = MetricStatus.PASS, MetricStatus.INCONCLUSIVE
     ("comparison", "status", "within", "text"),
     [
         (row(), PASS, True, ", within the 10 % allowed"),
-        (row(), OPEN, False, ": not shown to be within or beyond the 10 % allowed"),
+        (row(), OPEN, False, "; could be within or beyond the 10 % allowed"),
+        (row(needed_time=3.0), OPEN, False, "; could be within or beyond the 10 % allowed: needs about 10 min more"),
+        (row(needed_time=1.0), OPEN, False, "; could be within or beyond the 10 % allowed: needs about 75 s more"),
+        (row(needed_time=math.inf), OPEN, False, "; could be within or beyond the 10 % allowed"),
+        (row(needed_time=3.0, scan=True), OPEN, False, "; could be within or beyond the 10 % allowed"),
+        (
+            row(p_value=0.028, p_value_adjusted=0.23),
+            OPEN,
+            False,
+            "; beyond the 10 % allowed by itself, but not after allowing for all gates (p 0.028, adjusted 0.23)",
+        ),
+        (
+            row(p_value=0.028, p_value_adjusted=2.0, scan=True),
+            OPEN,
+            False,
+            "; beyond the 10 % allowed by itself, but not after allowing for all endpoints (p 0.028, adjusted 1)",
+        ),
+        (
+            row(questions=(WITHIN,)),
+            OPEN,
+            False,
+            "; within the 10 % allowed by itself, but not after allowing for all candidates",
+        ),
         (
             row(),
             OPEN,
@@ -209,40 +235,92 @@ PASS, OPEN = MetricStatus.PASS, MetricStatus.INCONCLUSIVE
         (row(replace(P95, margin=None)), OPEN, False, "; no margin is set"),
         (row(replace(LIMITED, margin=None)), PASS, True, "; keeps to its limit of at most 110 ms"),
         (
-            row(replace(LIMITED, margin=None), questions=(LIMIT_OPEN,)),
+            row(replace(LIMITED, margin=None), questions=(LIMIT_KEPT,)),
             OPEN,
             False,
-            "; not shown to keep to its limit of at most 110 ms",
-        ),
-        (
-            row(LIMITED, questions=(WITHIN, LIMIT_OPEN)),
-            OPEN,
-            False,
-            "; not shown to keep to its limit of at most 110 ms",
-        ),
-        (
-            row(LIMITED, questions=(WITHIN, LIMIT_OPEN), baseline=ArmValue(120.0, 9)),
-            OPEN,
-            False,
-            "; baseline itself is beyond the limit of at most 110 ms (120 ms), and canary is not shown to keep to it",
-        ),
-        (
-            row(LIMITED, questions=(WITHIN, replace(LIMIT_OPEN, p_within=0.05))),
-            OPEN,
-            False,
-            "; not shown to keep to its limit of at most 110 ms",
+            "; keeps to its limit of at most 110 ms by itself, but not after allowing for all candidates",
         ),
         (
             row(LIMITED, questions=(UNKNOWN, LIMIT_KEPT)),
             OPEN,
             False,
-            ": not shown to be within or beyond the 10 % allowed",
+            "; could be within or beyond the 10 % allowed",
         ),
     ],
 )
 def test_each_status_of_a_metric_says_why(comparison, status, within, text):
-    reason = wording.explain_status(comparison, status, 0.05, shown_within=within)
+    reason = wording.explain_status(replace(comparison, status=status), 0.05, shown_within=within, judged_s=300.0)
     assert reason == f"p95 rose 4 % (90 % CI +2 … +6 %){text}"
+
+
+@pytest.mark.parametrize(
+    ("rule", "change", "reach", "text"),
+    [
+        (P95, -0.04, 0.02, "p95 improved by 4 % (90 % CI −6 … −2 %); a rise of up to 10 % was allowed"),
+        (P95, -0.01, 0.02, "p95 fell 1 % (90 % CI −3 … +1 %); a rise of up to 10 % was allowed"),
+        (THROUGHPUT, 0.04, 0.02, "throughput improved by 4 % (90 % CI +2 … +6 %); a drop of up to 5 % was allowed"),
+        (THROUGHPUT, -0.01, 0.02, "throughput fell 1 % (90 % CI −3 … +1 %), within the 5 % allowed"),
+        (replace(P95, margin=Margin(0.0)), -0.04, 0.02, "p95 improved by 4 % (90 % CI −6 … −2 %); no rise was allowed"),
+        (
+            replace(REDIRECTS, direction=Direction.HIGHER),
+            -0.01,
+            0.02,
+            "redirects fell 1 % (90 % CI −3 … +1 %), within the 5 % allowed",
+        ),
+    ],
+)
+def test_what_passes_says_which_direction_is_harm(rule, change, reach, text):
+    comparison = row(rule, change=change, reach=reach, status=PASS)
+    assert wording.explain_status(comparison, 0.05, shown_within=True) == text
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"questions": (LIMIT_OPEN,)}, "104 ms; the limit is at most 110 ms, which it is not shown to keep"),
+        (
+            {"questions": (WITHIN, replace(LIMIT_OPEN, p_within=0.2))},
+            "104 ms, could be up to about 116 ms; the limit is at most 110 ms",
+        ),
+        (
+            {"questions": (WITHIN, replace(LIMIT_OPEN, p_within=0.05))},
+            "104 ms, could be up to about 110 ms; the limit is at most 110 ms",
+        ),
+        (
+            {"questions": (WITHIN, LIMIT_OPEN), "baseline": ArmValue(120.0, 9)},
+            "104 ms; the limit is at most 110 ms, which it is not shown to keep; baseline itself is beyond it (120 ms)",
+        ),
+        (
+            {"questions": (LIMIT_OPEN,), "candidate": ArmValue(112.0, 9)},
+            "112 ms; the limit is at most 110 ms, but this may be chance",
+        ),
+    ],
+)
+def test_a_limit_that_is_not_shown_to_be_kept_says_how_far_the_value_could_reach(changes, text):
+    comparison = row(LIMITED, **changes)
+    assert wording.explain_status(comparison, 0.05, shown_within=False) == f"p95 of canary is {text}"
+
+
+@pytest.mark.parametrize(("failures", "bound"), [(9, 0.02), (9, 0.015), (40, 0.05)])
+def test_the_value_that_a_share_could_reach_is_the_limit_it_would_just_keep(failures, bound):
+    """Score test of a share: the reach found at one limit is where the p-value becomes alpha."""
+    n, share = 1000, failures / 1000
+
+    def find_p(limit):
+        return NormalDist().cdf((share - limit) / math.sqrt(limit / n))
+
+    question = Question("limit", bound, 0.5, find_p(bound))
+    reach = wording._find_reach(share, question, 0.05, is_share=True)
+    assert find_p(reach) == pytest.approx(0.05, rel=1e-6)
+    mirrored = wording._find_reach(1 - share, replace(question, bound=1 - bound), 0.05, is_share=True)
+    assert mirrored == pytest.approx(1 - reach)
+
+
+@pytest.mark.parametrize(
+    ("p", "level", "bound"), [(0.0, 1.0, 2.0), (0.45, 1.0, 2.0), (0.3, 0.0, 2.0), (0.3, 1e-9, 9e9)]
+)
+def test_a_reach_is_not_said_where_the_p_value_does_not_show_it(p, level, bound):
+    assert wording._find_reach(level, Question("limit", bound, 0.5, p), 0.05, is_share=False) is None
 
 
 @pytest.mark.parametrize(
@@ -295,42 +373,42 @@ def passing(rule=P95, **changes):
             [passing(change=0.01), passing(replace(P95, name="b"), change=0.05)],
             {},
             (
-                "all 2 gates are shown to be within their margins; closest: b +5 % (+3 … +7) of 10 % allowed, on 5 "
-                "min of load"
+                "both gates are shown to be within their margins; the least certain gate is b: +5 %, at worst +7 %; "
+                "+10 % was allowed; judged on 5 min of load"
             ),
         ),
         (
             [passing(), passing(THROUGHPUT, change=-0.02)],
             {},
             (
-                "all 2 gates are shown to be within their margins; closest: throughput −2 % (−4 … 0) of 5 % allowed, "
-                "on 5 min of load"
+                "both gates are shown to be within their margins; the least certain gate is throughput: −2 %, at "
+                "worst −4 %; −5 % was allowed; judged on 5 min of load"
             ),
         ),
         (
             [passing(), passing(THROUGHPUT, change=0.2), passing(role := replace(P95, name="h", role=Role.WATCH))],
             {"collected": True},
             (
-                "all 2 gates are shown to be within their margins; closest: p95 +4 % (+2 … +6) of 10 % allowed, on 5 "
-                "min of readings"
+                "both gates are shown to be within their margins; the least certain gate is p95: +4 %, at worst +6 %; "
+                "+10 % was allowed; judged on 5 min of readings"
             ),
         ),
         (
             [passing(replace(role, role=Role.HOLD))],
             {},
-            "the hold is within its margin; closest: h +4 % (+2 … +6) of 10 % allowed, on 5 min of load",
+            "the hold is within its margin; h: +4 %, at worst +6 %; +10 % was allowed; judged on 5 min of load",
         ),
         (
             [passing(replace(P95, limit=Limit(max=110.0))), passing(replace(LIMITED, name="b", margin=None))],
             {},
             (
                 "the gate is within its margin; 2 limits are kept: p95 at most 110 ms (104 ms), b at most 110 ms "
-                "(104 ms); closest: p95 +4 % (+2 … +6) of 10 % allowed, on 5 min of load"
+                "(104 ms); p95: +4 %, at worst +6 %; +10 % was allowed; judged on 5 min of load"
             ),
         ),
     ],
 )
-def test_a_go_names_what_came_closest_to_its_margin(rows, changes, text):
+def test_a_go_names_the_gate_that_is_least_certain(rows, changes, text):
     assert wording.explain_go(rows, evidence(**changes)).text == text
 
 
@@ -390,8 +468,8 @@ def test_a_reason_is_prefixed_with_its_arm():
 def test_the_next_action_after_a_no_go_names_the_arm_or_its_endpoint():
     text = "do not promote cart@2; find and fix the cause in {}, then load and judge again"
     all_traffic, endpoint = Reason("regression", "", "latency_p95", "b"), Reason("regression", "", "m", "b", "GET /a")
-    assert wording.next_after_no_go([all_traffic], "cart@2", [], 0.05) == text.format("b")
-    assert wording.next_after_no_go([endpoint, all_traffic], "cart@2", [], 0.05) == text.format("GET /a on b")
+    assert advice.next_after_no_go([all_traffic], "cart@2", [], 0.05) == text.format("b")
+    assert advice.next_after_no_go([endpoint, all_traffic], "cart@2", [], 0.05) == text.format("GET /a on b")
 
 
 def test_after_a_limit_that_both_arms_break_a_rollback_does_not_help():
@@ -401,21 +479,21 @@ def test_after_a_limit_that_both_arms_break_a_rollback_does_not_help():
     alone = replace(both, baseline=ArmValue(0.005, 9))
     reason = wording.explain_failure(both, 0.05)
 
-    def advice(first, *judged):
-        return wording.next_after_no_go([first], "cart@2", judged, 0.05)
+    def say(first, *judged):
+        return advice.next_after_no_go([first], "cart@2", judged, 0.05)
 
     no_help = "baseline breaks the limit of at most 1 % too (40 %), so a rollback does not help"
-    assert advice(reason, replace(alone, arm="b"), both).startswith(no_help)
-    assert advice(reason, both, replace(alone, scan=True)).startswith(no_help)
-    assert advice(reason, alone, replace(both, arm="b")).startswith("do not promote")
-    assert advice(reason, replace(both, scan=True)).startswith("do not promote")
-    assert advice(replace(reason, code="regression"), both).startswith("do not promote")
+    assert say(reason, replace(alone, arm="b"), both).startswith(no_help)
+    assert say(reason, both, replace(alone, scan=True)).startswith(no_help)
+    assert say(reason, alone, replace(both, arm="b")).startswith("do not promote")
+    assert say(reason, replace(both, scan=True)).startswith("do not promote")
+    assert say(replace(reason, code="regression"), both).startswith("do not promote")
 
 
 def advise(*comparisons, doubts=None, **changes):
     """Advice on rows that are not shown to be within their margins."""
     doubts = doubts or [wording.give_reason("not_shown", c.reason, c) for c in comparisons]
-    return wording.next_after_inconclusive(doubts, comparisons, evidence(*comparisons, **changes), "cart@2")
+    return advice.next_after_inconclusive(doubts, comparisons, evidence(*comparisons, **changes), "cart@2")
 
 
 def test_the_remedy_of_a_run_that_ended_early_comes_before_that_of_a_void_comparison():
@@ -503,9 +581,9 @@ def test_times_too_coarse_are_recorded_in_finer_steps_and_histograms_get_other_b
     ],
 )
 def test_a_change_as_large_as_its_margin_needs_a_decision_in_both_directions(rule, change, beyond):
-    advice = advise(row(rule, change=change, needed_time=math.inf))
-    assert advice.startswith("the change is as large as the margin: fix the candidate") is beyond
-    assert advice.startswith("more minutes will not decide it") is not beyond
+    text = advise(row(rule, change=change, needed_time=math.inf))
+    assert text.startswith("the change is as large as the margin: fix the candidate") is beyond
+    assert text.startswith("more minutes will not decide it") is not beyond
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_the_scan_names_what_it_cannot_judge():
 
 @pytest.mark.parametrize(("share", "times", "asked"), [(0.04, 60, "latency_mean"), (1.0, 2, "latency_typical")])
 def test_the_scan_finds_an_endpoint_that_sometimes_hangs_and_one_that_became_slow(share, times, asked):
-    """A few requests that hang hardly move the typical time; the mean of an endpoint where all became slower does."""
+    """A few requests that hang hardly move the geometric mean; the mean of an endpoint where all became slower does."""
     requests = simulate(replace(SMALL, rate_per_s=20.0), 7)
     hit = (requests.arm == 1) & (requests.endpoint == 1) & (np.random.default_rng(1).random(len(requests)) < share)
     slower = replace(requests, response_us=np.where(hit, requests.response_us * times, requests.response_us))

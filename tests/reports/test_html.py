@@ -14,11 +14,12 @@ import pytest
 from reporting import HOSTILE, KINDS, find_verdict, write_pages
 
 from evaluator.errors import InputError, UsageError
-from evaluator.records import VerdictWord
+from evaluator.records import MetricStatus, VerdictWord
 from evaluator.reports import FORMATS, Page, to_json
 from evaluator.reports.html import to_html
+from evaluator.reports.templating import FILTERS
 
-VOID = {"meta", "link", "br", "img", "hr", "input"}
+VOID = {"meta", "link", "br", "img", "hr", "input", "wbr"}
 
 
 class Reader(HTMLParser):
@@ -45,6 +46,11 @@ class Reader(HTMLParser):
     def handle_data(self, data):
         if self.open and self.open[-1] not in ("style", "title"):
             self.text.append(data)
+
+
+def read_text(page, between=" "):
+    """The visible text; numbers and their units are tied by no-break spaces."""
+    return between.join(Reader(page).text).replace("\N{NO-BREAK SPACE}", " ")
 
 
 @pytest.fixture(scope="module")
@@ -95,14 +101,16 @@ def test_headings_descend_one_by_one(pages, kind):
 
 
 def test_the_answer_comes_first_and_everything_follows_in_order(pages, verdicts):
-    text = " ".join(Reader(pages["no_go"]).text)
+    text = read_text(pages["no_go"])
     verdict = verdicts["no_go"]
-    first = ("NO-GO ✗", verdict.reasons[0].text, verdict.next_action, "3 of 4 shown to be worse than allowed")
+    first = ("NO-GO ✗", "In short", verdict.next_action, verdict.reasons[0].text, "3 of 4 metrics shown to be worse")
     places = [text.index(part) for part in first]
     assert places == sorted(places)
     sections = re.findall(r'<h2 id="(\w+)"', pages["no_go"])
     assert sections == [
+        "short",
         "where",
+        "reasons",
         "metrics",
         "distribution",
         "panels",
@@ -114,7 +122,7 @@ def test_the_answer_comes_first_and_everything_follows_in_order(pages, verdicts)
     ]
     assert "evaluator verdict cart@2 --run run-0 --policy policy.yaml" in text
     for part in (verdict.policy_hash, verdict.data_hash, "5 % over all gates", "up{version='1'}", "cart@1"):
-        assert part in text
+        assert part in read_text(pages["no_go"], "")
 
 
 def test_an_hour_of_twenty_endpoints_is_a_small_file(pages):
@@ -219,3 +227,78 @@ def test_a_page_of_a_json_with_figures_is_the_page_of_its_verdict(verdicts, page
     """What goes through JSON comes out the same."""
     plain = json.loads(to_json(verdicts["no_go"]))["figures"]
     assert to_html(replace(verdicts["no_go"], figures=plain)) == pages["no_go"]
+
+
+def test_the_short_answer_has_no_term_of_statistics(pages):
+    for kind in KINDS:
+        short = pages[kind].partition('id="short"')[2].partition("</section>")[0]
+        text = read_text(short.partition("<dt>Next")[0])  # a command is for who executes it
+        assert "Compared" in text
+        assert not re.search(r"\bCI\b|alpha|p-value|\bp\d|quantile|confidence|significan|margin", text), kind
+
+
+def test_sums_count_all_that_was_compared_and_are_the_same_in_text_figure_and_table(pages, verdicts):
+    """One endpoint of twenty is worse: figure, table of metrics and list of endpoints say so alike."""
+    page, verdict = pages["hour"], verdicts["hour"]
+    scanned = [row for row in verdict.evidence.comparisons if row.scan]
+    failing = [row for row in scanned if row.status is MetricStatus.FAIL]
+    assert (len(scanned), len(failing)) == (40, 1)
+    text = read_text(page, "")
+    worse = "shown to be worse than allowed: geometric mean of GET /endpoint/019"
+    assert f"1 of 40 comparisons of endpoints {worse}" in text
+    assert f"1 of 40 compared {worse}" in text
+    assert "The 12 worst of 40 are drawn." in text
+    assert "All 40 comparisons of 20 endpoints, worst first" in text
+    assert not re.search(r"\d+ of 12\b", text.partition("Endpoints")[2].partition("checks")[0])
+    metrics = page.partition('id="metrics"')[2].partition("</section>")[0].partition("<tbody role")[2]
+    assert "GET /<wbr>endpoint/<wbr>019" in metrics.partition("</tr>")[0]  # in the first row of the table as well
+
+
+def test_the_judges_sentence_stands_twice_at_most(pages, verdicts):
+    """Among the reasons, and as the title of its figure."""
+    for kind in ("no_go", "inconclusive", "hour"):
+        text = read_text(pages[kind])
+        for reason in verdicts[kind].reasons:
+            assert 1 <= text.count(reason.text) <= 2, (kind, reason.text)
+
+
+def test_words_are_broken_at_signs_only(pages):
+    """What a narrow column would break: `latency_quan tile`."""
+    assert "latency_<wbr>quantile" in pages["no_go"]
+    assert "through<wbr>" not in pages["no_go"]
+    long = "x" * 100
+    pieces = str(FILTERS["breakable"](f"GET /cart/{long}?id=1.25")).split("<wbr>")
+    assert "".join(pieces) == f"GET /cart/{long}?id=1.25"
+    assert max(map(len, pieces)) == 24
+    assert pieces[:2] == ["GET /", "cart/"]
+    assert pieces[-1] == "1.25"
+    assert FILTERS["tied"]("+0.04 pp (min −0.1 … +0.2)").split(" ") == [
+        "+0.04\N{NO-BREAK SPACE}pp",
+        "(min\N{NO-BREAK SPACE}−0.1\N{NO-BREAK SPACE}…\N{NO-BREAK SPACE}+0.2)",
+    ]
+
+
+LIFE = {
+    "read_at": "2026-03-02T08:00:00+00:00",
+    "state": f"rolled back at 2026-03-02 07:00 UTC by ann: {HOSTILE}",
+    "hidden_events": 3,
+    "events": [{"at": "2026-03-02T07:00:00+00:00", "what": "promotion approved", "by": HOSTILE, "why": HOSTILE}],
+    "notes": [{"at": "2026-03-02T07:30:00+00:00", "by": "bob", "text": f"first line\n{HOSTILE}"}],
+}
+
+
+def test_what_became_of_the_release_is_in_the_report(verdicts):
+    verdict = verdicts["no_go"]
+    page = to_html(replace(verdict, figures={**verdict.figures, "life": LIFE}))
+    assert not Reader(page).wrong
+    assert "<script" not in page
+    happened = page.partition('id="life"')[2].partition("</section>")[0]
+    text = read_text(happened)
+    for part in ("promotion approved", "2026-03-02 07:00 UTC", "3 earlier events", "bob", "first line"):
+        assert part in text
+    assert "rolled back at 2026-03-02 07:00 UTC by ann" in page.partition("<main>")[0]
+    nothing = {**LIFE, "state": "", "events": [], "notes": [], "hidden_events": 0}
+    page = to_html(replace(verdict, figures={**verdict.figures, "life": nothing}))
+    assert "it was neither promoted nor held nor rolled back" in page
+    with pytest.raises(InputError, match="cannot be drawn"):
+        to_html(replace(verdict, figures={**verdict.figures, "life": {"state": 1}}))

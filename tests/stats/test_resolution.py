@@ -319,7 +319,7 @@ def test_runs_in_microseconds_and_nanoseconds_decide_nothing_below_a_microsecond
     [finding] = [f for f in findings if f.level is Level.WARN]
     assert finding.text.startswith("the store keeps some of these runs")
     assert "import the old files as another release" in finding.remedy
-    # What hides the typical times, which the endpoint scan compares, forbids a GO.
+    # What hides the geometric means, which the endpoint scan compares, forbids a GO.
     for failed in (f for f in findings if f.level is Level.FAIL):
         assert "in some of these runs" in failed.text
         assert "--run" in failed.remedy
@@ -371,7 +371,7 @@ def test_logarithms_of_times_that_spread_are_not_in_doubt(name):
     assert find_log_doubt(panel, all_together(len(panel.endpoints)))[0] < 0.005
 
 
-def test_no_go_if_microseconds_hide_the_typical_time_that_the_scan_compares():
+def test_no_go_if_microseconds_hide_the_geometric_mean_that_the_scan_compares():
     rules = (Rule("latency_p95", LatencyQuantile(quantile=0.95), margin=Margin(0.1)),)
     words = {}
     for short_us in ((0.2, 0.6), (60.0, 60.0)):
@@ -379,7 +379,7 @@ def test_no_go_if_microseconds_hide_the_typical_time_that_the_scan_compares():
         judged = judge(cells, Rulebook(rules))
         words[short_us[0]] = judged.word
         failed = [f.text for f in evidence(cells, Rulebook(rules)).findings if f.level is Level.FAIL]
-        assert ["rounding may hide a change of the typical time by 25 %" in text for text in failed] == (
+        assert ["rounding may hide a change of their geometric mean by 25 %" in text for text in failed] == (
             [True] if short_us[0] < 1 else []
         )
     assert words == {0.2: VerdictWord.INCONCLUSIVE, 60.0: VerdictWord.GO}

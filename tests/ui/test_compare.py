@@ -1,17 +1,49 @@
 """Two runs or releases against each other."""
 
+from dataclasses import replace
+
 import duckdb
+from stored import STEADY, edit_decisions, judge, land
+
+from evaluator.store import Store
 
 
-def test_the_newest_two_are_compared_and_fingerprints_shown(page, store_path, text):
-    shown = page("compare", store_path, a="cart@1.5.0", b="cart@1.6.0")
+def test_two_arms_are_compared_and_fingerprints_shown(page, store_path, text):
+    shown = page("compare", store_path, a="cart@1.5.0", b="cart@1.6.0", by="arms")
     page_text = text(shown)
     assert not shown.exception
     assert "not run together" in page_text
     assert "✓ same" in page_text
     assert page_text.index("Second against first") > 0
-    assert "In tables and figures baseline is cart@1.5.0 (canary), canary is cart@1.6.0 (canary)." in page_text
+    assert (
+        "In tables and figures, baseline stands for cart@1.5.0 (canary), and canary for cart@1.6.0 (canary)."
+        in page_text
+    )
     assert "rose" in page_text.split('aria-label="metrics"')[1]
+
+
+def test_this_release_against_the_candidate_before_it(page, own, text):
+    times = {"cart@1.6.0": "2026-01-05T02:00:00+00:00", "cart@1.9.0": "2026-01-05T03:00:00+00:00"}
+    for release, at in times.items():
+        edit_decisions(Store.open(own), "UPDATE verdicts SET judged_at = ? WHERE release = ?", at, release)
+    for query in ({}, {"release": "cart@1.9.0"}):
+        shown = page("compare", own, **query)
+        page_text = text(shown)
+        assert not shown.exception
+        assert [box.value for box in shown.selectbox[:2]] == ["cart@1.6.0", "cart@1.9.0"]
+        assert "cart@1.9.0 against cart@1.6.0: better: p50, p95, p99, mean." in page_text
+        assert '<th scope="col"></th>' not in page_text
+    assert [box.value for box in page("compare", own, release="cart@1.6.0").selectbox[:2]][1] == "cart@1.6.0"
+
+
+def test_candidates_that_were_not_judged_or_of_other_services_are_refused_with_the_reason(page, own, text):
+    store = Store.open(own)
+    land(store, "shop@1", replace(STEADY, duration_s=60.0), service="shop")
+    assert "shop@1 was not judged yet." in text(page("compare", own, a="cart@1.5.0", b="shop@1"))
+    judge(store, "shop@1", figures=False)
+    page_text = text(page("compare", own, a="cart@1.5.0", b="shop@1"))
+    assert "service: different services do different work. Choose two tests of one service." in page_text
+    assert "second against first" not in page_text
 
 
 def test_another_test_is_refused_with_both_fingerprints(page, own, text):
@@ -51,13 +83,13 @@ def test_the_same_side_twice_is_nothing_to_compare(page, store_path, text):
 
 
 def test_arms_of_one_run_can_be_compared(page, store_path, text):
-    page_text = text(page("compare", store_path, a="cart@1.6.0", a_arm="baseline", b="cart@1.6.0", b_arm="canary"))
-    assert "baseline is cart@1.6.0 (baseline)" in page_text
+    page_text = text(
+        page("compare", store_path, a="cart@1.6.0", a_arm="baseline", b="cart@1.6.0", b_arm="canary", by="arms")
+    )
+    assert "baseline stands for cart@1.6.0 (baseline)" in page_text
 
 
 def test_an_empty_store_says_what_to_do(page, tmp_path, text):
-    from evaluator.store import Store
-
     Store.open(tmp_path / "evaluator.duckdb", create=True)
     assert "No release has landed yet." in text(page("compare", tmp_path / "evaluator.duckdb"))
 

@@ -1,5 +1,7 @@
 """What a test would detect."""
 
+import duckdb
+
 
 def test_from_what_is_stored(page, store_path, text):
     shown = page("plan", store_path, release="cart@1.9.0", minutes="30", instances="8")
@@ -7,7 +9,13 @@ def test_from_what_is_stored(page, store_path, text):
     assert not shown.exception
     assert shown.slider(key="minutes").value == 30
     assert "stored comparisons" in page_text
-    assert "GO if unchanged" in page_text
+    assert "chance of GO if unchanged" in page_text
+    answer = page_text.index("With 58.2 requests a second and 8 + 8 instances ")
+    assert answer < page_text.index("stored comparisons at 58.2 requests a second")
+    assert round(shown.number_input(key="rate").value, 1) == 58.2  # what is stored; another one may be chosen
+    assert shown.slider(key="latency").value == 30  # twice the widest margin: a rise as large as it is allowed
+    shown.number_input(key="rate").set_value(200.0).run()
+    assert "With 200 requests a second" in text(shown)
     assert len(shown.get("vega_lite_chart")) == 5
 
 
@@ -39,3 +47,10 @@ def test_a_mistake_in_the_policy_is_shown_with_its_line(page, store_path, tmp_pa
     page_text = text(page("plan", store_path))
     assert f"{policy}:1" in page_text
     assert "did you mean" in page_text
+
+
+def test_imported_data_are_not_mixed_with_loads(page, own, text):
+    with duckdb.connect(str(own)) as connection:
+        connection.execute("UPDATE runs SET source = 'locust' WHERE release IN ('cart@1.5.0', 'cart@1.6.0')")
+    page_text = text(page("plan", own, release="cart@1.9.0"))
+    assert "Left out: 2 comparisons of data from another source." in page_text
