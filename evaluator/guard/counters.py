@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from evaluator.errors import SourceError
 from evaluator.guard.limits import ArmCounters, CounterWindow
@@ -59,6 +60,7 @@ class CounterWatch:
         """`backend`: whose servers are counted; empty: of all. `by_status`: statuses of 5xx are failures."""
         self._ask, self._backend, self._find_arm = ask, backend, find_arm
         self._error_columns = ("econ", "eresp", *(("hrsp_5xx",) if by_status else ()))
+        self._limits = limits
         self.windows = {arm: CounterWindow(limits) for arm in arms if arm != BASELINE}
         self.counters: dict[str, ArmCounters] = {arm: ArmCounters() for arm in arms}
         self.states: dict[str, ArmState] = {arm: ArmState() for arm in arms}
@@ -107,6 +109,31 @@ class CounterWatch:
                 window.forget_progress()
             window.add(at, self.counters[arm], self.counters.get(BASELINE, ArmCounters()))
         self.read_at = at
+
+    def to_plain(self) -> dict[str, Any]:
+        """Turn what was seen into plain JSON."""
+        return {
+            "servers": [[*key, last.sessions_total, last.errors] for key, last in self._last.items()],
+            "counters": {arm: asdict(counters) for arm, counters in self.counters.items()},
+            "windows": {arm: window.to_plain() for arm, window in self.windows.items()},
+        }
+
+    def take(self, plain: Mapping[str, Any]) -> None:
+        """Take over what an earlier guard has seen of the same router; what does not fit is not used at all."""
+        try:
+            last = {
+                (str(proxy), str(server)): _ServerCounts(
+                    int(total), {name: int(errors[name]) for name in self._error_columns}
+                )
+                for proxy, server, total, errors in plain["servers"]
+            }
+            counters = {arm: ArmCounters(**plain["counters"][arm]) for arm in self.counters}
+            windows = {arm: CounterWindow(self._limits) for arm in self.windows}
+            for arm, window in windows.items():
+                window.take(plain["windows"][arm])
+        except (KeyError, TypeError, ValueError):
+            return
+        self._last, self.counters, self.windows = last, counters, windows
 
     def find_reason(self, at: float) -> str:
         """Say why the counters of a candidate are a reason to go back; empty if they are none."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass, field, replace
+from typing import Any
 
 from evaluator.records.rollouts import GuardLimits
 
@@ -236,6 +237,23 @@ class CounterWindow:
             (at, replace(candidate, sessions=0, queued=0), replace(baseline, sessions=0, queued=0))
             for at, candidate, baseline in self._looks
         )
+
+    def to_plain(self) -> dict[str, Any]:
+        """Turn what was seen into plain JSON."""
+        looks = [[at, *astuple(candidate), *astuple(baseline)] for at, candidate, baseline in self._looks]
+        return {"looks": looks, "usual": self._usual_stuck}
+
+    def take(self, plain: Mapping[str, Any]) -> None:
+        """Take over what an earlier guard has seen. Raises KeyError, TypeError, ValueError before any change."""
+        size = len(astuple(ArmCounters()))
+        looks = []
+        for at, *counts in plain["looks"]:
+            if len(counts) != 2 * size:
+                raise ValueError(f"a look has {2 * size} counts, not {len(counts)}")
+            numbers = [int(count) for count in counts]
+            looks.append((float(at), ArmCounters(*numbers[:size]), ArmCounters(*numbers[size:])))
+        usual = float(plain["usual"])
+        self._looks, self._usual_stuck = deque(looks), usual
 
     def count_started(self, at: float, time_s: float) -> int:
         """Count the requests that the candidate got in the last `time_s`."""

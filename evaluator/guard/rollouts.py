@@ -9,6 +9,7 @@ from typing import Any
 
 from evaluator.errors import EvaluatorError, HookError
 from evaluator.guard.log_watch import Clock
+from evaluator.guard.memory import Memory
 from evaluator.guard.setup import VERSION, GuardReading, GuardSetup, GuardStatus, read_setup, to_plain
 from evaluator.guard.state_file import StateFile, StoredState
 from evaluator.guard.watch import ServiceWatch
@@ -40,6 +41,9 @@ class GuardedRollout:
             each.service: ServiceWatch(each, setup.rollout, setup.release, setup.limits, clock)
             for each in setup.services
         }
+        self._memory = Memory(file.paths[0], setup.key)
+        self._remembering = threading.Lock()
+        """Held while what was seen is written."""
         self._changing = threading.RLock()
         """Held while the state is written."""
         self._backing = threading.Lock()
@@ -75,6 +79,10 @@ class GuardedRollout:
     def resume(self, stored: StoredState) -> None:
         """Go on as a state says: watch, or go on going back. A damaged file is a reason to go back."""
         self._take_state(stored.state)
+        for name, seen in self._memory.read(self._clock()).items():
+            counters = self.services[name].counters if name in self.services else None
+            if counters is not None:
+                counters.take(seen)
         for watch in self.services.values():
             self._notes += watch.list_blind_spots()
             self._start(self._try_again, watch)  # a router that hangs delays nothing else
@@ -243,6 +251,7 @@ class GuardedRollout:
         if not self._is_closed:  # meanwhile; that it went back is written next
             self._refuse_if_back()
         self.end()
+        self._memory.forget()
         self._file.forget({"is_back": self.is_back})
 
     def _check_can_close(self, *, promoted: bool) -> None:
@@ -324,7 +333,18 @@ class GuardedRollout:
     def _look(self, watch: ServiceWatch) -> str:
         """Look at log and counters of a service."""
         self._looked_at = time.time()
-        return watch.look()
+        reason = watch.look()
+        if not reason and self._remembering.acquire(blocking=False):
+            try:
+                self._memory.keep(self._clock(), self._list_seen())
+            finally:
+                self._remembering.release()
+        return reason
+
+    def _list_seen(self) -> dict[str, Any]:
+        """List what was seen of the counters of each service."""
+        watches = self.services.items()
+        return {name: watch.counters.to_plain() for name, watch in watches if watch.counters is not None}
 
     def _check_shares(self, watch: ServiceWatch) -> str:
         """Read the shares of a service back."""
