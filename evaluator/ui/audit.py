@@ -124,7 +124,7 @@ def _show_trail(workspace: Workspace, name_filter: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TrailEntry:
     """One request with all its rows of the audit trail, the oldest first; or one row about no request."""
 
     request: str
@@ -132,7 +132,7 @@ class Entry:
     rows: tuple[AuditRow, ...]
 
 
-def _group_rows(rows: Sequence[AuditRow], trail: Sequence[AuditRow]) -> list[Entry]:
+def _group_rows(rows: Sequence[AuditRow], trail: Sequence[AuditRow]) -> list[TrailEntry]:
     """Group rows by request, in the order of `rows`, the newest first.
 
     An entry has all rows of its request in the `trail`, which is complete, the oldest first.
@@ -140,15 +140,15 @@ def _group_rows(rows: Sequence[AuditRow], trail: Sequence[AuditRow]) -> list[Ent
     by_request: dict[str, list[AuditRow]] = {}
     for row in trail:
         by_request.setdefault(row.intent, []).append(row)
-    entries: dict[str, Entry] = {}
+    entries: dict[str, TrailEntry] = {}
     for row in rows:
         key = row.intent or f"row {row.number}"
         if key not in entries:
-            entries[key] = Entry(row.intent, tuple(by_request[row.intent]) if row.intent else (row,))
+            entries[key] = TrailEntry(row.intent, tuple(by_request[row.intent]) if row.intent else (row,))
     return list(entries.values())
 
 
-def _make_entry(entry: Entry) -> Markup:
+def _make_entry(entry: TrailEntry) -> Markup:
     """Make the list item of a request: what became of it and who decided that, with its rows folded below."""
     first, last = entry.rows[0], entry.rows[-1]
     release = link("release", text=last.release, release=last.release) if last.release else Markup("")
