@@ -128,7 +128,7 @@ class RolloutPlan:
     alpha_no_go: float = 0.05
     """Level at which an observation is NO-GO."""
     joint_margin: float | None = None
-    """Largest rise of the typical times over all services of an observation together; None: each is judged alone."""
+    """Largest rise of the geometric means over all services of an observation together; None: each is judged alone."""
     policy_hash: str = ""
     evaluator_version: str = ""
 
