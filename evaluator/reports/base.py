@@ -367,11 +367,6 @@ def _list_left_out(arms: Sequence[tuple[int, Sequence[LeftOut]]], of: str = "") 
         yield f"not judged of {_join_counts(read for read, _ in arms)} rows {of}read: {', '.join(descriptions)}"
 
 
-def count_of_arms(counts: Iterable[tuple[str, int]]) -> str:
-    """Write the counts of arms with their names: `baseline 9,126, canary 8,961`."""
-    return ", ".join(f"{arm} {format_count(count)}" for arm, count in counts)
-
-
 def _join_counts(counts: Iterable[int]) -> str:
     """Write the counts of the arms: `3,600 + 3,588`."""
     return " + ".join(map(format_count, counts))
