@@ -113,6 +113,7 @@ def choose_metrics(page: Page) -> list[float]:
         box.scroll_into_view_if_needed()
         page.wait_for_timeout(700)  # a list that was opened is closed by scrolling
         box.click()
+        page.get_by_role("option").first.wait_for()
         names = page.get_by_role("option").all_inner_texts()
         name = next(name for name in names[index % 2 :] if name != box.input_value())
         title = page.evaluate(TITLES)

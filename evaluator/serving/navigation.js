@@ -31,7 +31,16 @@
         heading.tabIndex = -1; // so that the next Tab continues from here
         heading.focus({ preventScroll: true });
       }
-    } else if (view && "top" in wanted) view.scrollTop = wanted.top;
+    } else if (view && "top" in wanted) {
+      const isThere = Math.abs(view.scrollTop - wanted.top) <= 1;
+      const isLongEnough = view.scrollHeight - view.clientHeight >= wanted.top; // else the page is not there yet
+      if (wanted.wasThere && !isThere && isLongEnough) { // something else has scrolled it since
+        wanted = null;
+        return;
+      }
+      wanted.wasThere = isThere && isLongEnough;
+      if (!isThere) view.scrollTop = wanted.top;
+    }
     const isRunning = findApp()?.dataset.testScriptState !== "notRunning";
     wanted.wasRunning ||= isRunning;
     if (isRunning || !(wanted.wasRunning || now - wanted.since > SETTLED_MS)) wanted.done = null;
@@ -45,7 +54,13 @@
     addEventListener(kind, () => { wanted = null; }, { capture: true, passive: true });
   }
 
-  const findHeading = (hash) => decodeURIComponent(hash.slice(1));
+  const findHeading = (hash) => {
+    try {
+      return decodeURIComponent(hash.slice(1));
+    } catch {
+      return hash.slice(1); // of an address that was not encoded
+    }
+  };
 
   // ---------------------------------------------------------------- addresses
 

@@ -34,7 +34,7 @@ def show_notes(workspace: Workspace, release: str) -> None:
     policy = read_policy(workspace, release)
     may_write = may(policy.promotion, reader.names, PersonRole.ANALYST)
     with st.form("note", border=False, clear_on_submit=True):
-        text = st.text_area("Write a note", key="note-text", max_chars=LONGEST_NOTE, disabled=not may_write)
+        text = st.text_area("Write a note", key=f"note-{release}", max_chars=LONGEST_NOTE, disabled=not may_write)
         is_pressed = st.form_submit_button("Add the note", disabled=not may_write, key="note-button")
     if not may_write:
         st.caption("Writing notes needs the role analyst.")

@@ -14,8 +14,9 @@ from rollout_world import FakeGuard, World
 from evaluator.errors import HookError, NotReached
 from evaluator.guard.client import GuardClient
 from evaluator.guard.places import list_socket_paths, make_private_folder
-from evaluator.records.rollouts import Rollout
+from evaluator.records.rollouts import Event, EventKind, Rollout
 from evaluator.rollout import returning
+from evaluator.rollout.collaborators import ActResult
 from evaluator.rollout.status import GUARD_WAIT_S
 
 
@@ -48,3 +49,25 @@ def test_without_a_plan_and_without_a_file_of_the_guard_the_router_is_asked(tmp_
     is_back = works or canary == 0
     assert ("returned" in world.kinds(), "return_failed" in world.kinds()) == (is_back, not is_back)
     assert json.loads(shares.read_text())["canary"] == (0 if is_back else canary)
+
+
+@pytest.mark.parametrize("state", ["", "failed", "done"])
+def test_without_a_plan_users_return_only_where_a_person_rolls_back_and_the_baseline_serves(state):
+    """`state`: how the rollback of a person ended; empty: there is none."""
+    world, guard = World(), FakeGuard()
+    rollout = Rollout("r1", "cart@1.5.0", {}, "", {}, "ann", ("ann",), "it is time", datetime.now(UTC))
+    if state:
+        world.events.append(Event(EventKind.STOPPED, 0.0, person="ann"))
+        world.undo_result = ActResult(state)
+    for _ in range(2):  # the second driver finds what the first has written
+        code = returning.return_without_plan(
+            rollout, "its plan cannot be read", world, guard, world, world, missing_baseline="teardown may have"
+        )
+        assert code == 4
+        assert guard.calls == []
+        assert ("ended" in world.kinds(), "returned" in world.kinds()) == (state == "done", state == "done")
+        if state == "done":
+            break
+    assert len(world.undone) == {"": 0, "failed": 2, "done": 1}[state]
+    assert world.kinds().count("held") == (state != "done")
+    assert any("--baseline-runs" in text for text in world.said) == (state != "done")

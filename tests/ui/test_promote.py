@@ -368,7 +368,7 @@ def test_a_note_is_written_by_who_may_whatever_the_page_has_shown(page, shop, ht
     path = shop("roles: {analyst: [ana]}\n")
     monkeypatch.setattr("evaluator.ui.notes.may", lambda *_: True)
     shown = page("release", path, release="cart@1.6.0")
-    next(element for element in shown.text_area if element.key == "note-text").input("forged")
+    next(element for element in shown.text_area if element.label == "Write a note").input("forged")
     assert f"{ME} is a viewer, and writing notes needs an analyst" in html(press(shown, "Add the note"))
     assert [row.event for row in Store.open(path).control.audit() if row.event != "judged"] == ["refused"]
 
@@ -379,7 +379,7 @@ def test_a_note_is_written_by_who_may_whatever_the_page_has_shown(page, shop, ht
 def test_notes_are_written_and_read(page, shop, text, html):
     path = shop()
     shown = page("release", path, release="cart@1.6.0")
-    next(element for element in shown.text_area if element.key == "note-text").input(
+    next(element for element in shown.text_area if element.label == "Write a note").input(
         "slow disk in <b>pod 3</b>\nsecond line"
     )
     shown = press(shown, "Add the note")
@@ -391,7 +391,7 @@ def test_notes_are_written_and_read(page, shop, text, html):
 
 def test_a_viewer_writes_no_notes(page, shop):
     shown = page("release", shop("roles: {analyst: [ana]}\n"), release="cart@1.6.0")
-    assert next(element for element in shown.text_area if element.key == "note-text").disabled
+    assert next(element for element in shown.text_area if element.label == "Write a note").disabled
     assert button(shown, "Add the note").disabled
 
 
