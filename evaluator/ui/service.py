@@ -89,8 +89,9 @@ def _make_live_box(live: ServiceLife) -> Markup:
             )
     elif not live.release:
         word, css_class = Markup("none"), "none"
-        why = Markup("<p>No promotion of {} stands: users meet what was deployed by other means.</p>").format(
-            clean(live.service)
+        others = f"users who do not meet {live.candidate} by the rollout" if live.rollout else "users"
+        why = Markup("<p>No promotion of {} stands: {} meet what was deployed by other means.</p>").format(
+            clean(live.service), clean(others)
         )
     else:
         word, css_class = link("release", live.release, release=live.release), "go"

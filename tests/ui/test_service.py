@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from rollouts_stored import store_rollouts
 from stored import HOSTILE, STEADY, edit_decisions, land, repeat_verdict
 
 from evaluator.intents import ActionRequest, ask, execute, system_person
@@ -125,3 +126,25 @@ def test_a_service_with_a_hostile_name(page, hostile, html):
     shown = page("service", hostile)
     assert not shown.exception
     assert HOSTILE not in html(shown)
+
+
+@pytest.mark.parametrize(
+    ("case", "live", "state"),
+    [
+        (
+            "running",
+            "No promotion of cart stands: users who do not meet cart@1.5.0 by the rollout meet what was deployed",
+            "→ 5 % of users",
+        ),
+        ("back", "No promotion of cart stands: users meet what was deployed", "↩ rolled back"),
+        ("promoted", "live: promoted ", "● live"),
+    ],
+)
+def test_a_service_whose_release_was_rolled_out(page, build_once, text, monkeypatch, case, live, state):
+    folder = build_once("rollouts", store_rollouts) / case
+    monkeypatch.setenv("EVALUATOR_POLICY", str(folder / "evaluator.yaml"))
+    shown = page("service", folder / "evaluator.duckdb")
+    assert not shown.exception
+    assert live in text(shown)
+    assert state in text(shown)
+    assert ("Exposed now: 5 % of cart&#39;s users meet cart@1.5.0" in text(shown)) is (case == "running")
