@@ -27,6 +27,7 @@ from evaluator.figures import (
     draw_shift,
     draw_timeline,
     draw_units,
+    draw_windows,
     explain_timeline,
     pick_decisive,
     rank_by_margin,
@@ -343,11 +344,13 @@ class _Report:
             figures = []
             if over_time:
                 figures.append(self._embed(draw_over_time(row, over_time, color=self.colors[row.arm])))
+            if windows := metric_data.get("windows"):
+                figures.append(self._embed(draw_windows(row, windows, color=self.colors[row.arm])))
             if units:
                 note = f"{units['hidden']} with fewer requests are not shown." if units["hidden"] else ""
                 figures.append(self._embed(draw_units(row, units, colors=self.colors), note=note))
             if figures:
-                facts = self._list_facts(row, with_finding=over_time is None)
+                facts = self._list_facts(row)
                 panels.append(
                     {
                         "key": identify(row),
@@ -361,14 +364,11 @@ class _Report:
                 )
         return panels
 
-    def _list_facts(self, row: Comparison, *, with_finding: bool) -> list[tuple[str, str]]:
-        """List names and values of what a comparison is based on; an empty value means that it does not apply.
-
-        `with_finding` adds the reason of its status, which the figure over time has as its title.
-        """
+    def _list_facts(self, row: Comparison) -> list[tuple[str, str]]:
+        """List names and values of what a comparison is based on; an empty value means that it does not apply."""
         scale, detectable, adjusted = choose_effect_scale(row), row.detectable_effect, row.p_value_adjusted
         return [
-            ("finding", row.reason if with_finding else ""),
+            ("finding", row.reason),
             ("type", row.rule.type),
             ("endpoint", row.rule.slice.endpoint or "all"),
             ("allowed", format_allowed(row)),

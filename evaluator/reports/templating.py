@@ -26,6 +26,7 @@ from evaluator.reports.base import (
     name_role,
     plain_text,
 )
+from evaluator.reports.metric_rows import explain_adjustment
 from evaluator.wording import format_count, name_comparison
 
 MAX_CHARACTERS = 300
@@ -122,6 +123,7 @@ FILTERS = {
     "mark": mark_status,
     "both": format_both,
     "effect": format_effect,
+    "adjustment": explain_adjustment,
     "allowed": format_allowed,
     "n": count_both,
     "counted": format_count,

@@ -303,3 +303,13 @@ def test_what_became_of_the_release_is_in_the_report(verdicts):
     assert "it was neither promoted nor held nor rolled back" in page
     with pytest.raises(InputError, match="cannot be drawn"):
         to_html(replace(verdict, figures={**verdict.figures, "life": {"state": 1}}))
+
+
+def test_a_panel_shows_when_a_change_began_and_a_row_why_it_is_open():
+    verdict = find_verdict("no_go")
+    report = to_html(verdict)
+    assert "each window of" in report
+    row = next(row for row in verdict.evidence.comparisons if row.rule.name == "latency_p95")
+    beyond = replace(row, status=MetricStatus.INCONCLUSIVE, p_value=0.028, p_value_adjusted=0.23)
+    shown = replace(verdict, evidence=replace(verdict.evidence, comparisons=(beyond,)))
+    assert "by itself, but not after allowing for the other gates" in to_html(shown)
