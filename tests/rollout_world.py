@@ -123,6 +123,10 @@ class FakeGuard:
             self.trip(why, by)
         return replace(self.status)
 
+    def explain_not_returned(self) -> str:
+        shares = self.status.realised
+        return "; ".join(f"{name} is at canary" for name, arms in shares.items() if arms["baseline"] < 1)
+
     def close(self, *, promoted: bool) -> None:
         if promoted:
             self.at_close()

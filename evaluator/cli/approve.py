@@ -9,7 +9,7 @@ import click
 from evaluator.cli import Session, emit
 from evaluator.cli.promote import execute_or_wait, send_notifications
 from evaluator.cli.request_texts import describe_intents, describe_steps
-from evaluator.errors import EvaluatorError
+from evaluator.errors import EvaluatorError, UnknownName, UsageError
 from evaluator.records.intents import Action, Intent, IntentState
 from evaluator.reports import plain_text
 from evaluator.wording import quote_command
@@ -35,7 +35,7 @@ def command(session: Session, intent: str | None, queue: bool) -> int:
             lines += [_add_request(description, requested), *_list_steps(session, store, requested)]
         emit("\n".join(lines) or "no request waits for approval")
         return 0
-    policy = session.load_policy(store.control.intent(intent).release)
+    policy = session.load_policy(_read_request(store, intent, "approve").release)
     approved = approve(store, policy, system_person(), intent)
     if approved.state is IntentState.REQUESTED:
         approvals = len(store.control.approvals(approved.id))
@@ -47,6 +47,28 @@ def command(session: Session, intent: str | None, queue: bool) -> int:
         send_notifications(session, store)
         return 0
     return execute_or_wait(session, store, approved.id, wait_s=None, queue=queue)
+
+
+def _read_request(store: Store, name: str, verb: str) -> Intent:
+    """Read a request. Raises UnknownName; for the name of a release UsageError, with the commands that answer.
+
+    A release may have another question by now than the one that was shown, so its name answers none.
+    """
+    try:
+        return store.control.intent(name)
+    except UnknownName as unknown:
+        try:
+            store.control.release(name)
+        except UnknownName:
+            raise unknown from None
+    waiting = [asked for asked in store.control.intents(name) if asked.state is IntentState.REQUESTED]
+    if not waiting:
+        raise UsageError(f"{name} is a release, and no request of it waits for an answer", hint="nothing is to be done")
+    texts = [f"{asked.id} ({asked.label}: {plain_text(asked.reason)})" for asked in waiting]
+    commands = [f"`{quote_command(verb, asked.id)}`" for asked in waiting]
+    raise UsageError(
+        f"{name} is a release, and requests are answered one by one: {'; '.join(texts)}", hint=" or ".join(commands)
+    )
 
 
 def _add_request(description: str, intent: Intent) -> str:
@@ -88,6 +110,6 @@ def reject(session: Session, intent: str, reason: str) -> None:
     from evaluator.intents import cancel, system_person
 
     store = session.open_store(decisions_only=True)
-    policy = session.load_policy(store.control.intent(intent).release)
+    policy = session.load_policy(_read_request(store, intent, "reject").release)
     emit(*describe_intents(store, [cancel(store, policy, system_person(), intent, reason)]))
     send_notifications(session, store)

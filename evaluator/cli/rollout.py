@@ -187,7 +187,7 @@ def resume_command(session: Session, release: str, reason: str) -> int:
         raise UsageError(f"no rollout of {release} is running", hint="`evaluator rollout status` lists those that are")
     progress = read_status(store, rollout).progress
     driver = find_driver_of(store, rollout.id, rollout.plan["services"])
-    is_held = progress is not None and progress.held and not progress.going_back
+    is_held = progress is not None and progress.held
     if is_held:
         rules = session.load_policy_to_go_back(release).promotion
         continue_held(store, rollout, rules, system_person(), reason)

@@ -195,7 +195,7 @@ def _write_rules(plan: RolloutPlan) -> Iterator[str]:
     )
     if plan.joint_margin is not None:
         yield (
-            "services of a stage with users are also judged together: back if their typical times are shown to have "
+            "services of a stage with users are also judged together: back if their geometric means are shown to have "
             f"risen by more than {format_number(100 * plan.joint_margin)} %"
         )
     silence = "back to the baseline" if plan.unanswered == "baseline" else "it goes on waiting"

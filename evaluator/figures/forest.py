@@ -188,7 +188,7 @@ def draw_forest(
         for index, (row, use) in enumerate(zip(ranked, uses, strict=True))
     ]
     height = layout.row_height * len(ranked) + AXIS_HEIGHT
-    title = title or count_results(ranked)
+    title = title or count_results(ranked, with_arms=with_arms)
     return Figure(
         finish(_layer_rows(points, domain, layout), width=width, height=height),
         title=title,
@@ -248,10 +248,11 @@ def _make_point(
     }
 
 
-def count_results(rows: Sequence[Comparison], noun: str = "") -> str:
+def count_results(rows: Sequence[Comparison], noun: str = "", *, with_arms: bool = False) -> str:
     """Say how many comparisons, without watched ones, are beyond their margin or not known yet, and which these are.
 
-    `noun`: what they are, after their number: `3 of 4 metrics shown to be worse than allowed: p50, p95 and p99`.
+    `noun`: what they are, after their number: `3 of 4 metrics shown to be worse than allowed: p50, p95 and p99`;
+    `with_arms` adds the arm to each name.
     """
     deciding = [row for row in rows if row.rule.role is not Role.WATCH]
     counted = f"{format_count(len(deciding))} {noun}".rstrip()
@@ -264,7 +265,9 @@ def count_results(rows: Sequence[Comparison], noun: str = "") -> str:
     for status, phrase in phrases.items():
         of_status = [row for row in deciding if row.status is status]
         if of_status:
-            names = join_words(list(dict.fromkeys(name_comparison(row) for row in of_status)))
+            names = join_words(
+                list(dict.fromkeys(f"{name_comparison(row)}{f' ({row.arm})' * with_arms}" for row in of_status))
+            )
             parts.append(f"{format_count(len(of_status))} of {counted} {phrase}: {names}")
     if not deciding:
         return "Nothing decides"

@@ -42,6 +42,17 @@ def go_back_without_guard(store: Path, release: str, why: str, say: Say) -> tupl
     return tuple(statuses)
 
 
+def is_guarded(store: Path, release: str) -> bool:
+    """Does a guard watch a rollout of a release, or will the next one that starts? As its files say."""
+    is_found = False
+    for file in _find_files(store).values():
+        with contextlib.closing(file):
+            stored = file.read()
+        if stored is not None and not stored.state.get("is_closed"):
+            is_found = is_found or stored.state.get("setup", {}).get("release") == release
+    return is_found
+
+
 def has_state_file(store: Path, name: str) -> bool:
     """Is there a file of a rollout, by which a guard that starts goes on? `name`: as in its setup."""
     return name in _find_files(store)

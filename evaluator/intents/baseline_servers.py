@@ -36,20 +36,13 @@ _MAY_HAVE_ACTED = (IntentState.ACKNOWLEDGED, IntentState.UNKNOWN, IntentState.SE
 def may_take_down(rollout: Rollout, position: int) -> bool:
     """May the act at a position of a plan take down the servers of the baseline, once the candidate has all users?
 
-    So may each act that comes after all stages, unless it only notifies people or the policy says `keeps_baseline`.
-    A plan that this version cannot continue is read as well as that is possible.
+    As `Act.may_take_down`; a plan that this version cannot continue is read as well as that is possible.
     """
     try:
         act = rollout.plan["steps"][position]
         is_last = act["kind"] == "act" and (act["final"] or act["stage"] == AFTER_STAGES)
-        if not is_last or all(hook["kind"] == NOTIFY for hook in act["hooks"]):
-            return False
-        sections = (rollout.policy.get("rollout") or {}).get("acts") or {}
-        return not any(
-            section.get("name") == act["name"] and section.get("keeps_baseline")
-            for of_stage in sections.values()
-            for section in of_stage
-        )
+        only_notifies = all(hook["kind"] == NOTIFY for hook in act["hooks"])
+        return bool(is_last and not only_notifies and not act.get("keeps_baseline"))
     except (LookupError, TypeError, AttributeError):
         return False
 

@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from evaluator.errors import EvaluatorError, Refused, StoreError
+from evaluator.guard.returning import is_guarded
 from evaluator.hooks import (
     HookContext,
     Outcome,
@@ -141,6 +142,8 @@ def preview_from_journal(
     """
     going_back, planned = _plan(store, journal, rules, person, action, release_id, reason, lambda _text: None)
     lines = [f"# {action.label} {release_id}, from the journal"]
+    if going_back.is_guarded:
+        lines.append("# a rollout of it keeps its traffic as it is, and no hook is executed")
     for hook in planned:
         context = make_journal_context(going_back.own, hook, hook.position, "")
         lines.append(f"# {hook.position + 1}. {hook.event}: {hook.describe(context)}")
@@ -191,6 +194,7 @@ def _plan(
         say,
         stop or threading.Event(),
         baseline_runs=baseline_runs,
+        is_guarded=action is Action.HOLD and is_guarded(store, release_id),
     )
     planned = going_back.plan()
     is_undone = all(hook.event == ANNOUNCE for hook in planned)
@@ -259,6 +263,8 @@ class _GoingBack:
     stop: threading.Event
     baseline_runs: bool = False
     """Has the person said that the servers of the baseline run?"""
+    is_guarded: bool = False
+    """Is a rollout of the release held that a guard watches? Its traffic stays as it is, so no hook is executed."""
     gate: BaselineGate = field(default_factory=BaselineGate)
     """Looks, before users return, whether a server is there that can serve them."""
     records: Sequence[Record] = ()
@@ -293,6 +299,8 @@ class _GoingBack:
         words = {hook: of_hook for promotion in own for hook, of_hook in promotion.list_words().items()}
         planned, irreversible = plan_steps(self.rules, self.own.action, to_undo, self.own.release, promoted, words)
         self.irreversible = self.irreversible or (*irreversible, *list_kept(self.records, own if to_undo else []))
+        if self.is_guarded:
+            planned = tuple(hook for hook in planned if hook.event != self.own.action)
         if not self.baseline_runs:
             planned = mark_teardowns(planned, list_teardowns(self.records, own), to_undo)
         self.secrets = list({*self.secrets, *list_secrets(hook.step for hook in planned)})
@@ -333,6 +341,11 @@ class _GoingBack:
             if self.is_traffic_left or not (acting := self.plan(only_undo=True)):
                 break
         self.lines += [f"what was done before it is not undone: {STILL_AT_CANDIDATE}"] if self.is_traffic_left else []
+        if self.is_guarded:
+            self.lines.append(
+                "the rollout keeps its traffic as it is, and no hook is executed; its driver waits once it can use the "
+                "decisions, and goes back after its lease if it cannot"
+            )
         state = overall_state([delivery.outcome.state for delivery in self.deliveries])
         for hook in planned:
             if hook.event == ANNOUNCE:

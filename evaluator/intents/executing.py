@@ -20,7 +20,7 @@ from typing import Any
 
 from evaluator.errors import EvaluatorError, OutcomeNotStored, Refused, StoreBusy, StoreError
 from evaluator.hooks import Outcome, list_secrets, redact_outcome, run_hook, undo_hook
-from evaluator.intents.baseline_servers import BaselineGate
+from evaluator.intents.baseline_servers import BaselineGate, find_teardowns
 from evaluator.intents.checking import check_execution
 from evaluator.intents.earlier_values import combine_earlier, write_earlier
 from evaluator.intents.journal_records import JournalAction, explain_stop, list_actions, record_closed, record_hook
@@ -90,7 +90,8 @@ def execute(
     intent = store.control.intent(intent_id)
     if intent.action is Action.STEP:  # only the process that drives its rollout executes it
         return intent
-    if intent.action is Action.ROLLBACK and intent.rollout and intent.state in _EXECUTABLE_STATES:
+    is_rollback = intent.action is Action.ROLLBACK and intent.rollout and intent.state in _EXECUTABLE_STATES
+    if is_rollback and not find_teardowns(store, intent.rollout):  # otherwise its hooks look first who would serve
         return_traffic(store.path, intent.release, [intent.rollout], intent.reason, intent.requester, say)
     with store.control.alone(services_of(store, intent.release), wait_s) as is_locked:
         if not is_locked:

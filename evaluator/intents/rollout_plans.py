@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from evaluator.errors import EvaluatorError, PlanNotReadable
 from evaluator.hooks import make_step
+from evaluator.intents.baseline_servers import describe_missing_baseline
 from evaluator.intents.steps import PlannedHook, narrow_release
 from evaluator.policy.promotion import ApprovalsSection, HooksSection, PromotionRules, RolesSection, to_rules
 from evaluator.records import BASELINE, CANDIDATE, Release, StoredVerdict
@@ -33,6 +34,11 @@ def describe_rollout_stop(store: Store, action: Action, release: str) -> str:
     rollout = find_running(store, release)
     if rollout is None or action not in (Action.HOLD, Action.ROLLBACK):
         return ""
+    if action is Action.ROLLBACK and (missing := describe_missing_baseline(store, rollout.id)):
+        return (
+            f"the rollout {rollout.id} goes back: first what its acts changed, then its traffic, if the baseline "
+            f"serves then: {missing}"
+        )
     if action is Action.ROLLBACK:
         return f"the rollout {rollout.id} goes back: first all its traffic to the baseline, then what its acts changed"
     return write_hold(rollout.id, release)
@@ -175,8 +181,8 @@ def read_words(store: Store, intents: Sequence[Intent]) -> Mapping[tuple[str, in
 def explain_end(plan: RolloutPlan, events: Sequence[Event]) -> str:
     """Say that a rollout has ended or goes back, so that no other step begins; empty if it does not.
 
-    As the fold of its events: what stops it turns it back, unless an act without a way back was begun before; then only
-    a person turns it back.
+    As the fold of its events: what stops it turns it back, unless an act without a way back was begun before, or one
+    that may take down the servers of the baseline; then only a person turns it back.
     """
     is_one_way = False
     for event in events:
@@ -184,10 +190,16 @@ def explain_end(plan: RolloutPlan, events: Sequence[Event]) -> str:
             return "the rollout has ended"
         if event.kind is EventKind.STOPPED and (event.person or not is_one_way):
             return f"the rollout goes back: {event.text}" if event.text else "the rollout goes back"
-        if event.kind is EventKind.BEGUN and 0 <= event.step < len(plan.steps):
-            step = plan.steps[event.step]
-            is_one_way = is_one_way or (isinstance(step, Act) and step.irreversible)
+        is_one_way = is_one_way or _ends_way_back(plan, event)
     return ""
+
+
+def _ends_way_back(plan: RolloutPlan, event: Event) -> bool:
+    """Does only a person turn a rollout back after an event? See `RolloutProgress.explain_no_return`."""
+    if event.kind is not EventKind.BEGUN or not 0 <= event.step < len(plan.steps):
+        return False
+    step = plan.steps[event.step]
+    return isinstance(step, Act) and (step.irreversible or step.may_take_down)
 
 
 def explain_hold(events: Sequence[Event]) -> str:
@@ -207,10 +219,8 @@ def find_seen_until(plan: RolloutPlan, events: Sequence[Event]) -> float:
     """Find until when (s since 1970) people have seen verdicts and let it go on, because there is no way back; or 0."""
     is_one_way, seen_until = False, 0.0
     for event in events:
-        if event.kind is EventKind.BEGUN and 0 <= event.step < len(plan.steps):
-            step = plan.steps[event.step]
-            is_one_way = is_one_way or (isinstance(step, Act) and step.irreversible)
-        elif event.kind is EventKind.CONTINUED and is_one_way:
+        is_one_way = is_one_way or _ends_way_back(plan, event)
+        if event.kind is EventKind.CONTINUED and is_one_way:
             seen_until = event.at
     return seen_until
 

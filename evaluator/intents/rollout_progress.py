@@ -95,6 +95,8 @@ class RolloutProgress:
     """How often the router had other shares than it was given."""
     confirmed: bool = False
     """Has the router said, after the last step, that the candidate has all traffic?"""
+    taken_down_by: str = ""
+    """The act that may have taken down the servers of the baseline since; empty: none, or they were deployed again."""
     outcome: RolloutOutcome | None = None
     """None: it has not ended."""
 
@@ -127,6 +129,14 @@ class RolloutProgress:
                 return step.name
         return ""
 
+    def explain_no_return(self, plan: RolloutPlan) -> str:
+        """Say why it goes back only if a person wants that; empty if it may go back by itself."""
+        if act := self.find_irreversible(plan):
+            return f"there is no way back after {act}"
+        if self.taken_down_by:
+            return f"users stay where they are: {self.taken_down_by} may have taken down the servers of the baseline"
+        return ""
+
 
 def list_undoable(plan: RolloutPlan) -> list[int]:
     """List the positions of the acts that going back undoes: neither those without a way back nor the final ones."""
@@ -155,8 +165,9 @@ def fold(plan: RolloutPlan, events: Iterable[Event]) -> RolloutProgress:
 def follow(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> RolloutProgress:
     """Find how far a rollout is after one more event. Events after its end, or of a step that has passed, are nothing.
 
-    After `stopped` nothing turns it forward again. An act without a way back turns `stopped` into a hold, unless a
-    person stops it.
+    After `stopped` nothing turns it forward again. An act without a way back, or one that may have taken down the
+    servers of the baseline, turns `stopped` into a hold, unless a person stops it. A rollout whose acts could not be
+    undone then waits for people, too: users return only to servers that serve.
     """
     if progress.outcome is not None:
         return progress
@@ -164,18 +175,21 @@ def follow(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> Rollou
         case EventKind.STOPPED:
             after = _stop(plan, progress, event)
         case EventKind.HELD:
-            after = progress if progress.going_back else replace(progress, held=True, why_held=event.text)
+            is_nothing = progress.going_back and not progress.taken_down_by
+            after = progress if is_nothing else replace(progress, held=True, why_held=event.text)
         case EventKind.CONTINUED:
-            is_one_way, position = bool(progress.find_irreversible(plan)), progress.position(plan)
+            is_one_way, position = bool(progress.explain_no_return(plan)), progress.position(plan)
             tries_again = is_one_way and position < plan.body and progress.states[position] is StepState.FAILED
             since = event.at if is_one_way else progress.no_go_since
             after = replace(progress, held=False, why_held="", no_go_since=since, tries_again=tries_again)
         case EventKind.RETURNED:
-            after = replace(progress, returned=progress.going_back)
+            is_back = progress.going_back
+            after = replace(progress, returned=True, taken_down_by="", held=False, why_held="") if is_back else progress
         case EventKind.RETURN_FAILED:
             after = replace(progress, return_failures=progress.return_failures + 1)
         case EventKind.DRIFTED:
-            after = replace(progress, drifts=progress.drifts + 1, confirmed=False)
+            is_over = bool(progress.taken_down_by)  # the guard's watch has ended
+            after = progress if is_over else replace(progress, drifts=progress.drifts + 1, confirmed=False)
         case EventKind.READ_BACK:
             after = replace(progress, confirmed=progress.position(plan) >= plan.watched)
         case EventKind.ENDED:
@@ -183,27 +197,32 @@ def follow(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> Rollou
         case EventKind.UNDO_BEGUN:
             after = progress  # until it ends, the acts are as they were
         case EventKind.UNDONE | EventKind.UNDO_FAILED:
-            after = _undo(plan, progress, _UNDO_STATES[event.kind])
+            after = _undo(plan, progress, event)
         case _:
             after = _follow_step(plan, progress, event)
     return after
 
 
 def _stop(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> RolloutProgress:
-    """Turn a rollout back, or hold it if an act without a way back was executed and no person stops it."""
+    """Turn a rollout back, or hold it if only a person may do that. A person lets a way back go on that is held."""
     if progress.going_back:
-        return progress
-    irreversible = progress.find_irreversible(plan)
-    if irreversible and not event.person:
-        return replace(progress, held=True, why_held=f"{event.text}; there is no way back after {irreversible}")
+        return replace(progress, held=False, why_held="") if event.person else progress
+    why = progress.explain_no_return(plan)
+    if why and not event.person:
+        return replace(progress, held=True, why_held=f"{event.text}; {why}")
     cause = event.cause or (StopCause.PEOPLE if event.person else StopCause.FAILURE)
     if progress.verdict == NO_GO and not event.person:
         cause = StopCause.NO_GO  # whoever was first to say so
     return replace(progress, going_back=True, why_back=event.text, cause_back=cause, held=False, why_held="")
 
 
-def _undo(plan: RolloutPlan, progress: RolloutProgress, state: StepState) -> RolloutProgress:
+def _undo(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> RolloutProgress:
     """Give all acts that may have been executed the state of their undo; shifts only after the router says so, too."""
+    state = _UNDO_STATES[event.kind]
+    if progress.going_back and progress.taken_down_by:
+        if event.kind is EventKind.UNDO_FAILED:  # users are where they were, and so are the acts
+            return replace(progress, held=True, why_held=event.text)
+        progress = replace(progress, taken_down_by="", held=False, why_held="")
     undoable = list_undoable(plan) if progress.going_back else []
     if not progress.returned:
         undoable = [n for n in undoable if not _is_shift(plan.steps[n])]
@@ -240,7 +259,10 @@ def _change_state(plan: RolloutPlan, progress: RolloutProgress, event: Event) ->
     number, state = event.step, _STEP_STATES[event.kind]
     states = (*progress.states[:number], state, *progress.states[number + 1 :])
     changed = replace(progress, states=states, tries_again=False)
-    if _is_shift(plan.steps[number]):
+    step = plan.steps[number]
+    if isinstance(step, Act) and step.may_take_down and not progress.going_back:
+        changed = replace(changed, taken_down_by=changed.taken_down_by or step.name)
+    if _is_shift(step):
         changed = replace(changed, returned=False)  # a shift that ends late may have come after the return
     if state is StepState.BEGUN:
         return changed if progress.states[number] is StepState.BEGUN else replace(changed, begun_at=event.at)

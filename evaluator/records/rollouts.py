@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from evaluator.errors import PlanNotReadable
-from evaluator.records.intents import HookEntry
+from evaluator.records.intents import NOTIFY, HookEntry
 
 
 class StepNeeds(StrEnum):
@@ -63,11 +63,22 @@ class Act:
     """Is there no way back after it?"""
     verify: tuple[HookEntry, ...] = ()
     """Hooks that change nothing, and have to succeed after it."""
+    keeps_baseline: bool = False
+    """Does the policy say that the servers of the baseline go on serving after it?"""
 
     @property
     def is_shift(self) -> bool:
         """Does it change traffic?"""
         return self.share is not None
+
+    @property
+    def may_take_down(self) -> bool:
+        """May it take down the servers of the baseline, once the candidate has all users?
+
+        So may each act that comes after all stages, unless it only notifies people or the policy says otherwise.
+        """
+        is_last = self.final or self.stage == AFTER_STAGES
+        return is_last and not self.keeps_baseline and any(hook.kind != NOTIFY for hook in self.hooks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +139,7 @@ class RolloutPlan:
     alpha_no_go: float = 0.05
     """Level at which an observation is NO-GO."""
     joint_margin: float | None = None
-    """Largest rise of the typical times over all services of an observation together; None: each is judged alone."""
+    """Largest rise of the geometric means over all services of an observation together; None: each is judged alone."""
     policy_hash: str = ""
     evaluator_version: str = ""
 

@@ -156,7 +156,9 @@ class _Report:
             "shapes": shapes,
             "strips": strips,
             "endpoint_forest": self._draw_changes(
-                self.endpoint_rows, count_results(self.endpoint_rows, "compared"), MAX_DRAWN_ENDPOINTS
+                self.endpoint_rows,
+                count_results(self.endpoint_rows, "compared", with_arms=self.has_several_candidates),
+                MAX_DRAWN_ENDPOINTS,
             ),
             "panels_note": self._explain_panels() if panels else "",
             "timeline_note": explain_timeline(timeline) if timeline and strips else "",
@@ -259,11 +261,13 @@ class _Report:
 
     def _write_finding(self) -> str:
         """Say how many metrics, and how many comparisons of endpoints, are worse than allowed or not known yet."""
-        finding = count_results([row for row in self.metric_rows if row.must_be_within], "metrics")
+        with_arms = self.has_several_candidates
+        finding = count_results([row for row in self.metric_rows if row.must_be_within], "metrics", with_arms=with_arms)
         failing_endpoints = [row for row in self.endpoint_rows if row.status is MetricStatus.FAIL]
         if not failing_endpoints:
             return finding
-        return f"{count_results(self.endpoint_rows, 'comparisons of endpoints').partition('; ')[0]}; {finding}"
+        of_endpoints = count_results(self.endpoint_rows, "comparisons of endpoints", with_arms=with_arms)
+        return f"{of_endpoints.partition('; ')[0]}; {finding}"
 
     def _list_tables(self) -> dict[str, Any]:
         """Build the variables of the tables of metrics, endpoints and arms."""

@@ -24,7 +24,6 @@ from evaluator.reports.base import (
     clean_and_cut,
     count_both,
     describe_data,
-    explain_adjustment,
     fold_findings,
     format_allowed,
     format_both,
@@ -41,6 +40,7 @@ from evaluator.reports.base import (
 )
 from evaluator.reports.failures import describe_failures
 from evaluator.reports.faults import list_faults
+from evaluator.reports.metric_rows import explain_adjustment
 from evaluator.wording import add_options
 
 WIDE = 110

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from evaluator.records import BASELINE, Comparison, Direction, Level, MetricStatus, Role, Verdict, VerdictWord
-from evaluator.reports.base import count_of_arms, name_opponents
+from evaluator.reports.base import name_opponents
 from evaluator.wording import (
     count_of,
     format_arm_value,
     format_change,
+    format_count,
     format_duration,
     format_margin,
     format_number,
@@ -20,6 +22,7 @@ from evaluator.wording import (
     name_metric,
 )
 
+_POINTS = re.compile(r"(?<=\d) pp\b")
 MOST_FOUND = 4
 """Metrics that are described."""
 
@@ -60,21 +63,26 @@ def _describe_test(verdict: Verdict) -> str:
     if any(arm.requests for arm in arms):
         did = "served users" if evidence.is_production_alone else "had the same load"
         seconds = evidence.window.seconds or evidence.production.seconds
-        lasting = f" for {format_duration(seconds)}" if seconds and math.isfinite(seconds) else ""
-        counts = count_of_arms((arm.name, arm.requests) for arm in arms)
-        sentences.append(f"{ran} {did} at the same time{lasting}, with so many requests: {counts}.")
+        time = f" for {format_duration(seconds)}" if seconds and math.isfinite(seconds) else ""
+        counts = _count_arms((arm.name, arm.requests) for arm in arms)
+        sentences.append(f"{ran} {did} at the same time{time}, with so many requests: {counts}.")
     if any(arm.production for arm in arms):
-        counts = count_of_arms((arm.name, arm.production.requests) for arm in arms if arm.production)
+        counts = _count_arms((arm.name, arm.production.requests) for arm in arms if arm.production)
         sentences.append(
             f"They served users as well, for {format_duration(evidence.production.seconds)}, with so many requests: "
             f"{counts}."
         )
     if any(arm.units for arm in arms):
-        counts = count_of_arms((arm.name, arm.units) for arm in arms)
+        counts = _count_arms((arm.name, arm.units) for arm in arms)
         sentences.append(f"So many users met each of them: {counts}.")
     if not sentences and evidence.collected:
         sentences.append(f"Their readings of {format_duration(evidence.window.seconds)} were compared.")
     return " ".join([f"{text}.", *sentences])
+
+
+def _count_arms(counts: Iterable[tuple[str, int]]) -> str:
+    """Write the counts of arms with their names: `baseline 9,126, canary 8,961`."""
+    return ", ".join(f"{arm} {format_count(count)}" for arm, count in counts)
 
 
 def _describe_findings(verdict: Verdict) -> tuple[str, Sequence[Comparison]]:
@@ -104,7 +112,9 @@ def _describe_findings(verdict: Verdict) -> tuple[str, Sequence[Comparison]]:
 
 
 def _count_metrics(count: int) -> str:
-    """Count metrics: `1 metric`, `all 4 metrics`."""
+    """Count metrics: `1 metric`, `both metrics`, `all 4 metrics`."""
+    if count == 2:
+        return "both metrics"
     return count_of(count, "metric") if count < 2 else f"all {count_of(count, 'metric')}"
 
 
@@ -166,4 +176,4 @@ def describe_plainly(row: Comparison) -> str:
     if margin is not None:
         sign = "±" if metric.both_directions else "+" if is_rise else "−"
         allowed = f", up to {sign}{format_margin(margin, row.unit)} is allowed" if margin.value else ", none is allowed"
-    return f"{text}: {format_change(row)}{allowed}"
+    return _POINTS.sub(" percentage points", f"{text}: {format_change(row)}{allowed}")

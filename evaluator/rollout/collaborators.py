@@ -63,6 +63,9 @@ class TrafficControl(Protocol):
     def back(self, why: str, by: str) -> TrafficStatus:
         """Return all traffic to the baseline."""
 
+    def explain_not_returned(self) -> str:
+        """Say which routers do not give all traffic to the baseline; empty if all do. Changes nothing."""
+
     def close(self, *, promoted: bool) -> None:
         """End the watch for good: shares stay as they are. `promoted`: it is refused if the traffic went back."""
 

@@ -82,7 +82,7 @@ def decide(plan: RolloutPlan, progress: RolloutProgress, now: float) -> Decision
         return _go_back(plan, progress)
     decision = _go_forward(plan, progress, now)
     # While a person holds it, a NO-GO is still found, and still turns it back, if there is a way back.
-    goes_on = (Todo.JUDGE,) if progress.find_irreversible(plan) else (Todo.JUDGE, Todo.STOP)
+    goes_on = (Todo.JUDGE,) if progress.explain_no_return(plan) else (Todo.JUDGE, Todo.STOP)
     if progress.held and decision.todo not in goes_on:
         return Decision(Todo.WAIT, progress.position(plan), progress.why_held)
     return decision
@@ -188,7 +188,15 @@ def _ask(plan: RolloutPlan, progress: RolloutProgress, position: int, now: float
 
 
 def _go_back(plan: RolloutPlan, progress: RolloutProgress) -> Decision:
-    """Return the traffic first; then undo the acts; then the final acts."""
+    """Return the traffic first; then undo the acts; then the final acts.
+
+    Where acts may have taken down the servers of the baseline, they are undone first: users return only if that, a hook
+    of the policy, the router or a person says that the baseline serves, and otherwise people are waited for.
+    """
+    if progress.taken_down_by:
+        if progress.held:
+            return Decision(Todo.WAIT, why=progress.why_held)
+        return Decision(Todo.UNDO, why=progress.why_back)
     if not progress.returned and progress.was_shifted(plan):
         return Decision(Todo.RETURN, why=progress.why_back)
     if any(progress.states[number] in MAY_HAVE_ACTED for number in list_undoable(plan)):

@@ -18,7 +18,7 @@ from evaluator.records.rollouts import (
     StopCause,
 )
 from evaluator.rollout.deciding import Decision, Todo
-from evaluator.wording import count_of, format_duration, format_number
+from evaluator.wording import count_of, format_duration, format_number, quote_command
 
 OUTCOMES = {
     RolloutOutcome.PROMOTED: "promoted: all users have the candidate",
@@ -126,6 +126,8 @@ def describe_now(
     """
     if progress.outcome is not None:
         return f"{plan.release} is {OUTCOMES[progress.outcome]}"
+    if progress.going_back and progress.held:
+        return f"{plan.release} is to go back, and is held: {progress.why_held}"
     if progress.going_back:
         return f"{plan.release} goes back to the baseline: {progress.why_back}"
     parts = list(_list_parts(plan, progress, decision, now, missing))
@@ -154,6 +156,15 @@ def _list_parts(
         yield f"{format_duration(max(round(decision.until - now), 0))} left"
     if text := explain_missing(plan, progress, missing):
         yield text
+
+
+def write_ways_on(plan: RolloutPlan, progress: RolloutProgress) -> str:
+    """Write the commands by which a person lets a rollout that is held go on, and turns it back."""
+    is_failed = StepState.FAILED in progress.states[: plan.body] and progress.explain_no_return(plan)
+    again = ", and what failed is tried again" if is_failed or progress.going_back else ""
+    runs, ready = (("--baseline-runs",), ", once the old version serves") if progress.taken_down_by else ((), "")
+    back = quote_command("rollback", plan.release, "--reason", "WHY", *runs)
+    return f"`{quote_command('rollout', 'resume', plan.release)}` lets it continue{again}; `{back}` goes back{ready}"
 
 
 def explain_missing(plan: RolloutPlan, progress: RolloutProgress, missing: Sequence[str] = ()) -> str:

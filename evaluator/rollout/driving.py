@@ -15,12 +15,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 from evaluator.errors import EvaluatorError, StoreBusy, StoreError
-from evaluator.intents.rollout_progress import RolloutProgress, StepState, fold
+from evaluator.intents.rollout_progress import RolloutProgress, StepState, fold, follow
 from evaluator.records import CANDIDATE
 from evaluator.records.rollouts import Act, Event, EventKind, Observe, RolloutOutcome, RolloutPlan, StepNeeds, StopCause
 from evaluator.rollout.collaborators import ActResult, Collaborators, PendingCall
 from evaluator.rollout.deciding import Decision, Todo, decide
-from evaluator.rollout.describing import describe_event, describe_now
+from evaluator.rollout.describing import describe_event, describe_now, write_ways_on
 from evaluator.rollout.watching import RolloutWatch, is_at_candidate
 from evaluator.wording import quote_command
 
@@ -54,6 +54,8 @@ class Driver:
         """Events of this driver that were not read back yet."""
         self._said: set[str] = set()
         """Problems that were shown already, so that each is shown once."""
+        self._progress: RolloutProgress | None = None
+        """How far it was, as it was read or written last; None: that is not known yet."""
 
     def drive(self) -> RolloutOutcome:
         """Drive the rollout to its end, and return how it ended.
@@ -83,7 +85,7 @@ class Driver:
         """Look whether the plan is what was started, and let the guard watch. A rollout that cannot go on goes back."""
         events = self._use_store(self.parts.events.read)
         self._read = len(events)
-        progress = fold(self.plan, events)
+        self._progress = progress = fold(self.plan, events)
         if progress.outcome is not None or progress.going_back:
             return
         self.watch.check_clock_since(max((event.at for event in events), default=0.0))
@@ -123,7 +125,7 @@ class Driver:
             case Todo.RETURN:
                 self._return(decision.why)
             case Todo.UNDO:
-                self._undo(decision.why)
+                self._undo(decision.why, progress)
             case Todo.READ_BACK:
                 self._read_back()
             case Todo.END:
@@ -245,11 +247,22 @@ class Driver:
     # ------------------------------------------------------------------ back, and the end
 
     def _stop_rollout(self, progress: RolloutProgress, why: str, cause: StopCause | None) -> None:
-        """Go back. Traffic returns before that is written: a disk that is full must not keep users at the candidate."""
-        if progress.was_shifted(self.plan) and not progress.find_irreversible(self.plan):
+        """Go back. Traffic returns before that is written: a disk that is full must not keep users at the candidate.
+
+        Where only a person may turn it back, it is held.
+        """
+        if problem := progress.explain_no_return(self.plan):
+            self._hold(f"{why}; {problem}")
+            return
+        if progress.was_shifted(self.plan):
             with suppress(EvaluatorError):  # it is tried again
                 self.parts.traffic.back(why, "driver")
         self._add(Event(EventKind.STOPPED, self.parts.clock.now(), text=why, cause=cause))
+
+    def _hold(self, why: str) -> None:
+        """Hold a rollout until a person decides, and say by which commands."""
+        self._add(Event(EventKind.HELD, self.parts.clock.now(), text=why))
+        self.parts.report.say(write_ways_on(self.plan, self._read_progress()))
 
     def _return(self, why: str) -> None:
         """Return the traffic once; if that fails, the next decision is the same."""
@@ -266,14 +279,30 @@ class Driver:
             self._add(Event(EventKind.RETURN_FAILED, self.parts.clock.now(), text=problem))
         self.parts.clock.wait(POLL_S)
 
-    def _undo(self, why: str) -> None:
-        """Undo all acts by a rollback of the release."""
+    def _undo(self, why: str, progress: RolloutProgress) -> None:
+        """Undo all acts by a rollback of the release.
+
+        Where they may have taken down the servers of the baseline, that rollback also returns the users, once it is
+        known that the baseline serves. If the routers do not say afterwards that they are there, people decide.
+        """
         self._add(Event(EventKind.UNDO_BEGUN, self.parts.clock.now()))
         while (result := self._call_act(lambda: self.parts.effects.roll_back(why))).state == "waiting":
             self._say_once(f"the acts are not undone yet: {result.text}")
             self._pause(POLL_S)
+        if progress.taken_down_by:
+            if problem := self._explain_not_returned():
+                self._hold(f"the acts are not undone: {result.text or problem}")
+                return
+            self._add(Event(EventKind.RETURNED, self.parts.clock.now()))
         kind = EventKind.UNDONE if result.state == "done" else EventKind.UNDO_FAILED
         self._add(Event(kind, self.parts.clock.now(), text=result.text))
+
+    def _explain_not_returned(self) -> str:
+        """Say that users are not at the baseline as the routers say; empty if they are. It changes nothing."""
+        try:
+            return self.parts.traffic.explain_not_returned()
+        except EvaluatorError as error:
+            return error.message
 
     def _read_back(self) -> None:
         """Ask the routers whether the candidate has all traffic; then the guard has nothing more to watch."""
@@ -356,7 +385,8 @@ class Driver:
             else:
                 self.parts.report.say(describe_event(self.plan, event))
         self._read = len(events)
-        return fold(self.plan, events)
+        self._progress = fold(self.plan, events)
+        return self._progress
 
     def _is_turned_back_at(self, position: int) -> bool:
         """Does the rollout go back, and is this step none of the final ones, which are executed all the same?"""
@@ -383,6 +413,7 @@ class Driver:
         """Add an event, and show it."""
         self._use_store(lambda: self.parts.events.add(event))
         self._written.append(event)
+        self._progress = follow(self.plan, self._progress, event) if self._progress else None
         self.parts.report.say(describe_event(self.plan, event))
 
     def _use_store(self, call: Callable[[], T]) -> T:
@@ -410,6 +441,12 @@ class Driver:
         clock = self.parts.clock
         until = clock.monotonic() + GIVE_UP_S
         why = f"the decisions could not be used for longer than the lease: {error}"
+        no_return = "it is not known how far it is; a guard that watches returns the traffic"
+        if self._progress is not None:
+            no_return = self._progress.explain_no_return(self.plan)
+        if no_return:
+            self.parts.report.say(f"the driver ends here, because {why}; {no_return}")
+            return
         while self.plan.has_shift and clock.monotonic() < until:
             with suppress(EvaluatorError):
                 if self.parts.traffic.back(why, "driver").is_returned:

@@ -12,6 +12,7 @@ from typing import Any, cast
 from evaluator.errors import HookError, NotReached
 from evaluator.guard.client import AnswerLost, GuardClient, connect, go_back_without_guard
 from evaluator.guard.returning import close_without_guard, has_state_file
+from evaluator.guard.routers import ServiceRouter
 from evaluator.guard.setup import GuardedService, GuardSetup, GuardStatus
 from evaluator.hooks import HookContext, Outcome, Step
 from evaluator.hooks.base import Action
@@ -89,6 +90,18 @@ class GuardedTraffic:
             if (status.rollout, status.key) == (self.setup.rollout, self.setup.key):
                 return status
         raise problem
+
+    def explain_not_returned(self) -> str:
+        """Say which routers do not give all traffic to the baseline; empty if all do. Raises HookError."""
+        problems = []
+        for service in self.setup.services:
+            router = ServiceRouter(service, self.setup.rollout, self.setup.release)
+            # What was set is not what users get where the servers of the baseline are down, and the reverse.
+            for shares in (router.read_shares(), router.read_settings()):
+                if not router.is_at_baseline(shares):
+                    problems.append(f"{service.service} has {show_shares(shares)}")
+                    break
+        return "; ".join(problems)
 
     def close(self, *, promoted: bool) -> None:
         """End the watch for good. `promoted`: all traffic stays at the candidate, whatever starts later.

@@ -27,6 +27,8 @@ class QueuedRollouts:
     ) -> None:  # fmt: skip
         self.store, self.make_settings, self.stop, self.say = store, make_settings, stop, say
         self._threads: dict[str, threading.Thread] = {}
+        self._left: dict[str, int] = {}
+        """Rollouts that wait for people and have no driver meanwhile → how many events they had then."""
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._problem = ""
 
@@ -69,6 +71,8 @@ class QueuedRollouts:
         thread = self._threads.get(rollout.id)
         if not rollout.is_queued or (thread is not None and thread.is_alive()):
             return False
+        if self._left.get(rollout.id) == len(Rollouts(self.store.control.file).events(rollout.id)):
+            return False
         driver = find_driver_of(self.store, rollout.id, rollout.plan.get("services", ()))
         return driver is None or not driver.is_there
 
@@ -76,6 +80,7 @@ class QueuedRollouts:
         """Drive one rollout to its end."""
         try:
             drive_rollout(self.store, rollout, self.make_settings(rollout))
+            self._left[rollout.id] = len(Rollouts(self.store.control.file).events(rollout.id))
         except DriverStopped:
             self.say(f"{rollout.id} ({rollout.release}) is not driven any more; the next worker continues it")
         except Refused:  # another process was faster

@@ -27,7 +27,7 @@ from evaluator.records.rollouts import (
 from evaluator.reports import VERDICT_WORDS, read_stored
 from evaluator.reports.rollout import ReportedEvent, RolloutPage, Rung, StepRequests, StepRow, StepVerdict
 from evaluator.rollout.deciding import Todo, decide
-from evaluator.rollout.describing import LOOKS, describe_needs, describe_place
+from evaluator.rollout.describing import LOOKS, describe_needs, describe_place, write_ways_on
 from evaluator.rollout.locking import find_driver_of
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
@@ -199,7 +199,7 @@ def make_report(facts: RolloutFacts, now: datetime) -> RolloutPage:
         kind=kind,
         against=", ".join(dict.fromkeys(filter(None, versions))),
         why=_write_why(plan, progress, turned, now),
-        next_action=_choose_next_action(rollout.release, progress),
+        next_action=_choose_next_action(plan, progress),
         facts=tuple(_list_facts(facts, plan, progress, now)),
         ladder=tuple(list_rungs(facts, plan)),
         steps=tuple(_list_steps(plan, progress, turned, events, verdicts)),
@@ -241,10 +241,10 @@ def _choose_word(plan: RolloutPlan, progress: RolloutProgress, now: datetime) ->
     """Choose the word on a rollout, and how it is coloured."""
     if progress.outcome is not None:
         return _WORDS[progress.outcome]
-    if progress.going_back:
-        return "GOING BACK ↩", "no_go"
     if progress.held:
         return "HELD", "inconclusive"
+    if progress.going_back:
+        return "GOING BACK ↩", "no_go"
     if progress.asked_at is not None and decide(plan, progress, now.timestamp()).todo is Todo.WAIT:
         return "WAITS FOR A PERSON", "inconclusive"
     return "RUNNING", "inconclusive"
@@ -252,6 +252,8 @@ def _choose_word(plan: RolloutPlan, progress: RolloutProgress, now: datetime) ->
 
 def _write_why(plan: RolloutPlan, progress: RolloutProgress, turned: int | None, now: datetime) -> str:
     """Write in one sentence why the rollout is where it is."""
+    if progress.going_back and progress.held:
+        return f"Held on its way back: {progress.why_held}."
     if progress.going_back:
         where = plan.steps[turned] if turned is not None and turned < plan.body else None
         place = f" at {where.stage}" if where else ""
@@ -268,8 +270,9 @@ def _write_why(plan: RolloutPlan, progress: RolloutProgress, turned: int | None,
     return f"{decision.why[:1].upper()}{decision.why[1:]}." if decision.why else ""
 
 
-def _choose_next_action(release: str, progress: RolloutProgress) -> str:
+def _choose_next_action(plan: RolloutPlan, progress: RolloutProgress) -> str:
     """Say what to do next."""
+    release = plan.release
     rollback, resume = (quote_command(*words, release) for words in (("rollback",), ("rollout", "resume")))
     if progress.outcome is RolloutOutcome.PROMOTED:
         return f"nothing; `{rollback}` takes it back"
@@ -277,10 +280,10 @@ def _choose_next_action(release: str, progress: RolloutProgress) -> str:
         return "find and fix the cause, and roll out a new version"
     if progress.outcome is RolloutOutcome.ROLLED_BACK_PARTLY:
         return f"undo by hand what could not be undone: `{quote_command('hooks', 'list', release)}` has it"
+    if progress.held:
+        return write_ways_on(plan, progress)
     if progress.going_back:
         return f"if its driver is gone: `{resume}`"
-    if progress.held:
-        return f"`{resume}` to go on, or `{rollback}`"
     if progress.asked_at is not None:
         return "`evaluator approve` lists what waits for an answer"
     return f"`{quote_command('rollout', 'status', release)}`; `{rollback}` turns it back at once"

@@ -12,31 +12,44 @@ from evaluator.guard.setup import GuardedService
 from evaluator.records.rollouts import Event, EventKind, Rollout, RolloutOutcome
 from evaluator.rollout.collaborators import ActResult, Effects, EventStore, ProgressReport, TrafficControl
 from evaluator.rollout.describing import FAILED, OUTCOMES
+from evaluator.wording import quote_command
 
 TRIES = 30
 """How often the traffic is returned, a second apart, before the rollback tries it, too: without it no act is undone."""
 
 
 def return_without_plan(
-    rollout: Rollout, why: str, events: EventStore, traffic: TrafficControl, effects: Effects, report: ProgressReport
+    rollout: Rollout,
+    why: str,
+    events: EventStore,
+    traffic: TrafficControl,
+    effects: Effects,
+    report: ProgressReport,
+    *,
+    missing_baseline: str = "",
 ) -> int:
     """Return traffic, undo the acts, and end the rollout; returns the exit code. Its final acts are not executed.
 
+    `missing_baseline`: which acts may have taken down the servers of the baseline, a sentence; empty: none. Then users
+    stay where they are until a person rolls back, and that rollback has given them to servers that serve.
     It may be begun again after a kill: traffic that is at the baseline stays there, and undone acts are not undone
     twice. Raises StoreError if the events cannot be written; then the traffic was returned before.
     """
-    report.say(f"{rollout.release} goes back to the baseline: {why}")
-    problem = _return_traffic(rollout, traffic, why)
-    known = [event.kind for event in events.read()]
-    if EventKind.STOPPED not in known:
-        events.add(Event(EventKind.STOPPED, time.time(), text=why))
+    if missing_baseline:
+        is_wanted = any(event.kind is EventKind.STOPPED and event.person for event in events.read())
+        result = _roll_back(effects, events, why) if is_wanted else ActResult("failed")
+        if result.state != "done":
+            return _hold(rollout, "; ".join(filter(None, (why, missing_baseline, result.text))), events, report)
+        problem = ""
+    else:
+        report.say(f"{rollout.release} goes back to the baseline: {why}")
+        problem = _return_traffic(rollout, traffic, why)
+        if not any(event.kind is EventKind.STOPPED for event in events.read()):
+            events.add(Event(EventKind.STOPPED, time.time(), text=why))
     kind = EventKind.RETURN_FAILED if problem else EventKind.RETURNED
     events.add(Event(kind, time.time(), text=problem))
-    events.add(Event(EventKind.UNDO_BEGUN, time.time()))
-    try:
-        result = effects.roll_back(why)
-    except EvaluatorError as error:
-        result = ActResult("failed", error.message)
+    if not missing_baseline:
+        result = _roll_back(effects, events, why)
     is_undone = result.state == "done"
     events.add(
         Event(EventKind.UNDONE if is_undone else EventKind.UNDO_FAILED, time.time(), text=result.text)
@@ -45,6 +58,27 @@ def return_without_plan(
     outcome = RolloutOutcome.ROLLED_BACK if is_whole else RolloutOutcome.ROLLED_BACK_PARTLY
     events.add(Event(EventKind.ENDED, time.time(), outcome=outcome))
     report.say(f"{rollout.release} is {OUTCOMES[outcome]}; acts that are always executed were not")
+    return FAILED
+
+
+def _roll_back(effects: Effects, events: EventStore, why: str) -> ActResult:
+    """Undo the acts by one rollback of the release."""
+    events.add(Event(EventKind.UNDO_BEGUN, time.time()))
+    try:
+        return effects.roll_back(why)
+    except EvaluatorError as error:
+        return ActResult("failed", error.message)
+
+
+def _hold(rollout: Rollout, why: str, events: EventStore, report: ProgressReport) -> int:
+    """Leave the rollout as it is, which is written once, and say what a person can do; returns the exit code."""
+    if not any(event.kind is EventKind.HELD for event in events.read()):
+        events.add(Event(EventKind.HELD, time.time(), text=why))
+    back = quote_command("rollback", rollout.release, "--reason", "WHY", "--baseline-runs")
+    report.say(
+        f"{rollout.release} is held, and users stay where they are: {why}; continue it with the version that started "
+        f"it, or go back once the old version serves: `{back}`"
+    )
     return FAILED
 
 

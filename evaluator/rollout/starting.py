@@ -16,6 +16,7 @@ from evaluator.guard.routers import ServiceRouter
 from evaluator.guard.setup import GuardSetup
 from evaluator.guard.watch import ServiceWatch
 from evaluator.intents import may, why_not
+from evaluator.intents.baseline_servers import describe_missing_baseline
 from evaluator.intents.executing import LoadPolicy
 from evaluator.intents.rollout_plans import explain_hold, read_plan
 from evaluator.pipeline.tailing import LATENESS_S, TailPlan
@@ -207,7 +208,10 @@ def drive_rollout(store: Store, rollout: Rollout, settings: DriverSettings) -> i
             setup = GuardSetup(rollout.id, rollout.release, (), GuardLimits(), key=make_key(rollout))
             traffic = GuardedTraffic(store.path, setup, settings.report.say)
             effects = _make_effects(store, rollout, None, traffic, settings)
-            return return_without_plan(rollout, error.message, events, traffic, effects, settings.report)
+            missing = describe_missing_baseline(store, rollout.id)
+            return return_without_plan(
+                rollout, error.message, events, traffic, effects, settings.report, missing_baseline=missing
+            )
         traffic = GuardedTraffic(store.path, setup, settings.report.say)
         parts = Collaborators(
             events=events,

@@ -23,6 +23,7 @@ from evaluator.rollout.describing import (
     explain_missing,
     find_exit_code,
     name_step,
+    write_ways_on,
 )
 from evaluator.rollout.guarding import make_key
 from evaluator.rollout.locking import DriverProcess, find_driver_of
@@ -238,10 +239,10 @@ def find_next_command(status: RolloutStatus) -> str:
         return "`evaluator hooks worker`"
     if is_gone:
         return f"{resume} goes on with it"
+    if progress is not None and status.plan is not None and progress.held:
+        return write_ways_on(status.plan, progress)
     if progress is not None and progress.going_back:
         return "nothing: it goes back by itself"
-    if progress is not None and progress.held:
-        return f"{resume} lets it continue"
     if progress is not None and progress.asked_at is not None:
         return "`evaluator approve` lists what waits for an answer"
     return f"nothing; `{quote_command('rollback', release, '--reason', 'WHY')}` goes back"

@@ -15,7 +15,7 @@ MOST_NAMED = 3
 
 
 def judge_together(services: Mapping[str, Judged | None], margin: float) -> tuple[str, bool]:
-    """Say how the typical times of all services have changed together, and whether that is shown to be harm.
+    """Say how the geometric means of all services have changed together, and whether that is shown to be harm.
 
     `services`: what was judged of each; None: nothing could be. If one of them cannot be compared, the question is not
     answered, which is no harm; what that service lacks is said by its own verdict.
@@ -54,7 +54,7 @@ def _describe(change: JointChange, margin: float, *, is_harm: bool) -> str:
     """Describe the change of all services together."""
     interval = f"{_write_change(change.lower)} … {_write_change(change.upper)}"
     text = (
-        f"all {len(change.by_service)} services together: typical times {_write_change(change.effect)} % ({interval})"
+        f"all {len(change.by_service)} services together: geometric means {_write_change(change.effect)} % ({interval})"
     )
     allowed = f"{format_number(100 * margin)} %"
     if not is_harm:

@@ -85,13 +85,15 @@ class RolloutWatch:
         self._add_event(event)
 
     def _stop(self, progress: RolloutProgress, why: str, cause: StopCause = StopCause.FAILURE) -> None:
-        """Go back: traffic first, then the event, unless there is no way back.
+        """Go back: traffic first, then the event. Where only a person may turn it back, it is held.
 
-        What is held because there is no way back is held already: it is not written each second.
+        What is held for that reason is held already: it is not written each second.
         """
-        if progress.held and progress.find_irreversible(self.plan):
+        if problem := progress.explain_no_return(self.plan):
+            if not progress.held:
+                self._add(Event(EventKind.HELD, self.parts.clock.now(), text=f"{why}; {problem}"))
             return
-        if progress.was_shifted(self.plan) and not progress.find_irreversible(self.plan):
+        if progress.was_shifted(self.plan):
             with suppress(EvaluatorError):
                 self.parts.traffic.back(why, "driver")
         self._add(Event(EventKind.STOPPED, self.parts.clock.now(), text=why, cause=cause))
@@ -145,7 +147,7 @@ class RolloutWatch:
         if not progress.going_back:
             is_person = status.by not in _PROCESSES
             text = status.why_back if is_person or status.by == "driver" else f"{status.by}: {status.why_back}"
-            held = progress.held and progress.find_irreversible(self.plan)
+            held = progress.held and progress.explain_no_return(self.plan)
             if not held:  # otherwise that is written already
                 cause = StopCause.PEOPLE if is_person else _CAUSES.get(status.by, StopCause.FAILURE)
                 self._add(Event(EventKind.STOPPED, now, person=status.by if is_person else "", text=text, cause=cause))

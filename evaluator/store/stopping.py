@@ -87,12 +87,18 @@ def stop_rollout(connection: Connection, intent: Intent) -> None:
     if running is None or running.id != intent.rollout or kind is None:
         return
     events = rollouts.read_events(connection, running.id)
-    if kind is EventKind.STOPPED:
-        is_repeated = any(event.kind is EventKind.STOPPED and event.person for event in events)
+    if kind is EventKind.STOPPED:  # once more where it is held on its way back
+        stops = [event.kind for event in events if event.kind is EventKind.HELD or _is_stop_of_person(event)]
+        is_repeated = stops[-1:] == [EventKind.STOPPED]
     else:
         is_repeated = _is_held(connection, intent)
     if not is_repeated:
         rollouts.add_event(connection, running, Event(kind, time.time(), person=intent.requester, text=intent.reason))
+
+
+def _is_stop_of_person(event: Event) -> bool:
+    """Has a person turned the rollout back by it?"""
+    return event.kind is EventKind.STOPPED and bool(event.person)
 
 
 def list_begun(earlier: Sequence[Intent], undoes: Sequence[str]) -> list[str]:

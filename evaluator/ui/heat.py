@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from markupsafe import Markup
 
 from evaluator.records import Comparison
-from evaluator.records.life import Life
+from evaluator.records.life import Life, LifeState
 from evaluator.reports.base import mark_status
 from evaluator.reports.overview import HeatMap, HeatRow
 from evaluator.ui.pieces import clean, find_status_class, link, mark_up_state, mark_up_verdict, write_address
@@ -20,26 +20,24 @@ LEGEND = Markup(
 
 
 def make_heat_map(heat: HeatMap, lives: Mapping[str, Life], caption: str) -> Markup:
-    """Make a table with a row per release: its verdict, its state, the status of each metric, and its endpoints.
+    """Make a table with a row per release: its verdict and state, its endpoints, and the status of each metric.
 
     `lives`: by release. `caption`: what screen readers call the table. On a phone each row is a block, which repeats
     the names of the columns.
     """
     has_endpoints = any(row.endpoints is not None for row in heat.rows)
-    names = ("release", "verdict", "state", *heat.metrics, *(["endpoints"] if has_endpoints else []))
+    names = ("release", "verdict", *(["endpoints"] if has_endpoints else []), *heat.metrics)
     head = Markup("").join(Markup('<th scope="col">{}</th>').format(clean(name)) for name in names)
     body = Markup("").join(
-        Markup(
-            '<tr><th scope="row">{}</th><td data-of="verdict">{}</td><td data-of="state" class="state">{}</td>{}{}</tr>'
-        ).format(
+        Markup('<tr><th scope="row">{}</th><td data-of="verdict">{}{}</td>{}{}</tr>').format(
             link("release", text=row.verdict.release.id, release=row.verdict.release.id),
             mark_up_verdict(row.verdict.word),
-            mark_up_state(lives[row.verdict.release.id]) if row.verdict.release.id in lives else "–",
+            _make_state(lives.get(row.verdict.release.id)),
+            _make_endpoint_cell(row) if has_endpoints else "",
             Markup("").join(
                 _make_cell(row.verdict.release.id, name, comparison)
                 for name, comparison in zip(heat.metrics, row.comparisons, strict=True)
             ),
-            _make_endpoint_cell(row) if has_endpoints else "",
         )
         for row in heat.rows
     )
@@ -47,6 +45,13 @@ def make_heat_map(heat: HeatMap, lives: Mapping[str, Life], caption: str) -> Mar
         '<div class="ev-scroll ev-rows ev-heat" tabindex="0" role="region" aria-label="{}">'
         "<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>"
     ).format(clean(caption), head, body)
+
+
+def _make_state(life: Life | None) -> Markup:
+    """Write what was done with a release below its verdict; nothing if it was only judged."""
+    if life is None or life.state in (LifeState.NOT_JUDGED, LifeState.JUDGED):
+        return Markup("")
+    return Markup('<span class="reason">{}</span>').format(mark_up_state(life))
 
 
 def _make_cell(release_id: str, name: str, comparison: Comparison | None) -> Markup:

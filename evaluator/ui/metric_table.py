@@ -10,8 +10,9 @@ from markupsafe import Markup
 from evaluator.figures.base import is_worse_upwards, join_words, name_row
 from evaluator.figures.forest import MarginUse, find_axis, find_margin_use
 from evaluator.records import Comparison, FailureCount, MetricStatus, Verdict
-from evaluator.reports.base import explain_row, format_allowed, format_both, format_effect, name_role
+from evaluator.reports.base import format_allowed, format_both, format_effect, name_role
 from evaluator.reports.failures import describe_kinds
+from evaluator.reports.metric_rows import explain_row
 from evaluator.reports.overview import count_metrics, group_metrics
 from evaluator.ui.pieces import clean, link, mark_up_status, to_css_color
 from evaluator.wording import clip_interval, count_of, name_comparison, name_metric

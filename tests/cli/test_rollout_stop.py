@@ -14,10 +14,12 @@ import pytest
 
 from evaluator.__main__ import run as run_command
 from evaluator.errors import NotReached
+from evaluator.guard.places import find_folder
+from evaluator.guard.state_file import StateFile
 from evaluator.intents import returning
 from evaluator.intents.rollout_steps import execute_step, request_step
 from evaluator.policy import load_policy, parse_policy
-from evaluator.records.rollouts import Rollout, to_plain
+from evaluator.records.rollouts import Event, EventKind, Rollout, to_plain
 from evaluator.rollout.planning import make_plan
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
@@ -137,6 +139,56 @@ def test_a_hold_leaves_the_traffic_and_says_how_to_go_on(run, guard):
     assert (code, guard) == (0, [])
     assert "to go on: evaluator rollout resume cart@1.9.0" in out
     assert done(run) == ["done"]
+
+
+@pytest.mark.parametrize("is_guarded", [True, False])
+def test_a_hold_from_the_journal_executes_no_hook_while_a_guard_watches_the_rollout(run, guard, is_guarded):
+    hook = json.dumps(ACT).replace("HERE", str(run.folder))
+    (run.folder / "evaluator.yaml").write_text(f"service: cart\nhooks: {{hold: [{hook}]}}\n")
+    place = find_folder(run.folder / "evaluator.duckdb")
+    place.mkdir(parents=True)
+    file = StateFile((place / "r1.guard",))
+    file.make({"setup": {"release": RELEASE}, "is_closed": not is_guarded})
+    file.close()
+    run.store.control.file.path.write_bytes(b"no database" * 1000)
+    code, out, _ = run("hold", RELEASE, "--dry-run")
+    assert ("keeps its traffic as it is, and no hook is executed" in out, "1. hold" in out) == (
+        is_guarded, not is_guarded
+    )  # fmt: skip
+    code, out, _ = run("hold", RELEASE, "--yes", "--reason", "why")
+    assert (code, guard) == (0, [])
+    assert ("its driver waits once it can use the decisions" in out) == is_guarded
+    assert done(run) == (["done"] if is_guarded else ["done", "done"])
+
+
+def test_the_name_of_a_release_answers_nothing_and_names_what_waits(run):
+    code, _, err = run("approve", RELEASE)
+    assert (code, "no request of it waits for an answer" in err) == (2, True)
+    request_step(run.store, run.rollout, run.plan, 2, "all has not shown what it needs")
+    for verb in ("approve", "reject"):
+        code, _, err = run(verb, RELEASE)
+        assert code == 2
+        assert "i2 (question about step 3 of rollout r1: all (step 3 of 4 of r1): all has not shown what" in err
+        assert f"evaluator {verb} i2" in err
+    assert run("approve", "cart@0")[0] == 2
+    assert run.store.control.intent("i2").state == "requested"
+
+
+def test_after_an_act_that_may_have_taken_down_the_baseline_a_rollback_undoes_first_and_asks_no_guard(run, guard):
+    rollouts = Rollouts(run.store.control.file)
+    rollouts.add_event(run.rollout, Event(EventKind.READ_BACK, 0.0))
+    (run.folder / "shares").write_text('{"baseline": 0, "canary": 1}')
+    dns = request_step(run.store, run.rollout, run.plan, 3)
+    assert run("approve", dns.id)[0] == 0
+    rules = load_policy(run.folder / "evaluator.yaml")
+    assert execute_step(run.store, lambda _: rules, dns.id, "driver").state == "acknowledged"
+    _, out, _ = run("rollback", RELEASE, "--dry-run")
+    assert "first what its acts changed, then its traffic, if the baseline serves then: dns may have taken" in out
+    assert run("rollback", RELEASE, "--yes", "--reason", "why")[0] == 0
+    assert guard == []
+    assert done(run) == ["done", "done", "back", "back"]
+    kinds = [(event.kind, event.person != "") for event in rollouts.events("r1")]
+    assert kinds[-1] == (EventKind.STOPPED, True)
 
 
 def test_what_is_agreed_to_can_be_read(run):

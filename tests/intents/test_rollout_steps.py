@@ -845,12 +845,12 @@ def test_no_act_is_undone_while_users_may_be_at_what_it_would_take_down(
     assert lines()[len(before) :] == ['set-{"baseline":1.0,"canary":0.0}', "two-back-deploy", "one-back-deploy"]
 
 
-@pytest.mark.parametrize("irreversible", [False, True])
-def test_what_ends_a_rollout_is_as_in_the_fold_of_its_events(folder, irreversible):
+@pytest.mark.parametrize("change", [{}, {"irreversible": True}, {"stage": "end"}])
+def test_what_ends_a_rollout_is_as_in_the_fold_of_its_events(folder, change):
     plan = make_plan(
         parse_policy(make_values(folder, acts={"5 %": [{"name": "deploy", "hooks": [write("one")]}]})), RELEASE
     )
-    deploy = replace(plan.steps[DEPLOY], irreversible=irreversible)
+    deploy = replace(plan.steps[DEPLOY], **change)
     plan = replace(plan, steps=tuple(deploy if n == DEPLOY else step for n, step in enumerate(plan.steps)))
     possible = [
         Event(EventKind.BEGUN, 0.0, DEPLOY),

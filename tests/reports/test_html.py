@@ -116,6 +116,7 @@ def test_the_answer_comes_first_and_everything_follows_in_order(pages, verdicts)
         "panels",
         "timeline",
         "endpoints",
+        "failures",
         "health",
         "history",
         "method",

@@ -1,5 +1,6 @@
 """The report in a real browser: it loads nothing, logs no error, and nothing overflows."""
 
+import re
 import shutil
 
 import pytest
@@ -120,11 +121,16 @@ def test_figures_change_with_the_width_and_all_can_be_reached_by_keyboard(show):
     assert wide.locator("details").first.get_attribute("open") is not None
 
 
-def test_it_prints_on_a_few_pages_with_everything_that_is_open(show):
+def test_it_prints_on_a_few_pages_with_everything_that_is_folded(show):
     page = show("no_go")
+    assert not page.get_by_text("service: cart").is_visible()
     page.emulate_media(media="print", color_scheme="dark")
     page.set_viewport_size({"width": 688, "height": 1000})
     assert page.evaluate("document.documentElement.scrollWidth") <= 688
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == "rgb(255, 255, 255)"
-    assert page.pdf(format="A4", print_background=True).startswith(b"%PDF")
+    assert page.get_by_text("service: cart").is_visible()  # the policy, in a part that is folded
+    assert not page.locator(".numbers").first.is_visible()
+    for paper in ("A4", "Letter"):
+        pdf = page.pdf(format=paper, print_background=True)
+        assert 1 < len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 8

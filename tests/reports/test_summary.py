@@ -66,7 +66,10 @@ def compare(rule, values, effect, status=MetricStatus.PASS, *, arm="canary", uni
         ),
         (
             compare(FAILURES, (0.001, 0.02), Effect("absolute", 0.019, 0.01, 0.03), unit="fraction"),
-            "2 % of the requests fail (baseline: 0.1 %): +1.9 pp, up to +0.1 pp is allowed",
+            (
+                "2 % of the requests fail (baseline: 0.1 %): +1.9 percentage points, up to +0.1 percentage points is "
+                "allowed"
+            ),
         ),
         (
             compare(MEAN, (10.0, 15.0), Effect("relative", 0.5, 0.4, 0.6), scan=True),
@@ -78,7 +81,7 @@ def compare(rule, values, effect, status=MetricStatus.PASS, *, arm="canary", uni
         ),
         (
             compare(BOUGHT, (0.123, 0.137), Effect("absolute", 0.0137, 0.007, 0.02), unit="fraction"),
-            "conversion is 13.7 % (baseline: 12.3 %): +1.37 pp, up to −0.5 pp is allowed",
+            "conversion is 13.7 % (baseline: 12.3 %): +1.37 percentage points, up to −0.5 percentage points is allowed",
         ),
         (
             compare(replace(P95, margin=Margin(0.0)), (1.0, 1.1), Effect("relative", 0.1, 0.0, 0.2)),

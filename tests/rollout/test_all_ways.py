@@ -49,12 +49,16 @@ TIMES = (0.0, 60.0, 120.0, 10_000.0)
 """Seconds after the current step was begun, or after people were asked: each side of each limit."""
 
 
-def make_plan(strategy: str, *, unanswered: str = "baseline", irreversible: bool = False) -> RolloutPlan:
+def make_plan(
+    strategy: str, *, unanswered: str = "baseline", irreversible: bool = False, keeps_baseline: bool = False
+) -> RolloutPlan:
     acts = ACTS if strategy != "big_bang" else {name: acts for name, acts in ACTS.items() if name != "test"}
     if strategy != "big_bang":  # two final acts are enough in one of them: each makes five times as many states
         acts = acts | {"always": ACTS["always"][:1]}
     if irreversible:
         acts = acts | {"end": [ACTS["end"][0] | {"irreversible": True}]}
+    if keeps_baseline:
+        acts = acts | {"end": [ACTS["end"][0] | {"keeps_baseline": True}]}
     section = RolloutSection.model_validate(
         {"strategy": strategy, "live": {"access_log": "x.log"}, "acts": acts} | SECTIONS[strategy]
     )
@@ -153,6 +157,13 @@ def check_event(plan: RolloutPlan, progress: RolloutProgress, event: Event, afte
         acted = {s.name for s, state in zip(plan.steps, progress.states, strict=True) if state is not StepState.WAITING}
         if acted & {s.name for s in plan.steps if isinstance(s, Act) and s.irreversible}:
             assert not after.going_back, "after an act without a way back, a person decides"
+        if progress.taken_down_by:
+            assert not after.going_back, "nor after one that may have taken down the servers of the baseline"
+    if event.kind is EventKind.BEGUN and isinstance(step, Act) and step.may_take_down and not progress.going_back:
+        assert after.taken_down_by or after == progress, "an act that may take down the baseline is remembered"
+    if progress.taken_down_by and not after.taken_down_by:
+        assert event.kind in (EventKind.UNDONE, EventKind.RETURNED), "until it is undone, or users are back"
+        assert progress.going_back
 
 
 def check_time(plan: RolloutPlan, progress: RolloutProgress, decision: Decision, now: float) -> None:
@@ -170,7 +181,7 @@ def check_decision(plan: RolloutPlan, progress: RolloutProgress, decision: Decis
     assert (progress.exposed(plan) > 0) == (may_have_shifted(plan, progress) and not progress.returned)
     if not progress.going_back and progress.outcome is None:
         must_stop = progress.verdict == "no_go" or (progress.drifts == 2 and may_have_shifted(plan, progress))
-        is_stuck = progress.held and progress.find_irreversible(plan)
+        is_stuck = progress.held and progress.explain_no_return(plan)
         assert not must_stop or decision.todo is (Todo.WAIT if is_stuck else Todo.STOP)
     step = plan.steps[decision.step] if decision.step >= 0 and decision.step < len(plan.steps) else None
     states = progress.states
@@ -192,9 +203,12 @@ def check_decision(plan: RolloutPlan, progress: RolloutProgress, decision: Decis
         assert isinstance(step, Observe)
         assert not progress.held
     if progress.going_back:
-        assert decision.todo in (Todo.RETURN, Todo.UNDO, Todo.EXECUTE, Todo.END, Todo.NOTHING)
+        waits = (Todo.WAIT,) if progress.held else ()
+        assert decision.todo in (Todo.RETURN, Todo.UNDO, Todo.EXECUTE, Todo.END, Todo.NOTHING, *waits)
         assert decision.todo is not Todo.EXECUTE or (isinstance(step, Act) and step.final)
-        if decision.todo is not Todo.RETURN:
+        if progress.taken_down_by:
+            assert decision.todo in (Todo.UNDO, Todo.NOTHING, *waits), "users do not return to servers that are gone"
+        elif decision.todo is not Todo.RETURN:
             assert progress.exposed(plan) == 0, "traffic returns first"
     if decision.todo is Todo.END:
         finals = states[plan.body :]
@@ -257,7 +271,9 @@ def explore(name: str) -> dict[RolloutProgress, set[RolloutProgress]]:
 
 PLANS = {
     "canary": make_plan("canary"),
-    "big_bang, silence stays": make_plan("big_bang", unanswered="stay"),
+    "big_bang, silence stays, its end keeps the baseline": make_plan(
+        "big_bang", unanswered="stay", keeps_baseline=True
+    ),
     "canary, no way back at its end": make_plan("canary", irreversible=True),
     "blue_green": make_plan("blue_green"),
     "big_bang": make_plan("big_bang"),

@@ -211,7 +211,7 @@ def test_what_is_held_without_a_way_back_is_written_once():
     world.at(35, lambda: setattr(world, "others_no_go", "ann judged it: NO-GO"))
     world.at(300, go_on)
     assert world.drive() is PROMOTED
-    assert world.kinds().count("stopped") == 1
+    assert world.kinds().count("held") == 1
     assert world.no_go_since == seen_at[0], "who lets it go on has seen the earlier ones"
 
 
@@ -224,7 +224,7 @@ def test_an_act_that_failed_after_one_without_a_way_back_is_tried_again_when_a_p
         world.at(at, lambda: world.events.append(Event(EventKind.CONTINUED, world.clock.now(), person="ann")))
     assert world.drive() is PROMOTED
     assert [event.text for event in world.events if event.kind is EventKind.FAILED] == ["no such zone", "still none"]
-    assert world.kinds().count("stopped") == 2
+    assert world.kinds().count("held") == 2
     assert world.again[dns] == [False, True, True]
 
 
@@ -391,3 +391,102 @@ def test_a_silent_log_while_what_comes_last_is_done_returns_nothing(world):
     world.traffic.at_close = lambda: setattr(world, "is_log_silent", True)
     assert world.drive() is PROMOTED
     assert world.traffic.status.realised["cart"]["canary"] == 1
+
+
+# ------------------------------------------------------------------ after an act that may have taken down the baseline
+
+END = [{"name": "shrink", "hooks": HOOK}, {"name": "dns", "hooks": HOOK}]
+SHRINK, LAST_DNS = DNS, DNS + 1
+
+
+def make_world(*, keeps_baseline=False):
+    """A world whose act `dns` fails, after `shrink` has taken down the servers of the baseline, or has not."""
+    end = [act | {"keeps_baseline": keeps_baseline} for act in END]
+    world = World(make_plan(CANARY | {"acts": CANARY["acts"] | {"end": end}}))
+    world.results[LAST_DNS] = [ActResult("failed", "no such zone")]
+    return world
+
+
+def let(world, kind, at=2000, then=lambda: None):
+    """Let a person do something at a time."""
+
+    def happen():
+        then()
+        world.events.append(Event(kind, world.clock.now(), person="ann"))
+
+    world.at(at, happen)
+
+
+def test_an_act_that_fails_after_the_baseline_may_be_gone_moves_no_users_and_is_tried_again():
+    world = make_world()
+    let(world, EventKind.CONTINUED, then=lambda: world.results.update({LAST_DNS: [ActResult("done")]}))
+    assert world.drive() is PROMOTED
+    assert "back" not in world.traffic.calls
+    (held,) = [event.text for event in world.events if event.kind is EventKind.HELD]
+    assert held == (
+        "dns failed; users stay where they are: shrink may have taken down the servers of the baseline"
+    )  # fmt: skip
+    ways = next(text for text in world.said if "rollout resume" in text)
+    assert "`evaluator rollout resume cart@1.5.0` lets it continue, and what failed is tried again" in ways
+    assert "`evaluator rollback cart@1.5.0 --reason WHY --baseline-runs` goes back, once the old version serves" in ways
+
+
+def test_an_act_that_fails_after_acts_that_keep_the_baseline_returns_the_users_first():
+    world = make_world(keeps_baseline=True)
+    assert world.drive() is BACK
+    kinds = world.kinds()
+    assert kinds.index("returned") < kinds.index("undo_begun")
+
+
+def test_a_person_turns_it_back_and_users_follow_the_acts_once_the_baseline_serves():
+    world = make_world()
+    roll_back = world.roll_back
+
+    def undo(why):
+        world.traffic.trip(why)  # the rollback has undone `shrink`, and then the shifts
+        return roll_back(why)
+
+    world.roll_back = undo
+    let(world, EventKind.STOPPED)
+    assert world.drive() is BACK
+    assert "back" not in world.traffic.calls
+    kinds = world.kinds()
+    assert kinds.index("undo_begun") < kinds.index("returned") < kinds.index("undone")
+    assert world.executed[-1] == LAST_DNS + 1, "what is always done is done"
+
+
+@pytest.mark.parametrize("then", ["again", "on"])
+def test_a_way_back_that_finds_no_baseline_leaves_users_where_they_are_until_a_person_decides(then):
+    world = make_world()
+    world.undo_result = ActResult("failed", "no server of baseline is up")
+    let(world, EventKind.STOPPED)
+
+    def deploy():
+        world.traffic.trip("ann")
+        world.undo_result = ActResult("done")
+
+    let(world, EventKind.STOPPED if then == "again" else EventKind.CONTINUED, 3000, deploy)
+    assert world.drive() is BACK
+    assert len(world.undone) == 2
+    held = [event.text for event in world.events if event.kind is EventKind.HELD]
+    assert held[1:] == ["the acts are not undone: no server of baseline is up"]
+    assert any("is to go back, and is held" in text for text in world.shown)
+    assert world.kinds().count("returned") == 1
+
+
+def test_users_who_are_back_are_back_although_an_act_could_not_be_undone():
+    world = make_world()
+    world.undo_result = ActResult("failed", "shrink: no such cluster")
+    let(world, EventKind.STOPPED, then=lambda: world.traffic.trip("ann"))
+    assert world.drive() is RolloutOutcome.ROLLED_BACK_PARTLY
+    assert world.kinds()[-5:-2] == ["returned", "undo_failed", "begun"]
+
+
+def test_lost_decisions_after_the_baseline_may_be_gone_move_no_users():
+    world = make_world()
+    world.results[LAST_DNS] = [ActResult("waiting")]
+    world.at(200, lambda: setattr(world, "store_problem", "disk full"))
+    with pytest.raises(StoreError):
+        world.drive()
+    assert "back" not in world.traffic.calls
+    assert any("shrink may have taken down the servers" in text for text in world.said)

@@ -75,7 +75,7 @@ def test_harm_that_no_service_shows_alone_turns_all_back(tmp_path):
     together = judge(tmp_path / "together", all_change(SLOWER))
     assert (together.word, together.no_harm) == (VerdictWord.NO_GO, False)
     why = together.missing[0]
-    assert why.startswith("all 4 services together: typical times +")
+    assert why.startswith("all 4 services together: geometric means +")
     assert "more than the 0.5 % allowed (joint_margin); most: " in why
     assert together.data_hash == alone.data_hash
 

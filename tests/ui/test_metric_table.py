@@ -13,7 +13,7 @@ from reporting import find_verdict
 
 from evaluator.figures.base import BASE
 from evaluator.records import ArmValue, Direction, Effect, Limit, Margin, MetricStatus, Reason, Role
-from evaluator.reports.base import explain_row
+from evaluator.reports.metric_rows import explain_row
 from evaluator.ui.metric_table import MIN_LINE, draw_interval, find_common_axis, make_metrics_table, make_verdict_table
 
 P95 = next(row for row in find_verdict("no_go").evidence.comparisons if row.rule.name == "latency_p95")

@@ -28,6 +28,7 @@ def _to_act(act: ActSection, stage: str, *, final: bool) -> Act:
         final=final,
         irreversible=act.irreversible,
         verify=tuple(act.verify),
+        keeps_baseline=act.keeps_baseline,
     )
 
 

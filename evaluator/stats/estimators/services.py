@@ -26,7 +26,7 @@ from evaluator.stats.variance.uncertainty import PRIOR_DF, Design, InstancePart,
 
 @dataclass(frozen=True, slots=True)
 class JointChange:
-    """Mean relative change of the typical times of several services, each of which counts the same."""
+    """Mean relative change of the geometric means of several services, each of which counts the same."""
 
     effect: float
     """0.03: the services are 3 % slower in the (geometric) mean."""
@@ -67,7 +67,7 @@ def explain_missing(service: str, part: ServicePanel | None) -> str | None:
 
 
 def compare_services(services: Mapping[str, ServicePanel], *, alpha: float, margin: float) -> JointChange:
-    """Compare the typical times of several services together.
+    """Compare the geometric means of several services together.
 
     Their changes have the same weight, however many requests a service has: the question is whether the release made
     services slower, not whether the busiest one did. Instances of different services are independent; what they share
@@ -102,7 +102,7 @@ def compare_services(services: Mapping[str, ServicePanel], *, alpha: float, marg
 
 
 def _measure(part: ServicePanel) -> TypicalTimes:
-    """Measure the typical times of a service, over all its endpoints."""
+    """Measure the geometric means of a service, over all its endpoints."""
     groups = all_together(len(part.panel.endpoints))
     return measure_typical_times(part.panel, part.design, sd_instance=part.sd_instance, groups=groups)
 
