@@ -159,16 +159,17 @@
   const listSections = () => {
     const list = document.querySelector(".ev-sections");
     if (!list) return;
-    const headings = [...findView().querySelectorAll("h2[id]")].filter((heading) => !heading.closest("[data-stale=true]"));
-    const labels = headings.map(({ id, textContent }) =>
-      textContent.length <= LONGEST_LABEL ? textContent : id[0].toUpperCase() + id.slice(1));
-    if ([...list.children].map((link) => link.textContent).join() === labels.join()) return;
-    list.replaceChildren(...headings.map(({ id }, place) => {
-      const link = document.createElement("a");
-      link.href = `#${id}`;
-      link.textContent = labels[place];
-      return link;
-    }));
+    const headings = [...findView().querySelectorAll("h2[id]")];
+    const links = new Map([...list.children].map((link) => [link.hash, link]));
+    for (const [hash, link] of links) if (!headings.some(({ id }) => `#${id}` === hash)) link.remove();
+    headings.forEach(({ id, textContent }, place) => {
+      const link = links.get(`#${id}`) ?? document.createElement("a");
+      const label = textContent.length <= LONGEST_LABEL ? textContent : id[0].toUpperCase() + id.slice(1);
+      if (link.textContent !== label) link.textContent = label;
+      if (!link.hash) link.href = `#${id}`;
+      // One that stands in its place is not moved, which would take the focus from it.
+      if (list.children[place] !== link) list.insertBefore(link, list.children[place] ?? null);
+    });
   };
   let isListing = false;
   new MutationObserver(() => {

@@ -240,7 +240,7 @@ def test_a_live_release_refreshes_by_itself_and_leaves_the_reader_where_they_are
         expect(page.get_by_role("heading", level=1)).to_have_text("RECORDING …cart@2.1.0")
         expect(page.get_by_role("region", name="what is recorded").get_by_role("row")).to_have_count(3)
         judge(store, "cart@2.1.0")
-        expect(page.locator(".ev-badge").first).to_have_text("live")  # by itself
+        expect(page.locator(".ev-badge").first).to_have_text("recording")  # by itself
         expect(page.get_by_role("region", name="what is recorded").get_by_role("row")).to_have_count(3)
         page.locator("#method").scroll_into_view_if_needed()
         scroll = "document.querySelector('[data-testid=stMain]').scrollTop"
