@@ -27,6 +27,8 @@ from evaluator.stats.variance.uncertainty import choose_design
 ALPHA, MARGIN, BUCKET_S, MINUTES = 0.05, 0.01, 15, 10
 TIME_CONSTANT_S = 60.0
 Z = 1.96
+MOST_WITH_DRIFT = 0.1
+"""Ten minutes do not show all of a drift that is shared: docs/accuracy.md."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Case:
 CASES = (
     Case("identical", 0.0, most=0.05),
     Case("at the margin (+1 %)", MARGIN, most=0.05),
-    Case("at the margin, all candidates drift together by 2 %", MARGIN, shared_sd=0.02, most=0.05),
+    Case("at the margin, all candidates drift together by 2 %", MARGIN, shared_sd=0.02, most=MOST_WITH_DRIFT),
     Case("at the margin, 1 + 1 instances", MARGIN, instances=(1, 1), most=0.05),
     Case("at the margin, 3 services", MARGIN, services=3, most=0.05),
     Case("+3 %", 0.03, least=0.8, most_alone=0.2),

@@ -172,8 +172,8 @@ class RolloutSection(Section):
     unanswered: UnansweredSection = Field(default_factory=UnansweredSection)
     joint_margin: Annotated[Share, within(0, 1, ends=False)] | None = Field(
         None,
-        description="Largest rise of the typical response times over all services of a stage together, such as 1%; "
-        "without it, each service is judged alone.",
+        description="Largest rise of the geometric mean of response times over all services of a stage together, such "
+        "as 1%; without it, each service is judged alone.",
     )
 
     @field_validator("router")
