@@ -63,7 +63,8 @@ class Visitor:
 
     def press(self, widgets: dict[str, str], page_hash: str, label: str = "Promote") -> Shown:
         """Fill in the form and press its button, by the ids that someone else was shown."""
-        texts = {"Reason, in one sentence": "forged", "Type the release's name to confirm": self.release}
+        confirmation = next(name for name in widgets if name.endswith("to confirm"))
+        texts = {"Reason, in one sentence": "forged", confirmation: self.release}
         return self._run({widgets[name]: text for name, text in texts.items()} | {widgets[label]: True}, page_hash)
 
     def request_file(self, name: str) -> str:

@@ -107,7 +107,7 @@ def _check_policy(verdict: Verdict, policy: Policy, rejudge: str, *, is_same: bo
     if verdict.policy_path and verdict.policy_path != policy.path:
         otherwise = f"it was judged by {verdict.policy_path}, and {policy.path or 'another policy'} applies here"
         promote = quote_command("promote", verdict.release.id, "--policy", verdict.policy_path)
-        remedy = f"promote it by the policy that judged: `{promote}`, or {rejudge}"
+        remedy = f"{rejudge}; or, if the policy that judged was meant, `{promote}`"
     return PromotionCondition("the policy is the one that judged", met=is_same, otherwise=otherwise, remedy=remedy)
 
 

@@ -69,6 +69,7 @@ class TypicalTime(LatencyMetric, EndpointMetric):
 
     type: ClassVar[str] = "latency_typical"
     short: ClassVar[str] = "geometric mean"
+    is_geometric_mean: ClassVar[bool] = True
     method: ClassVar[str] = "geometric mean"
 
     def estimate(self, pair: Pair, rule: Rule) -> Estimate:

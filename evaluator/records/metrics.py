@@ -34,6 +34,8 @@ class Metric:
     """Is it the share of requests that failed?"""
     is_response_time: ClassVar[bool] = False
     """Is it the time that requests took, measured by the load generator or by the server?"""
+    is_geometric_mean: ClassVar[bool] = False
+    """Is it a geometric mean? Readers are shown what that is."""
     counts_traffic: ClassVar[bool] = False
     """Is it how many requests an arm gets? Then it compares versions only if each arm has users of its own."""
     needs_failures_within: ClassVar[bool] = False

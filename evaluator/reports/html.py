@@ -287,7 +287,7 @@ class _Report:
         if len(self.endpoint_rows) > MAX_ENDPOINT_ROWS:
             summary = f"The worst {MAX_ENDPOINT_ROWS} of {total} comparisons of {names}"
         endpoints = self.endpoint_rows[:MAX_ENDPOINT_ROWS]
-        has_mean = any(row.rule.type == "latency_typical" for row in endpoints)
+        has_mean = any(row.rule.metric.is_geometric_mean for row in endpoints)
         arm_columns, arms = describe_arms(self.evidence.arms)
         candidates = [arm for arm in self.arm_labels if arm != BASELINE]
         kinds = {row.kind is EvidenceKind.OUTCOMES for row in self.rows}

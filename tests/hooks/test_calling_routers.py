@@ -52,7 +52,7 @@ def test_two_programs_are_a_router(programs):
     assert calls.read_text() == 'cart 70 {"baseline": 0.3, "canary": 0.7}\n'
     outcome = hook.execute(make_context(**CONTEXT))
     assert (outcome.state, outcome.earlier) == ("acknowledged", {"baseline": 0.3, "canary": 0.7}), outcome
-    assert hook.describe(make_context(**CONTEXT)).endswith("cart ${percent} to canary 100 %")
+    assert hook.describe(make_context(**CONTEXT)).endswith("cart '‹share in percent›' to canary 100 %")
     assert hook.undo(make_context(**CONTEXT), outcome.earlier).state == "acknowledged"
     assert hook.read_shares() == {"baseline": 0.3, "canary": 0.7}
 

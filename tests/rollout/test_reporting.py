@@ -101,7 +101,7 @@ def test_the_counts_of_haproxy_are_those_since_the_guard_looks():
     [
         ("new", "RUNNING", ["now", "later", "later", "later"], "`evaluator rollout status cart@1.5.0`"),
         ("running", "RUNNING", ["done", "now", "later", "later"], "`evaluator rollback cart@1.5.0` turns it back"),
-        ("held", "HELD", ["done", "done", "now", "later"], "`evaluator rollout resume cart@1.5.0` to go on"),
+        ("held", "HELD", ["done", "done", "now", "later"], "`evaluator rollout resume cart@1.5.0` lets it continue"),
         ("promoted", "PROMOTED ✓", ["done"] * 4, "`evaluator rollback cart@1.5.0` takes it back"),
         ("broken_off", "RUNNING", ["now", "later", "later", "later"], "evaluator rollout status"),
     ],
