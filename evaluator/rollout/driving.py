@@ -88,7 +88,7 @@ class Driver:
         self._progress = progress = fold(self.plan, events)
         if progress.outcome is not None or progress.going_back:
             return
-        self.watch.check_clock_since(max((event.at for event in events), default=0.0))
+        self.watch.check_clock_since(progress, max((event.at for event in events), default=0.0))
         if not self.plan.has_shift or progress.confirmed:
             return
         try:

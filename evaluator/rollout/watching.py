@@ -14,7 +14,7 @@ from evaluator.rollout.collaborators import Collaborators, PendingCall, TrafficS
 from evaluator.wording import format_duration
 
 CLOCK_JUMP_S = 60.0
-"""A clock that was set by more than this holds the rollout."""
+"""A clock that was set by more than this turns a rollout back, or holds it while no user meets the candidate."""
 BUCKET_S = 15.0
 """Requests of users are summed up in parts of this length."""
 SILENT_BUCKETS = 5
@@ -100,25 +100,29 @@ class RolloutWatch:
 
     # ------------------------------------------------------------------ the clock
 
-    def check_clock_since(self, newest: float) -> None:
-        """Hold the rollout if the clock is before its newest event (s since 1970): deadlines would come too late."""
+    def check_clock_since(self, progress: RolloutProgress, newest: float) -> None:
+        """Act if the clock is before the newest event of the rollout (s since 1970): deadlines would come too late."""
         back_s = newest - self.parts.clock.now()
         if back_s > CLOCK_JUMP_S:
-            self._hold_for_clock(f"was set back by {format_duration(round(back_s))}")
+            self._act_on_clock(progress, f"was set back by {format_duration(round(back_s))}")
 
     def _check_clock(self, progress: RolloutProgress) -> None:
-        """Hold the rollout if the clock was set: times of steps, and of requests, then mean something else."""
+        """Act if the clock was set: times of steps, and of requests, then mean something else."""
         offset = self.parts.clock.now() - self.parts.clock.monotonic()
         before, self._clock_offset = self._clock_offset, offset
         if before is None or progress.going_back or abs(offset - before) <= CLOCK_JUMP_S:
             return
         direction = "back" if offset < before else "forward"
-        self._hold_for_clock(f"was set {direction} by {format_duration(round(abs(offset - before)))}")
+        self._act_on_clock(progress, f"was set {direction} by {format_duration(round(abs(offset - before)))}")
 
-    def _hold_for_clock(self, what: str) -> None:
-        """Hold the rollout because of the clock."""
-        text = f"the clock of this machine {what}; check it, then let the rollout continue"
-        self._add(Event(EventKind.HELD, self.parts.clock.now(), text=text))
+    def _act_on_clock(self, progress: RolloutProgress, what: str) -> None:
+        """Go back while a part of the users meets the candidate, since what they get is not known; else hold."""
+        text = f"the clock of this machine {what}"
+        if progress.exposed(self.plan) > 0 and not progress.confirmed:
+            self._stop(progress, text)
+            return
+        held = f"{text}; check it, then let the rollout continue"
+        self._add(Event(EventKind.HELD, self.parts.clock.now(), text=held))
 
     # ------------------------------------------------------------------ the guard
 

@@ -260,11 +260,30 @@ def test_a_plan_that_was_edited_goes_back(world):
 
 
 @pytest.mark.parametrize("seconds", [-3600, 3600])
-def test_a_clock_that_jumps_holds_the_rollout(world, seconds):
+def test_a_clock_that_jumps_while_users_meet_the_candidate_goes_back(world, seconds):
     def jump():
+        assert TO_5 in world.executed
         world.clock.offset += seconds
 
     world.at(8, jump)
+    assert world.drive() is BACK
+    assert TO_50 not in world.executed
+    stopped = next(event for event in world.events if event.kind is EventKind.STOPPED)
+    assert "the clock of this machine was set" in stopped.text
+    assert find_exit_code(world.plan, world.events) == 4
+
+
+@pytest.mark.parametrize("seconds", [-3600, 3600])
+def test_a_clock_that_jumps_before_that_holds_the_rollout(seconds):
+    first, *later = CANARY["stages"]
+    world = World(make_plan(CANARY | {"stages": [first | {"agree": 1}, *later]}, answer_within_s=8000.0))
+
+    def jump():
+        assert TO_5 not in world.executed
+        world.clock.offset += seconds
+
+    world.at(8, jump)
+    world.at(20, lambda: setattr(world, "answers", StepAnswers(("ben",))))
     world.at(300, lambda: world.events.append(Event(EventKind.CONTINUED, world.clock.now(), person="ann")))
     assert world.drive() is PROMOTED
     held = next(event for event in world.events if event.kind is EventKind.HELD)
