@@ -116,11 +116,11 @@ def test_reviewed_promoted_by_two_people_and_rolled_back(browser, balanced, shop
             expect(card.get_by_text("This is not cart@1.9.0")).to_be_visible()
             field.fill("Cart@1.9.0")
             card.get_by_role("button", name="Approve").click()
-            expect(approver_page.get_by_text("approved by ann@example.org")).to_be_visible()
-            expect(approver_page.get_by_text("1 hook done")).to_be_visible()
+            expect(approver_page.get_by_text("approved by ann@example.org").first).to_be_visible()
+            expect(approver_page.get_by_text("1 hook done").first).to_be_visible()
             assert split_of(balanced) == {"canary": 100}
             # bob's page, left as it was, has noticed by itself
-            expect(page.get_by_text("1 hook done")).to_be_visible()
+            expect(page.get_by_text("1 hook done").first).to_be_visible()
 
             approver_page.get_by_text("Roll back", exact=True).click()
             expect(approver_page.get_by_text("takes back the shares")).to_be_visible()
@@ -162,7 +162,7 @@ def test_double_clicks_two_tabs_and_reloads_promote_once(browser, shop, tmp_path
             pages[0].reload()
             tabs[0].settle()
             for page in pages:
-                expect(page.get_by_text("1 hook done")).to_be_visible()
+                expect(page.get_by_text("1 hook done").first).to_be_visible()
             ask_for(pages[1], "Promote", "once more")
             pages[1].wait_for_timeout(2000)
             assert len(receiver.requests) == 1
@@ -194,7 +194,7 @@ def test_an_app_that_was_killed_goes_on_where_it_was(browser, shop, tmp_path, mo
         with served(store, folder, policy=store.parent / "evaluator.yaml") as address:
             watched = Watched(browser)
             page = watched.open(f"{address}/promote?release=cart@1.9.0")
-            expect(page.get_by_text("1 hook done")).to_be_visible()
+            expect(page.get_by_text("1 hook done").first).to_be_visible()
             watched.context.close()
         first, second = receiver.requests
         assert first.headers["webhook-id"] == second.headers["webhook-id"]
