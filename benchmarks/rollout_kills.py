@@ -37,7 +37,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from forked import ForkServer, store_rollout
 from guard_world import World, reload_haproxy, users, world
 
-from evaluator.intents.rollout_progress import fold
+from evaluator.guard.places import find_copies_folder
+from evaluator.intents.rollout_progress import RolloutProgress, fold
 from evaluator.records.rollouts import RolloutOutcome, RolloutPlan
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
@@ -125,7 +126,8 @@ class Place:
                 return
         if case.way == "healthy":
             if not self.wait_for_share(0.5, 12):
-                case.problems.append(f"a healthy candidate has {self.share:.0%} of the traffic")
+                why = self.read_progress().why_back or "it does not go back"
+                case.problems.append(f"a healthy candidate has {self.share:.0%} of the traffic: {why}")
             return
         if case.exposed_s > LONGEST_S:
             case.problems.append(f"users met the bad candidate for {case.exposed_s:.1f} s")
@@ -137,7 +139,9 @@ class Place:
         self.made.canary.mode = "healthy"
         self.share = -1.0
         self.made.command("set weight shop/b1 100; set weight shop/c1 0")
-        shutil.rmtree(self.store.parent, ignore_errors=True)
+        # The copies on another disk are those of an earlier store at this path.
+        for folder in filter(None, (self.store.parent, find_copies_folder(self.store))):
+            shutil.rmtree(folder, ignore_errors=True)
         self.store.parent.mkdir()
         self.plan, _ = store_rollout(self.store, self.policy)
         self.exit_code = None
@@ -187,13 +191,17 @@ class Place:
         until = time.monotonic() + END_S
         while self.exit_code is None and self.tick() < until:
             pass
-        rollouts = Rollouts(Store.open(self.store, decisions_only=True).control.file)
-        [rollout] = rollouts.rollouts()
-        progress = fold(self.plan, rollouts.events(rollout.id))
+        progress = self.read_progress()
         if progress.outcome is not RolloutOutcome.ROLLED_BACK:
             case.problems.append(f"it is {progress.outcome or 'not ended'}: {progress.why_back}")
         if self.share > 0:
             case.problems.append(f"the candidate has {self.share:.0%} at the end")
+
+    def read_progress(self) -> RolloutProgress:
+        """Read how far the rollout is."""
+        rollouts = Rollouts(Store.open(self.store, decisions_only=True).control.file)
+        [rollout] = rollouts.rollouts()
+        return fold(self.plan, rollouts.events(rollout.id))
 
     def end(self) -> None:
         """Kill what runs."""
