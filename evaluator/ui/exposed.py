@@ -7,9 +7,9 @@ from collections.abc import Collection
 import streamlit as st
 from markupsafe import Markup
 
-from evaluator.intents.rollout_progress import MAY_HAVE_ACTED
+from evaluator.intents.standing import find_shares
 from evaluator.records import BASELINE
-from evaluator.records.rollouts import Act, Rollout
+from evaluator.records.rollouts import Rollout
 from evaluator.rollout.status import RolloutStatus, describe_driver, find_next_command
 from evaluator.ui.frame import guarded
 from evaluator.ui.pieces import clean, link, mark_up_code, show
@@ -76,19 +76,13 @@ def find_exposed(status: RolloutStatus) -> dict[str, float] | None:
 
     By what the guard reads from the router; without a guard by the shifts that may have been executed.
     """
-    guard, plan, progress = status.guard, status.plan, status.progress
+    guard = status.guard
     if guard is not None and guard.realised:
         return {
             service: sum(share for arm, share in shares.items() if arm != BASELINE)
             for service, shares in guard.realised.items()
         }
-    if plan is None or progress is None:
-        return None
-    shares = dict.fromkeys(plan.services, 0.0)
-    for step, state in zip(plan.steps, progress.states, strict=True):
-        if isinstance(step, Act) and step.share is not None and state in MAY_HAVE_ACTED and not progress.returned:
-            shares |= {service: max(shares.get(service, 0.0), step.share) for service in step.services}
-    return shares
+    return find_shares(status.plan, status.progress)
 
 
 def mark_up_driver(status: RolloutStatus) -> Markup:

@@ -37,6 +37,20 @@ def test_a_guard_that_was_killed_goes_on(running):
         running.client.set_shares("r1", "cart", HALF, {})
 
 
+def test_a_guard_that_was_killed_goes_on_with_what_it_had_counted(running):
+    def count() -> int:
+        return sum(reading.counted or 0 for reading in running.client.renew("r1").readings if reading.arm == "canary")
+
+    running.begin()
+    with users(running.router.port, 40):
+        wait_for(lambda: count() > 20, "requests are counted")
+    time.sleep(2)  # what was seen is kept each second
+    before = count()
+    running.kill()
+    running.start()
+    assert count() >= before
+
+
 def test_a_kill_while_shares_are_set_ends_with_those_that_were_wanted(running):
     running.begin()
     running.kill()

@@ -65,6 +65,19 @@ def test_ten_services_show_what_each_alone_does_not():
     assert list(joint.by_service.values()) == pytest.approx([change.effect for change in alone])
 
 
+def test_many_services_are_no_more_certain_of_their_variance_than_one():
+    services = simulate_services(10, instances=(4, 4))
+    joint, *alone = (
+        compare_services(parts, alpha=ALPHA, margin=0.01)
+        for parts in (services, *({name: part} for name, part in services.items()))
+    )
+
+    def find_quantile(change) -> float:
+        return (math.log1p(change.upper) - math.log1p(change.lower)) / 2 / change.se
+
+    assert find_quantile(joint) >= min(map(find_quantile, alone)) - 1e-9
+
+
 def test_neither_names_nor_order_nor_volume_decide():
     services = simulate_services(3)
     joint = compare_services(services, alpha=ALPHA, margin=0.01)
