@@ -14,10 +14,11 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from metrics_servers import free_port, program, running
+from metrics_servers import program, running
 
 from evaluator.hooks import HookContext, Step, write_by_hand
 from evaluator.reports import plain_text
+from evaluator.sources.load import free_port
 
 
 def make_context(**changed) -> HookContext:

@@ -7,12 +7,13 @@ import http.client
 import math
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from evaluator.sources.load import free_port
 
 READY_S = 30.0
 
@@ -36,20 +37,6 @@ def openmetrics(lines: Iterable[Line], types: dict[str, str]) -> str:
         families[family].append(f"{line.name}{{{labels}}} {line.value!r} {line.ts:.3f}")
     text = [f"# TYPE {name} {types[name]}\n" + "\n".join(rows) for name, rows in families.items() if rows]
     return "\n".join([*text, "# EOF", ""])
-
-
-_GIVEN: set[int] = set()
-
-
-def free_port() -> int:
-    """A port that nobody listens on, and that was not given before: its server may not have started yet."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        if port not in _GIVEN:
-            _GIVEN.add(port)
-            return port
 
 
 @contextlib.contextmanager

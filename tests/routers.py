@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from metrics_servers import free_port, program, wait_for
+from metrics_servers import program, wait_for
+
+from evaluator.sources.load import free_port
 
 READY_S = 20.0
 

@@ -12,10 +12,10 @@ import zlib
 import pytest
 import requests
 from hooks_world import receiving, reply
-from metrics_servers import free_port
 
 from evaluator.hooks.network import TlsOptions, send
 from evaluator.network import Adapter, ExchangeError
+from evaluator.sources.load import free_port
 from evaluator.sources.prometheus import PrometheusSource
 from evaluator.sources.prometheus.client import Prometheus
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import random
 import re
 import signal
 import socket
@@ -316,10 +317,15 @@ def _build_command(plan: LoadPlan) -> list[str]:
 
 
 def free_port() -> int:
-    """Find a port of loopback that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Find a port of loopback that is free now, below those which a system gives to outgoing connections.
+
+    Its server binds it a moment later. Until then another connection must not get it by chance.
+    """
+    while True:
+        port = random.SystemRandom().randrange(15_000, 32_000)  # processes with the same seed get other ports
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _environment(recording_path: Path | None) -> dict[str, str]:

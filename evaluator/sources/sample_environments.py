@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from pathlib import Path
 
 from evaluator.errors import SourceError
 from evaluator.sources.access_logs.server_stats import ask_stats
+from evaluator.sources.load import free_port
 from evaluator.sources.sample import find_loadtests, start_process
 from evaluator.sources.sample_router import SampleRouter, require_haproxy, wait_until_listening
 
@@ -174,11 +174,10 @@ def prepare_environments(
 
 def _find_ports(count: int) -> list[int]:
     """Find ports of loopback that are free now, all different."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
+    ports: set[int] = set()
+    while len(ports) < count:
+        ports.add(free_port())
+    return list(ports)
 
 
 @contextlib.contextmanager

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 from hooks_world import balancing, serving, split_of
-from metrics_servers import free_port, program, running
+from metrics_servers import program, running
 
 from evaluator.__main__ import run as run_command
 from evaluator.cli import promote
+from evaluator.sources.load import free_port
 from evaluator.store import Store
 from evaluator.store.control_file import control_path
 

@@ -10,13 +10,13 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from metrics_servers import free_port
 from router_lines import write_haproxy
 from routers import ask, haproxy_router, nginx_router, service
 
 from evaluator.__main__ import run
 from evaluator.records import ACCESS_LOG_SOURCE, LeftOutKind
 from evaluator.sources.access_logs.nginx import KNOWN_FORMATS
+from evaluator.sources.load import free_port
 from evaluator.store import Store
 
 ARMS = ["--arm-server", "baseline=b*", "--arm-server", "canary=c*"]

@@ -8,12 +8,12 @@ import sys
 import time
 
 import pytest
-from metrics_servers import free_port
 from routers import haproxy_router, nginx_router, service
 
 from evaluator.__main__ import run
 from evaluator.pipeline.landing import land_release
 from evaluator.records import RunState
+from evaluator.sources.load import free_port
 from evaluator.store import Store
 
 LOCUSTFILE = """

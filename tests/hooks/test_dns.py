@@ -10,10 +10,11 @@ import dns.message
 import dns.query
 import pytest
 from hooks_world import make_context, paste
-from metrics_servers import free_port, program
+from metrics_servers import program
 
 from evaluator.errors import PolicyError
 from evaluator.hooks import make_hook
+from evaluator.sources.load import free_port
 
 SECRET = base64.b64encode(b"a secret of thirty-two bytes, so").decode()
 CONFIG = """

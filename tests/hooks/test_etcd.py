@@ -4,10 +4,11 @@ import urllib.request
 
 import pytest
 from hooks_world import make_context, paste, receiving, reply
-from metrics_servers import free_port, program, running
+from metrics_servers import program, running
 
 from evaluator.errors import HookError
 from evaluator.hooks import make_hook
+from evaluator.sources.load import free_port
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,13 @@ from contextlib import closing
 
 import pytest
 from hooks_world import make_context, paste, serving, split_of
-from metrics_servers import free_port, program, running
+from metrics_servers import program, running
 
 from evaluator.errors import HookError, PolicyError
 from evaluator.hooks import make_hook
 from evaluator.hooks.by_hand import write_edit
 from evaluator.hooks.nginx_config import read_split, read_upstream, set_split, set_weights
+from evaluator.sources.load import free_port
 
 CONFIG = """
 daemon off;

@@ -7,10 +7,10 @@ import threading
 import pytest
 from aiosmtpd.controller import Controller
 from hooks_world import make_context, reply
-from metrics_servers import free_port
 
 from evaluator.errors import PolicyError
 from evaluator.hooks import make_hook
+from evaluator.sources.load import free_port
 
 TOKEN = "pa55-t0ken"
 

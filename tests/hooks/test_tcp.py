@@ -5,10 +5,10 @@ import time
 
 import pytest
 from hooks_world import make_context
-from metrics_servers import free_port
 
 from evaluator.errors import PolicyError
 from evaluator.hooks import make_hook
+from evaluator.sources.load import free_port
 
 
 def hook_for(port, host="127.0.0.1", **extra):

@@ -32,6 +32,7 @@ from evaluator.pipeline.judging import judge_release
 from evaluator.pipeline.landing import land_release
 from evaluator.policy import Policy, load_policy
 from evaluator.records import Level, Release, Run, RunState, VerdictWord
+from evaluator.sources.load import free_port
 from evaluator.store import Store
 
 SCRAPE = "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
@@ -47,7 +48,7 @@ class Service:
 
     def start(self) -> None:
         for arm in ("baseline", "canary"):
-            registry, port = CollectorRegistry(), metrics_servers.free_port()
+            registry, port = CollectorRegistry(), free_port()
             requests = Counter("http_requests", "Requests.", ("code",), registry=registry)
             memory = Gauge("memory_bytes", "Memory.", registry=registry)
             self.servers.append(start_http_server(port, "127.0.0.1", registry))
@@ -227,7 +228,7 @@ def test_a_server_that_stops_for_a_while_causes_no_gap_and_no_duplicate(store, s
     """It is stopped during the collection and started again; only its own scrapes are readings."""
     folder = tmp_path / "server"
     folder.mkdir()
-    port = metrics_servers.free_port()
+    port = free_port()
     config = folder / "prometheus.yml"
     config.write_text(service.config())
     command = [
@@ -306,7 +307,7 @@ def test_a_policy_without_a_server_or_without_readings(store, tmp_path):
 
 
 def test_a_server_that_is_down(store, tmp_path):
-    policy = make_policy(tmp_path, f"http://127.0.0.1:{metrics_servers.free_port()}")
+    policy = make_policy(tmp_path, f"http://127.0.0.1:{free_port()}")
     with pytest.raises(SourceError, match="cannot be reached: the connection was refused"):
         collect_release(store, Release("cart@2"), policy, last(5))
     assert store.releases() == ()

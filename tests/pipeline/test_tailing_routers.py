@@ -15,11 +15,11 @@ import time
 from collections import Counter
 
 import pytest
-from metrics_servers import free_port
 from routers import ask, haproxy_router, nginx_router, service
 
 from evaluator.pipeline import landing
 from evaluator.pipeline.landing import land_release
+from evaluator.sources.load import free_port
 from evaluator.store import Store
 
 PATIENCE_S = 120

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 from forked import ForkServer, store_rollout
-from metrics_servers import free_port
 from routers import haproxy_router
 
 from evaluator.guard.places import find_copies_folder, find_folder
@@ -25,6 +24,7 @@ from evaluator.guard.state_file import find_state_files
 from evaluator.intents.rollout_progress import fold
 from evaluator.records.intents import IntentState
 from evaluator.records.rollouts import Event, EventKind, Rollout, RolloutOutcome, RolloutPlan
+from evaluator.sources.load import free_port
 from evaluator.store.control_file import ControlFile
 from evaluator.store.rollouts import Rollouts
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import pytest
 
 from evaluator.records import Arm, Run
 from evaluator.segments import read_segment, segment_paths
-from evaluator.sources.load import LoadPlan, wait_for_targets
+from evaluator.sources.load import LoadPlan, free_port, wait_for_targets
 from evaluator.sources.sample import start_arms
 
 LOCUSTFILE = """
@@ -79,9 +78,7 @@ def read_rows(folder: Path) -> pa.Table:
 @contextmanager
 def start_silent(name: str, after_s: float, *, half: bool = False) -> Iterator[Arm]:
     """An arm whose only instance falls silent `after_s` seconds after its first request."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     script = Path(__file__).with_name("silent.py")
     process = subprocess.Popen([sys.executable, str(script), port, str(after_s), *(["half"] if half else [])])
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,8 @@ import uvicorn
 from playwright.sync_api import Browser, Page, expect
 from provider import CLIENT, SECRET, make_provider
 from served_app import ServedApp, run_app
+
+from evaluator.sources.load import free_port
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = [
@@ -24,12 +25,6 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 expect.set_options(timeout=60_000)  # on a busy machine an answer takes many seconds
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -9,12 +9,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browser import ARGUMENTS, CHROMIUM, Watched, free_port, provided, served, started
+from browser import ARGUMENTS, CHROMIUM, Watched, provided, served, started
 from playwright.sync_api import expect, sync_playwright
 from rollout_cases import make_cases
 from rollouts_stored import add_rollout
 from stored import STEADY, judge, land
 
+from evaluator.sources.load import free_port
 from evaluator.store import Store
 
 ADDRESSES = (

@@ -14,11 +14,12 @@ import time
 from pathlib import Path
 
 import pytest
-from browser import ARGUMENTS, CHROMIUM, Watched, free_port, provided, served, started
+from browser import ARGUMENTS, CHROMIUM, Watched, provided, served, started
 from playwright.sync_api import Page, expect, sync_playwright
 
 from evaluator.errors import NotReached
 from evaluator.guard.client import GuardClient
+from evaluator.sources.load import free_port
 from evaluator.store import Store
 
 sys.path.insert(0, str(Path(__file__).parent.parent))

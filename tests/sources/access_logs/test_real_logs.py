@@ -4,12 +4,12 @@ import re
 
 import pytest
 from log_lines import is_other, others_in_duckdb, read_in_duckdb, read_line
-from metrics_servers import free_port
 from routers import ask, haproxy_router, leave, nginx_router, send_raw, service, upgrade
 
 from evaluator.errors import InputError
 from evaluator.sources.access_logs import find_layout
 from evaluator.sources.access_logs.nginx import KNOWN_FORMATS
+from evaluator.sources.load import free_port
 
 PATHS = ["/cart?token=secret", "/status/404", "/status/301", "/status/503", "/size/5000", "/delay/40", "/x%22y'%7B%7D|"]
 COMBINED = KNOWN_FORMATS[2]

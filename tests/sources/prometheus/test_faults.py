@@ -14,11 +14,11 @@ from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import metrics_servers
 import pytest
 
 from evaluator.errors import SourceError, UsageError
 from evaluator.records import Query, QueryKind
+from evaluator.sources.load import free_port
 from evaluator.sources.prometheus import PrometheusSource, connect, transport
 from evaluator.sources.prometheus.options import Auth, Basic
 
@@ -358,7 +358,7 @@ def test_samples_that_are_infinite_or_of_another_time_are_counted_and_left_out(o
 
 
 def test_a_server_that_is_down():
-    gone = PrometheusSource(url=f"http://127.0.0.1:{metrics_servers.free_port()}", selectors=ARMS, step=5)
+    gone = PrometheusSource(url=f"http://127.0.0.1:{free_port()}", selectors=ARMS, step=5)
     with pytest.raises(SourceError, match="cannot be reached: the connection was refused"):
         connect(gone)
 

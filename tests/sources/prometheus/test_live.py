@@ -20,9 +20,10 @@ from pathlib import Path
 import cramjam
 import numpy as np
 import pytest
-from metrics_servers import free_port, program, prometheus, running, wait_for
+from metrics_servers import program, prometheus, running, wait_for
 
 from evaluator.records import Query, QueryKind
+from evaluator.sources.load import free_port
 from evaluator.sources.prometheus import PrometheusSource, connect
 from evaluator.sources.prometheus.sets import QUERY_SETS
 
