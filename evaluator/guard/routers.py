@@ -13,7 +13,7 @@ from evaluator.guard.counters import AskStats
 from evaluator.guard.setup import GuardedService
 from evaluator.hooks import HookContext, MaybeSent, Realised, Router, make_router
 from evaluator.hooks.base import Action
-from evaluator.hooks.haproxy import HaProxyOptions
+from evaluator.hooks.haproxy_runtime import HaProxyOptions
 from evaluator.hooks.network import resolve_allowed
 from evaluator.hooks.router import MOST_DIFFERENCE
 from evaluator.records.words import BASELINE, CANDIDATE
@@ -36,6 +36,8 @@ class ReturnAttempt:
     """As read back; empty: they could not be read."""
     text: str
     """What could not be done, or was found, as a sentence; empty: nothing."""
+    kept: str = ""
+    """Why users stay at new instances until these are restored, so that nothing is tried again; empty: it is."""
 
 
 class ServiceRouter:

@@ -89,6 +89,8 @@ class RolloutProgress:
     """Has a person let it continue after the current step failed, because there is no way back?"""
     returned: bool = False
     """Is all traffic at the baseline again, or was none ever shifted?"""
+    kept: bool = False
+    """Do users stay at new instances until these are restored, because too few have the old version?"""
     return_failures: int = 0
     """How often the router could not be set to the baseline."""
     drifts: int = 0
@@ -185,6 +187,8 @@ def follow(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> Rollou
         case EventKind.RETURNED:
             is_back = progress.going_back
             after = replace(progress, returned=True, taken_down_by="", held=False, why_held="") if is_back else progress
+        case EventKind.KEPT:
+            after = replace(progress, kept=progress.going_back and plan.replaces_instances)
         case EventKind.RETURN_FAILED:
             after = replace(progress, return_failures=progress.return_failures + 1)
         case EventKind.DRIFTED:
@@ -224,7 +228,7 @@ def _undo(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> Rollout
             return replace(progress, held=True, why_held=event.text)
         progress = replace(progress, taken_down_by="", held=False, why_held="")
     undoable = list_undoable(plan) if progress.going_back else []
-    if not progress.returned:
+    if not progress.returned and not progress.kept:
         undoable = [n for n in undoable if not _is_shift(plan.steps[n])]
     states = tuple(
         state if n in undoable and earlier in MAY_HAVE_ACTED else earlier for n, earlier in enumerate(progress.states)

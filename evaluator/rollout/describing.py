@@ -52,6 +52,7 @@ _TEXTS = {
     EventKind.STOPPED: "goes back to the baseline",
     EventKind.RETURNED: "all traffic is at the baseline again",
     EventKind.RETURN_FAILED: "the traffic could not be returned, and it is tried again",
+    EventKind.KEPT: "users stay at new instances until these are restored",
     EventKind.UNDO_BEGUN: "the acts are being undone",
     EventKind.UNDONE: "the acts are undone",
     EventKind.UNDO_FAILED: "not all acts are undone",

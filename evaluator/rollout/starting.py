@@ -218,7 +218,7 @@ def drive_rollout(store: Store, rollout: Rollout, settings: DriverSettings) -> i
             traffic=traffic,
             effects=_make_effects(store, rollout, plan, traffic, settings),
             judge=StoreJudge(store.path, rollout, plan),
-            observing=StepRecorder(store, rollout, tails, settings.policy_path, settings.report.say),
+            observing=StepRecorder(store, rollout, plan, tails, settings.policy_path, settings.report.say),
             clock=SystemClock(settings.stop),
             report=settings.report,
             start_call=ThreadCall,
