@@ -45,6 +45,11 @@ class Service:
         known = {BASELINE: self.baseline, CANDIDATE: self.canary}
         return known.get(arm) or self.arms.get(arm, "")
 
+    def complete(self, earlier: Service) -> Service:
+        """Take over the versions that were known earlier, and are not named now."""
+        arms = {**earlier.arms, **self.arms}
+        return Service(self.name, self.baseline or earlier.baseline, self.canary or earlier.canary, arms)
+
 
 @dataclass(frozen=True, slots=True)
 class Release:
