@@ -132,10 +132,8 @@ class GuardClient:
         """Give the arms of a service their shares, and return what was realised, as read back from the router.
 
         `words`: values of template words that differ from those of the setup, such as `step`. `servers`: arm → its
-        instances, of a service whose instances are replaced.
-
-        Raises HookError if nothing was changed (always once the rollout goes back), MaybeSent if that is not known, and AnswerLost if the
-        guard ended meanwhile.
+        instances, of a service whose instances are replaced. Raises HookError if nothing was changed (always once the
+        rollout goes back), MaybeSent if that is not known, and AnswerLost if the guard ended meanwhile.
         """
         question: dict[str, Any] = {
             "rollout": rollout,

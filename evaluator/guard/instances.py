@@ -10,10 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from evaluator.errors import EvaluatorError, HookError
+from evaluator.guard.log_watch import Clock
 from evaluator.guard.routers import ReturnAttempt, ServiceRouter
+from evaluator.guard.setup import GuardedService
 from evaluator.guard.watch import ServiceWatch
 from evaluator.hooks import MaybeSent, Realised
 from evaluator.hooks.haproxy_instances import HaProxyInstances
+from evaluator.records.rollouts import GuardLimits
 from evaluator.records.words import BASELINE, CANDIDATE
 from evaluator.wording import count_of
 
@@ -52,6 +55,12 @@ def return_to_old(router: ServiceRouter, least_serving: int) -> ReturnAttempt:
     return ReturnAttempt(router.is_at_baseline(shares), shares, "")
 
 
+def make_watch(service: GuardedService, rollout: str, release: str, limits: GuardLimits, clock: Clock) -> ServiceWatch:
+    """Make what watches a service, by whether its instances are replaced. Raises EvaluatorError."""
+    watch_class = InstanceWatch if service.least_serving else ServiceWatch
+    return watch_class(service, rollout, release, limits, clock)
+
+
 class InstanceWatch(ServiceWatch):
     """What the guard knows of such a service, and does for it."""
 
@@ -78,7 +87,7 @@ class InstanceWatch(ServiceWatch):
         if self.log is not None:
             self.log.assign(self.servers)
 
-    def set_shares(self, shares: Mapping[str, float], words: Mapping[str, str]) -> Realised:
+    def set_shares(self, shares: Mapping[str, float], words: Mapping[str, str]) -> Realised:  # noqa: ARG002 - by servers
         """Drain those of the batch that serve no arm by `servers`, and undrain the others. Raises HookError, MaybeSent.
 
         `words` have the batch: others may have drained further instances, which stay so. `router.changing` is held; the

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from evaluator.errors import EvaluatorError, HookError
-from evaluator.guard.instances import InstanceWatch
+from evaluator.guard.instances import InstanceWatch, make_watch
 from evaluator.guard.log_watch import Clock
 from evaluator.guard.memory import Memory
 from evaluator.guard.setup import VERSION, GuardReading, GuardSetup, GuardStatus, read_setup, to_plain
@@ -39,10 +39,7 @@ class GuardedRollout:
         self.setup = setup
         self._file, self._say, self._clock = file, say, clock
         self.services = {
-            each.service: (InstanceWatch if each.least_serving else ServiceWatch)(
-                each, setup.rollout, setup.release, setup.limits, clock
-            )
-            for each in setup.services
+            each.service: make_watch(each, setup.rollout, setup.release, setup.limits, clock) for each in setup.services
         }
         self._memory = Memory(file.paths[0], setup.key)
         self._remembering = threading.Lock()
@@ -355,7 +352,8 @@ class GuardedRollout:
             except Exception as error:  # noqa: BLE001 - a look that fails must not end all looks
                 reason = watch.note_failed_look(f"{type(error).__name__}: {error}")
             if reason and not self.is_back and self.is_exposed():
-                self.go_back(reason, BY_GUARD, wait=False)
+                of_service = f"{watch.service.service}: " if len(self.services) > 1 else ""
+                self.go_back(of_service + reason, BY_GUARD, wait=False)
 
     def _look(self, watch: ServiceWatch) -> str:
         """Look at log and counters of a service."""

@@ -191,7 +191,12 @@ def describe_way_back(policy: Policy, plan: RolloutPlan) -> str:
     section = policy.rollout
     entries = policy.promotion.hooks.get(Action.ROLLBACK, ())
     before_undo = entries[: next((n for n, entry in enumerate(entries) if entry.kind == UNDO), 0)]
-    if section is None or not section.router or any(entry.kind != NOTIFY for entry in before_undo):
+    if (
+        section is None
+        or not section.router
+        or plan.replaces_instances
+        or any(entry.kind != NOTIFY for entry in before_undo)
+    ):
         return ""
     keeping = {act.name for acts in section.acts.values() for act in acts if act.keeps_baseline}
     acts = [step for step in plan.steps[plan.watched :] if isinstance(step, Act) and step.name not in keeping]

@@ -280,7 +280,8 @@ def _count_columns(text: str) -> int:
 def _write_health(findings: Sequence[Finding], writer: _Writer) -> list[str]:
     """Write the lines of the health checks: passed ones by name, the others with what they found and the remedy."""
     findings = fold_findings(findings)
-    passed = [f"{HEALTH_MARKS[f.level]} {name_check(f)}" for f in findings if f.level is Level.OK]
+    # Some checks are made for each candidate: passed for all, they are one.
+    passed = list(dict.fromkeys(f"{HEALTH_MARKS[f.level]} {name_check(f)}" for f in findings if f.level is Level.OK))
     names = "  ".join(name.replace(" ", NBSP) for name in passed)
     lines = writer.wrap(names, "  health  ", " " * 10) if passed else []
     for finding in put_worst_first(f for f in findings if f.level is not Level.OK):

@@ -147,7 +147,8 @@ def _write_health(findings: Sequence[Finding]) -> Iterable[str]:
         return
     findings = fold_findings(findings)
     yield from ("### Health", "")
-    passed = ", ".join(escape(name_check(finding), MAX_NAME) for finding in findings if finding.level is Level.OK)
+    names = (escape(name_check(finding), MAX_NAME) for finding in findings if finding.level is Level.OK)
+    passed = ", ".join(dict.fromkeys(names))  # checks that are made for each candidate: passed for all, they are one
     for finding in put_worst_first(f for f in findings if f.level is not Level.OK):
         texts = [escape_but_commands(text) for text in (finding.text, finding.remedy) if text]
         yield f"- {HEALTH_MARKS[finding.level]} **{escape(name_check(finding), MAX_NAME)}** {' → '.join(texts)}"
