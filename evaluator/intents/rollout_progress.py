@@ -177,7 +177,8 @@ def follow(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> Rollou
 
     After `stopped` nothing turns it forward again. An act without a way back, or one that may have taken down the
     servers of the baseline, turns `stopped` into a hold, unless a person stops it. A rollout whose acts could not be
-    undone then waits for people, too: users return only to servers that serve.
+    undone then waits for people, too: users return only to servers that serve. So it is where users stay at instances
+    that could not be restored.
     """
     if progress.outcome is not None:
         return progress
@@ -185,7 +186,7 @@ def follow(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> Rollou
         case EventKind.STOPPED:
             after = _stop(plan, progress, event)
         case EventKind.HELD:
-            is_nothing = progress.going_back and not progress.taken_down_by
+            is_nothing = progress.going_back and not (progress.taken_down_by or progress.kept)
             after = progress if is_nothing else replace(progress, held=True, why_held=event.text)
         case EventKind.CONTINUED:
             is_one_way, position = bool(progress.explain_no_return(plan)), progress.position(plan)
@@ -231,7 +232,7 @@ def _stop(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> Rollout
 def _undo(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> RolloutProgress:
     """Give all acts that may have been executed the state of their undo; shifts only after the router says so, too."""
     state = _UNDO_STATES[event.kind]
-    if progress.going_back and progress.taken_down_by:
+    if progress.going_back and (progress.taken_down_by or progress.kept):
         if event.kind is EventKind.UNDO_FAILED:  # users are where they were, and so are the acts
             return replace(progress, held=True, why_held=event.text)
         progress = replace(progress, taken_down_by="", held=False, why_held="")

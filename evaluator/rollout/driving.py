@@ -300,6 +300,9 @@ class Driver:
         while (result := self._call_act(lambda: self.parts.effects.roll_back(why))).state == "waiting":
             self._say_once(f"the acts are not undone yet: {result.text}")
             self._pause(POLL_S)
+        if progress.kept and result.state != "done":  # users may be at instances that are not restored
+            self._hold(f"not all instances are restored: {result.text}")
+            return
         if progress.taken_down_by:
             if problem := self._explain_not_returned():
                 self._hold(f"the acts are not undone: {result.text or problem}")

@@ -63,6 +63,7 @@ _HAPPENINGS = {
     EventKind.STOPPED: "goes back",
     EventKind.RETURNED: "traffic is back at the baseline",
     EventKind.RETURN_FAILED: "traffic could not be returned",
+    EventKind.KEPT: "users stay at new instances until these are restored",
     EventKind.UNDO_BEGUN: "undoing the acts",
     EventKind.UNDONE: "acts are undone",
     EventKind.UNDO_FAILED: "acts could not all be undone",

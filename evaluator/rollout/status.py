@@ -19,6 +19,7 @@ from evaluator.rollout.deciding import decide
 from evaluator.rollout.describing import (
     OUTCOMES,
     describe_event,
+    describe_new_instances,
     describe_now,
     explain_missing,
     find_exit_code,
@@ -147,6 +148,7 @@ def _describe_steps(plan: RolloutPlan, progress: RolloutProgress) -> Iterator[st
         if isinstance(step, Observe) and step.needs is not StepNeeds.NOTHING:
             facts.append(f"needs {step.needs.label}")
         if isinstance(step, Observe) and step.share:
+            facts += describe_new_instances(plan, number)
             facts.append(f"{format_number(100 * step.share)} % of the users")
         if is_now:
             facts.append("now")

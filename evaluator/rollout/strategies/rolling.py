@@ -90,7 +90,7 @@ def _list_batches(section: RolloutSection, service: str) -> Iterator[Step]:
         new = (*new, *batch)
         share = len(new) / len(instances)
         yield Act(
-            name=f"undrain {names} of {service}: {len(new)} of {len(instances)} instances are new",
+            name=f"undrain {names} of {service}",
             stage=stage.name,
             services=of_service,
             share=share,
