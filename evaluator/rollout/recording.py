@@ -57,7 +57,7 @@ class LogInThread:
         self._ended_at = 0.0
 
     def assign(self, arms: Mapping[str, Sequence[str]], since: float) -> None:
-        """Say which servers serve which arm since a time (epoch s): the log is followed anew where they are others.
+        """Say which servers serve which arm since a time (epoch s): the log is followed again where they are others.
 
         So a request counts for an arm by its server and the time, and one that began before for none.
         """
