@@ -16,7 +16,7 @@ from evaluator.policy import Policy
 from evaluator.records import BASELINE, CANDIDATE, ArmValue, ReleaseSummary, Verdict
 from evaluator.reports.base import format_allowed, format_effect
 from evaluator.reports.overview import rank_comparisons
-from evaluator.ui.controls import choose
+from evaluator.ui.controls import choose, start_anew
 from evaluator.ui.frame import show_empty_store
 from evaluator.ui.metric_table import make_metrics_table
 from evaluator.ui.panels import show_figure, show_metrics, show_numbers
@@ -86,10 +86,20 @@ def show_compare() -> None:
     # The second is chosen first: the first is by default the candidate before it.
     own = st.query_params.get("release")
     with right:
-        second = choose("Second", names, "b", own if own in names else _find_newest(summaries), "release")
+        second = choose(
+            "Second",
+            names,
+            "b",
+            own if own in names else _find_newest(summaries),
+            "release",
+            own_choices=("b_arm",),
+            own_controls=("b_run",),
+        )
     previous = find_previous(summaries, second)
     with left:
-        first = choose("First", names, "a", previous or second, "release")
+        first = choose(
+            "First", names, "a", previous or second, "release", own_choices=("a_arm",), own_controls=("a_run",)
+        )
     if by == "arms":
         with right:
             second_side = _choose_side(workspace, second, "b")
@@ -184,6 +194,7 @@ def _choose_side(workspace: Workspace, release_id: str, key: str) -> ChosenSide:
     """Let the reader choose run and arm of one side of the comparison; `key` names the choice in the address."""
     runs = [run.id for run in read_release(workspace, release_id).runs]
     left, right = st.columns(2)
+    start_anew(f"{key}_run", NEWEST)
     run = left.selectbox("Runs", [NEWEST, *runs], key=f"{key}_run", bind="query-params")
     arms = read_arms(workspace, release_id)  # the baseline first: the first candidate is the default
     arm = choose("Arm", arms, f"{key}_arm", arms[min(1, len(arms) - 1)], "arm", right) if arms else CANDIDATE
