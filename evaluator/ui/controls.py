@@ -11,7 +11,6 @@ from markupsafe import Markup
 from evaluator.errors import UnknownName
 from evaluator.ui.pieces import clean
 
-
 OF_RELEASE = ("verdict", "metric", "arm", "request", "rollout", "action")
 """Keys of the address whose values mean something else, or nothing, for another release."""
 

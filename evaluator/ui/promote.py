@@ -185,8 +185,8 @@ def _read_policy(workspace: Workspace, release_id: str, action: Action) -> Polic
 def _choose_action(release_id: str, verdict: Verdict | None) -> Action:
     """Let the reader choose an action: a promotion needs a verdict, an override a verdict other than GO.
 
-    The address has the choice, which is used only when the release is opened; then the control wins. Raises UnknownName if
-    it names none of them, until the reader has chosen one.
+    The address has the choice, which is used only when the release is opened; then the control wins. Raises
+    UnknownName if it names none of them, until the reader has chosen one.
     """
     is_against_verdict = verdict is not None and verdict.word is not VerdictWord.GO
     names = [name for name, action in ACTIONS.items() if action is not Action.BREAK_GLASS or is_against_verdict]
