@@ -23,6 +23,7 @@ from evaluator.records import (
     FailureKind,
     Fault,
     LeftOut,
+    Service,
     Verdict,
 )
 from evaluator.reports.base import Page
@@ -71,7 +72,7 @@ def _to_plain(verdict: Verdict) -> dict[str, Any]:
         "judge": verdict.judge,
         "monitoring": verdict.monitoring,
         "alpha": verdict.alpha,
-        "services": [dataclasses.asdict(service) for service in verdict.release.services],
+        "services": [_write_service(service) for service in verdict.release.services],
         "arms": [_arm_to_plain(arm) for arm in evidence.arms],
         "window": _add_unless_none({"start": window.start, "end": window.end}, {"seconds": seconds}),
         "incomplete": evidence.incomplete,
@@ -98,6 +99,12 @@ def _to_plain(verdict: Verdict) -> dict[str, Any]:
     }
     plain |= _list_optional(verdict)
     return {key: _canonical(value) for key, value in plain.items()}
+
+
+def _write_service(service: Service) -> dict[str, Any]:
+    """Write a service with its versions; those of further arms only if there are any."""
+    plain = dataclasses.asdict(service)
+    return plain if service.arms else {name: value for name, value in plain.items() if name != "arms"}
 
 
 def _list_optional(verdict: Verdict) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from evaluator.intents.rollout_progress import (
+    GO,
     MAY_HAVE_ACTED,
     MOST_DRIFTS,
     NO_GO,
@@ -23,8 +24,6 @@ from evaluator.records.rollouts import (
     StopCause,
     Unanswered,
 )
-
-GO = "go"
 
 
 class Todo(StrEnum):

@@ -225,7 +225,7 @@ def make_verdict_table(verdict: Verdict, colors: Mapping[str, str]) -> Markup:
         ]
         own_rows = (*group.deciding, *group.passing, *group.watched)
         parts.append(_fold(f"not chosen: {arm}, {', '.join(counts)}", (), make_table(own_rows, f"metrics of {arm}")))
-    return Markup("").join(parts)
+    return Markup('<div class="ev-verdict">{}</div>').format(Markup("").join(parts))
 
 
 def _fold(title: str, named: Sequence[Comparison], content: Markup) -> Markup:

@@ -68,13 +68,14 @@ def offer_metrics(comparisons: Sequence[Comparison], name: str, snippet: str) ->
 
 def show_figure(figure: Figure, name: str, snippet: str) -> None:
     """Show a figure under its finding, and offer its numbers; `name`: unique on the page, and the name of its files."""
-    with st.container(horizontal=True, vertical_alignment="center"):
-        show_markup('<p class="ev-figure">{}</p>', TIED.sub(NBSP, clean(figure.title)))
-        make_image = partial(to_image, figure)
-        show_numbers(name, figure.head, figure.rows, snippet, make_image=make_image, caption=figure.title)
-    spec = _use_page_colors(figure.chart.to_dict())
-    spec.pop("width", None)  # it takes the width of its column
-    st.vega_lite_chart(spec=spec, theme=None, width="stretch", key=f"figure-{name}", alt=figure.alt)
+    with st.container(key=f"part-{name}"):  # `navigation.js` makes it one stop of the Tab key
+        with st.container(horizontal=True, vertical_alignment="center"):
+            show_markup('<p class="ev-figure">{}</p>', TIED.sub(NBSP, clean(figure.title)))
+            make_image = partial(to_image, figure)
+            show_numbers(name, figure.head, figure.rows, snippet, make_image=make_image, caption=figure.title)
+        spec = _use_page_colors(figure.chart.to_dict())
+        spec.pop("width", None)  # it takes the width of its column
+        st.vega_lite_chart(spec=spec, theme=None, width="stretch", key=f"figure-{name}", alt=figure.alt)
 
 
 def show_numbers(

@@ -80,6 +80,8 @@ def show_release() -> None:
     name_tab("Release", release_id, latest.word if latest else None)
     number = read_verdict_number(view)
     verdict = read_past_verdict(view, number)
+    if verdict is not None:
+        show_sections()
     _show_answer(workspace, release_id, was_judged=verdict is not None)
     if verdict is None:
         return
@@ -142,7 +144,6 @@ def _show_present(workspace: Workspace, release_id: str, *, was_judged: bool) ->
         st.rerun(scope="app")
     is_newest = number in (None, len(view.verdicts) - 1)
     show(make_answer(workspace, verdict, _list_notes(workspace, view, verdict), is_newest=is_newest))
-    show_sections()
     if (card := make_fault_card(verdict)) is not None:
         show(card)
     if (card := make_iteration_card(verdict)) is not None:
