@@ -38,9 +38,9 @@ def accumulate(verdicts: Sequence[Verdict], service: str) -> Accumulation | str:
         chain.append(earlier)
     since = _find_versions(chain[-1], service)[0]
     if not since:
-        return f"the version that {chain[-1].release.id} was compared with is not known"
+        return f"the version that {chain[-1].release.id} was compared with is not known (--baseline-version)"
     if len(chain) == 1:
-        return f"{chain[0].release.id} is the only one of them that follows {since}"
+        return f"{chain[0].release.id} follows {since}, which was not promoted here"
     heat = build_heat_map(chain)
     columns = [_add_up([row.comparisons[position] for row in heat.rows]) for position in range(len(heat.metrics))]
     rows = tuple(

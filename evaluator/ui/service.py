@@ -146,11 +146,7 @@ def _show_accumulated(verdicts: Sequence[Verdict], lives: Lives, service: str) -
         return
     accumulated = accumulate(promoted, service)
     if isinstance(accumulated, str):
-        st.header("All changes together", anchor="since")
-        show_empty(
-            f"How far {clean(service)} has moved over several releases is not known: {clean(accumulated)}.",
-            "Give versions with --baseline-version and --canary-version.",
-        )
+        st.caption(f"How far {clean(service)} has moved over several releases is not known: {clean(accumulated)}.")
         return
     st.header(f"Since {clean(accumulated.since)}", anchor="since")
     st.caption(

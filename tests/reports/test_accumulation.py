@@ -80,9 +80,12 @@ def test_a_chain_ends_where_a_version_is_missing(chain, since, count):
     ("verdicts", "why"),
     [
         ([], "no release of it was promoted"),
-        ([verdict("1", "2", row(0.1))], "shop@2 is the only one of them that follows 1"),
-        ([verdict("", "2", row(0.1))], "the version that shop@2 was compared with is not known"),
-        ([verdict("1", "2", row(0.1), service="other")], "the version that shop@2 was compared with is not known"),
+        ([verdict("1", "2", row(0.1))], "shop@2 follows 1, which was not promoted here"),
+        ([verdict("", "2", row(0.1))], "the version that shop@2 was compared with is not known (--baseline-version)"),
+        (
+            [verdict("1", "2", row(0.1), service="other")],
+            "the version that shop@2 was compared with is not known (--baseline-version)",
+        ),
     ],
 )
 def test_what_cannot_be_added_up_says_why(verdicts, why):

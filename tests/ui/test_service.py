@@ -119,7 +119,7 @@ def test_the_page_of_a_service_says_what_is_live(page, acting, text):
 def test_the_changes_of_releases_that_followed_each_other_are_added_up(page, acting, text):
     acting(Action.PROMOTE)
     shown = text(page("service", acting.path, service="cart"))
-    assert "cart@1.9.0 is the only one of them that follows 1.4.1" in shown
+    assert "cart@1.9.0 follows 1.4.1, which was not promoted here" in shown
     land(acting.store, "cart@2.0.0", DESIGNS["cart@1.9.0"], seed=5)
     services = '[{"name": "cart", "baseline": "1.9.0", "canary": "2.0.0"}]'
     edit_decisions(acting.store, "UPDATE releases SET services = ? WHERE id = 'cart@2.0.0'", services)
