@@ -382,7 +382,7 @@ def name_kind(kind: FailureKind) -> str:
     if len(exception) > MAX_EXCEPTION:
         exception = exception[: MAX_EXCEPTION - 1] + "…"
     if kind.status < 0:
-        return exception or "no response"
+        return exception or "no status recorded"
     # An exception such as "HTTP 503" repeats the status.
     return str(kind.status) if not exception or str(kind.status) in exception else f"{kind.status} ({exception})"
 

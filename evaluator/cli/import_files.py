@@ -246,6 +246,8 @@ def _import_requests(session: Session, store: Store, release: Release, plan: Lan
 
     for sentence in _describe_time_columns(plan):
         session.say(sentence)
+    for sentence in _describe_unread_columns(plan):
+        session.say(sentence)
     _show_warnings(session, _find_incomparable(plan))
     landed = import_release(store, release, plan)
     _show_warnings(session, landed.doubts)
@@ -299,6 +301,9 @@ def _import_access_logs(session: Session, store: Store, release: Release, plan: 
     emit(mask_control_characters(describe_landed(release.id, landed)))
 
 
+_GENERAL_FORMATS = frozenset({"csv", "json", "parquet", "arrow"})
+"""Formats whose columns have any names."""
+
 _UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 
 
@@ -308,7 +313,7 @@ def _describe_time_columns(plan: LandingPlan) -> tuple[str, ...]:
     The unit may come from the name or the type of a column, or be the default: a wrong one is seen here.
     """
     columns = [column for file in plan.files for column in file.layout.columns if column.target == "response_time_ms"]
-    is_general = {file.layout.format for file in plan.files} <= {"csv", "json", "parquet", "arrow"}
+    is_general = {file.layout.format for file in plan.files} <= _GENERAL_FORMATS
     return tuple(
         dict.fromkeys(
             f"response times are read from the column '{' + '.join(column.sources)}' in "
@@ -317,6 +322,21 @@ def _describe_time_columns(plan: LandingPlan) -> tuple[str, ...]:
             if is_general and column.sources != (column.target,)
         )
     )
+
+
+def _describe_unread_columns(plan: LandingPlan) -> tuple[str, ...]:
+    """Say which options would also read the instances and the kinds of failures, if files name them in their way."""
+    from evaluator.sources.files.suggesting import suggest_unread
+
+    options = dict.fromkeys(
+        option
+        for file in plan.files
+        if file.layout.format in _GENERAL_FORMATS
+        for option in suggest_unread(file.layout)
+    )
+    if not options:
+        return ()
+    return (f"instances or kinds of failures are not read; to read them too, add {' '.join(options)}",)
 
 
 def _show_warnings(session: Session, warnings: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from evaluator.intents.baseline_servers import find_teardowns, is_baseline_said_to_run, mark_teardowns
 from evaluator.intents.observing import read_deliveries_to_undo
-from evaluator.intents.rollout_plans import plan_act, read_plan, read_rollout, read_words, write_hold
+from evaluator.intents.rollout_plans import find_winner, plan_act, read_plan, read_rollout, read_words, write_hold
 from evaluator.intents.steps import PlannedHook, plan_steps
 from evaluator.intents.versions import read_promoted_releases
 from evaluator.policy.promotion import PromotionRules
@@ -14,6 +14,7 @@ from evaluator.records import Release
 from evaluator.records.intents import Action, Intent
 from evaluator.records.rollouts import Act
 from evaluator.store import Store
+from evaluator.store.rollouts import Rollouts
 
 Plan = tuple[tuple[PlannedHook, ...], tuple[str, ...]]
 """Hooks in their order, and sentences about what a rollback cannot undo."""
@@ -71,4 +72,6 @@ def _plan_step(store: Store, intent: Intent, release: Release) -> tuple[PlannedH
         return ()
     rollout = read_rollout(store, intent)
     step = read_plan(rollout).steps[intent.step]
-    return plan_act(rollout, step, release) if isinstance(step, Act) else ()
+    if not isinstance(step, Act):
+        return ()
+    return plan_act(rollout, step, release, find_winner(Rollouts(store.control.file).events(rollout.id)))

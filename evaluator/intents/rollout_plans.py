@@ -10,10 +10,11 @@ from evaluator.errors import EvaluatorError, PlanNotReadable
 from evaluator.hooks import make_step
 from evaluator.intents.baseline_servers import describe_missing_baseline
 from evaluator.intents.steps import PlannedHook, narrow_release
+from evaluator.intents.versions import write_versions
 from evaluator.policy.promotion import ApprovalsSection, HooksSection, PromotionRules, RolesSection, to_rules
-from evaluator.records import BASELINE, CANDIDATE, Release, StoredVerdict
+from evaluator.records import CANDIDATE, Release, StoredVerdict
 from evaluator.records.intents import VERIFY, Action, HookEntry, Intent
-from evaluator.records.rollouts import Act, Event, EventKind, Rollout, RolloutPlan, from_plain
+from evaluator.records.rollouts import Act, Event, EventKind, Rollout, RolloutPlan, from_plain, split_traffic
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
 from evaluator.wording import count_of, quote_command
@@ -105,15 +106,16 @@ def explain_missing_agreement(rules: PromotionRules, first: str, agree: int) -> 
     )
 
 
-def plan_act(rollout: Rollout, act: Act, release: Release) -> tuple[PlannedHook, ...]:
+def plan_act(rollout: Rollout, act: Act, release: Release, winner: str = "") -> tuple[PlannedHook, ...]:
     """Plan the hooks of an act in their order, then those that verify it; of a shift one router per service.
 
-    `release`: with the versions that the hooks get. Raises the errors of `make_step`, and PlanNotReadable for a service
-    without a router.
+    `release`: with the versions that the hooks get. `winner`: the arm that won; empty: none has, or nothing is to win.
+    Raises the errors of `make_step`, and PlanNotReadable for a service without a router, or while no arm has won.
     """
     entries = [(Action.STEP.value, entry, "") for entry in act.hooks]
-    if act.share is not None:
-        entries += [(Action.STEP.value, make_shift(rollout, service, act.share), service) for service in act.services]
+    if act.is_shift:
+        shares = _split_traffic(act, winner)
+        entries += [(Action.STEP.value, make_shift(rollout, service, shares), service) for service in act.services]
     entries += [(VERIFY, entry, "") for entry in act.verify]
     link = rollout.policy.get("link") or ""
     return tuple(
@@ -124,34 +126,55 @@ def plan_act(rollout: Rollout, act: Act, release: Release) -> tuple[PlannedHook,
             make_step(entry.kind, entry.options),
             promoted=narrow_release(release, service),
             link=link,
-            words=make_words(act.name, act.share, service),
+            words=make_words(act.name, act.share, service, winner if act.to_winner else act.arm, release),
         )
         for position, (event, entry, service) in enumerate(entries)
     )
 
 
-def make_shift(rollout: Rollout, service: str, share: float) -> HookEntry:
-    """Make the hook that gives the candidate a share of a service's traffic, by the router of the rollout's policy.
+def _split_traffic(act: Act, winner: str) -> dict[str, float]:
+    """Split the traffic of a shift among the arms. Raises PlanNotReadable for one to a winner while no arm has won."""
+    try:
+        return split_traffic(act, winner)
+    except ValueError:
+        raise PlanNotReadable(
+            f"{act.name} gives all users to the arm that won, and none has", hint="go back with `evaluator rollback`"
+        ) from None
+
+
+def make_shift(rollout: Rollout, service: str, shares: Mapping[str, float]) -> HookEntry:
+    """Make the hook that splits a service's traffic, by the router of the rollout's policy. `shares`: arm → share.
 
     Raises PlanNotReadable.
     """
     try:
         ((kind, options),) = rollout.policy["rollout"]["router"][service].items()
-        return HookEntry(kind, {**options, "shares": {BASELINE: round(1 - share, 9), CANDIDATE: share}})
+        return HookEntry(kind, {**options, "shares": dict(shares)})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PlanNotReadable(
             f"the policy of {rollout.id} has no router of {service}", hint="go back with `evaluator rollback`"
         ) from error
 
 
-def make_words(name: str, share: float | None, service: str) -> dict[str, str]:
-    """Make the words that a hook of an act has alone. `name`, `share`: of the act; `service`: whose router it shifts.
+def make_words(
+    name: str, share: float | None, service: str, arm: str = "", release: Release | None = None
+) -> dict[str, str]:
+    """Make the words that a hook of an act has alone.
 
-    `service` is empty for other hooks.
+    Args:
+        name: Name of the act.
+        share: Share of the traffic that the act gives to candidates; None: it changes none.
+        service: Whose router the hook is; empty for other hooks.
+        arm: The arm that the act is about; empty: the only candidate, or several.
+        release: Has the versions of the arms.
     """
     words = {"action": Action.STEP.value, "step": name, "share": ""}
     if service and share is not None:
         words |= {"service": service, "share": f"{share:.9g}", "arm": CANDIDATE}
+    if arm:
+        words |= {"arm": arm}
+    if arm and release is not None:
+        words |= {"canary": write_versions(release, arm)}  # the version of this arm
     return words
 
 
@@ -166,13 +189,24 @@ def read_words(store: Store, intents: Sequence[Intent]) -> Mapping[tuple[str, in
         if intent.action is not Action.STEP:
             continue
         try:
-            act = read_rollout(store, intent).plan["steps"][intent.step]
+            rollout = read_rollout(store, intent)
+            act = rollout.plan["steps"][intent.step]
             hooks, share = len(act["hooks"]), act.get("share")
             services = [""] * hooks + (list(act["services"]) if share is not None else [])
-            words |= {(intent.id, n): make_words(act["name"], share, service) for n, service in enumerate(services)}
+            release = store.control.release(rollout.release)
+            arm = find_winner(Rollouts(store.control.file).events(rollout.id)) if act["to_winner"] else act["arm"]
+            words |= {
+                (intent.id, n): make_words(act["name"], share, service, arm, release)
+                for n, service in enumerate(services)
+            }
         except (EvaluatorError, LookupError, TypeError, AttributeError):
             continue
     return words
+
+
+def find_winner(events: Sequence[Event]) -> str:
+    """Find the arm that won the A/B test of a rollout by its newest verdict; empty: none has."""
+    return next((event.arm for event in reversed(events) if event.kind is EventKind.JUDGED and event.is_sound), "")
 
 
 # ------------------------------------------------------------------ what holds while it goes on

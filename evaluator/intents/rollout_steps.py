@@ -26,6 +26,7 @@ from evaluator.intents.rollout_plans import (
     explain_missing_agreement,
     find_grounds,
     find_seen_until,
+    find_winner,
     plan_act,
     read_plan,
     read_rollout,
@@ -237,7 +238,10 @@ class StepExecution(Execution):
             self._check(rollout, plan, rules, load)
             control.verify_release(self.intent.release)
             self.journal.make()  # without it, nothing could be undone in an emergency
-            planned = [self._wrap_router(hook) for hook in plan_act(rollout, self._read_act(plan), self.release)]
+            winner = find_winner(Rollouts(control.file).events(rollout.id))
+            planned = [
+                self._wrap_router(hook) for hook in plan_act(rollout, self._read_act(plan), self.release, winner)
+            ]
             if may_take_down(rollout, self.intent.step) and is_promoted_for_good(self.store, rollout.id):
                 record_teardown(self.journal, self.intent, plan.steps[self.intent.step].name)
         except StoreBusy:  # no refusal: the intent can be executed later

@@ -63,16 +63,17 @@ def _read_judged_release(store: Store, release_id: str, verdict_hash: str) -> Re
 
 
 def write_versions(release: Release, arm: str) -> str:
-    """Write the version of the release's service in an arm (`baseline`, `canary`); of several: `name=version,…`.
+    """Write the version of the release's service in an arm (`baseline`, `canary`, …); of several: `name=version,…`.
 
     Empty if the version of any service is not known.
     """
     services = release.services
-    if not all(getattr(service, arm) for service in services):
+    versions = {service.name: service.find_version(arm) for service in services}
+    if not all(versions.values()):
         return ""
     if len(services) == 1:
-        return str(getattr(services[0], arm))
-    return ",".join(f"{service.name}={getattr(service, arm)}" for service in services)
+        return next(iter(versions.values()))
+    return ",".join(f"{name}={version}" for name, version in versions.items())
 
 
 def explain_other_versions(judged: Release, current: Release) -> str:

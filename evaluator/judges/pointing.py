@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from evaluator.judges.advice import name_place, next_after_no_go
+from evaluator.judges.advice import describe_fault, name_place, next_after_no_go
 from evaluator.judges.native import Judgement
 from evaluator.records import Fault, ReasonCode, Rulebook, VerdictWord
 from evaluator.wording import count_of
@@ -19,8 +19,8 @@ def point_to_faults(
 ) -> Judgement:
     """Let the next action of a judgement name where the candidate fails.
 
-    After INCONCLUSIVE it names instances, if some of several are unlike the baseline and all others like it: then more
-    data or another margin do not help. `faults`: those that were found; `None`: none were looked for.
+    After INCONCLUSIVE it names instances, if some of several are unlike the baseline: then more data or another margin
+    do not help. `faults`: those that were found; `None`: none were looked for.
     """
     reasons, next_action = judgement.reasons, judgement.next_action
     if not faults or not reasons:
@@ -32,9 +32,17 @@ def point_to_faults(
     fault = next((f for f in faults if f.arm == first.arm and f.instances.scope == "some"), None)
     if judgement.word is VerdictWord.INCONCLUSIVE and fault is not None and first.code in _OPEN:
         place = fault.instances
-        if place.others_fine and len(place.names) < place.count:
-            verb = "decides" if len(place.names) == 1 else "decide"
-            which = f"{len(place.names)} of {count_of(place.count, 'instance')} {verb} this"
-            look = f"look at {name_place(place, 'instance')}, the others are as on the baseline"
-            return replace(judgement, next_action=f"{which}: {look}; if nothing is wrong there, {next_action}")
+        if len(place.names) < place.count:
+            return replace(judgement, next_action=_point_to_instances(fault, next_action))
     return judgement
+
+
+def _point_to_instances(fault: Fault, otherwise: str) -> str:
+    """Say which instances to look at; `otherwise`: what to do if nothing is wrong there."""
+    place = fault.instances
+    names = name_place(place, "instance")
+    if place.others_fine:
+        verb = "decides" if len(place.names) == 1 else "decide"
+        which = f"{len(place.names)} of {count_of(place.count, 'instance')} {verb} this"
+        return f"{which}: look at {names}, the others are as on the baseline; if nothing is wrong there, {otherwise}"
+    return f"find out why {describe_fault(fault)}; if nothing is wrong there, {otherwise}"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from evaluator.errors import UsageError
 from evaluator.records.access_logs import RouterFacts
 from evaluator.records.rows import InFlight, LeftOut
-from evaluator.records.words import EvidenceKind, RunState
+from evaluator.records.words import BASELINE, CANDIDATE, EvidenceKind, RunState
 
 LONGEST_NAME = 200
 
@@ -37,6 +37,18 @@ class Service:
     name: str
     baseline: str = ""
     canary: str = ""
+    arms: Mapping[str, str] = field(default_factory=dict)
+    """Arm → version of the candidates of an A/B test, which have other names than `canary`."""
+
+    def find_version(self, arm: str) -> str:
+        """Find the version in an arm; empty: it is not known."""
+        known = {BASELINE: self.baseline, CANDIDATE: self.canary}
+        return known.get(arm) or self.arms.get(arm, "")
+
+    def complete(self, earlier: Service) -> Service:
+        """Take over the versions that were known earlier, and are not named now."""
+        arms = {**earlier.arms, **self.arms}
+        return Service(self.name, self.baseline or earlier.baseline, self.canary or earlier.canary, arms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from evaluator.errors import PlanNotReadable
 from evaluator.records.intents import NOTIFY, HookEntry
+from evaluator.records.words import BASELINE, CANDIDATE
 
 
 class StepNeeds(StrEnum):
@@ -22,10 +23,14 @@ class StepNeeds(StrEnum):
     NO_HARM = "no_harm"
     """No NO-GO, enough judged requests, and failures below the guard's limit."""
     NOTHING = "nothing"
+    WINNER = "winner"
+    """One of several candidates, shown by the outcomes of users at the planned end of an A/B test."""
 
     @property
     def label(self) -> str:
         """The same for people."""
+        if self is StepNeeds.WINNER:
+            return "an arm that wins"
         return "GO" if self is StepNeeds.GO else self.value.replace("_", " ")
 
 
@@ -53,6 +58,12 @@ class Act:
     """Services whose traffic a shift changes."""
     share: float | None = None
     """Share of these services' traffic that the candidate gets (1 is all); None: it changes no traffic."""
+    arm: str = ""
+    """The arm that its hooks are about; empty: the only candidate."""
+    arm_shares: Mapping[str, float] = field(default_factory=dict)
+    """Candidate → its share, where there are several; together they are `share`. Empty: there is one."""
+    to_winner: bool = False
+    """Does the arm that won get all of `share`?"""
     retry_for_s: float = 0.0
     """How long an act that fails is tried again."""
     agree: int = 0
@@ -96,6 +107,8 @@ class Observe:
     """Time until a person is asked; at least `bake_s`."""
     share: float = 0.0
     """Share of production's traffic that the candidate has meanwhile."""
+    arm_shares: Mapping[str, float] = field(default_factory=dict)
+    """Candidate → its share, where there are several; together they are `share`. Empty: there is one."""
     least: int = 0
     """Judged requests that each arm needs for `no_harm`."""
     load: Mapping[str, Any] | None = None
@@ -169,6 +182,12 @@ class RolloutPlan:
             count -= 1
         return count
 
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The arms that users may meet besides the baseline."""
+        arms = [arm for step in self.steps for arm in step.arm_shares]
+        return tuple(dict.fromkeys(arms)) or (CANDIDATE,)
+
     def is_joint(self, step: Observe) -> bool:
         """Are the services of an observation also judged together?"""
         return self.joint_margin is not None and len(step.services) > 1 and step.share > 0
@@ -182,6 +201,18 @@ class RolloutPlan:
         """Hash the plan: `sha256:…`, equal for plans that do the same."""
         canonical = json.dumps(to_plain(self), sort_keys=True, separators=(",", ":"))
         return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def split_traffic(step: Step, winner: str = "") -> dict[str, float]:
+    """Split the traffic of a step among its arms: arm → share, the baseline first. `winner`: the arm that won.
+
+    Raises ValueError for a shift to the winner while there is none.
+    """
+    share = step.share or 0.0
+    if isinstance(step, Act) and step.to_winner and not winner:
+        raise ValueError("no arm has won")
+    candidates = step.arm_shares or {winner or CANDIDATE: share}
+    return {BASELINE: round(1 - share, 9), **candidates}
 
 
 def is_final(step: Step) -> bool:
@@ -290,6 +321,8 @@ class StopCause(StrEnum):
     """A limit of the guard."""
     PEOPLE = "people"
     """A person stopped it or declined a step, or no person has answered in time."""
+    NO_WINNER = "no_winner"
+    """The A/B test has come to its planned end, and no arm has won."""
     FAILURE = "failure"
     """Of anything but the candidate's evidence: a hook, the router, the data, the driver."""
 
@@ -315,6 +348,10 @@ class Event:
     """Of `judged`: hash of the data that were judged."""
     note: str = ""
     """Of `judged`: a sentence on all services together."""
+    arm: str = ""
+    """Of `judged`: the arm that won; empty: none."""
+    is_sound: bool = False
+    """Of `judged`, where an arm is to win: can its data be believed? Then no winner means that no arm has won."""
     outcome: RolloutOutcome | None = None
     """Of `ended`."""
     cause: StopCause | None = None

@@ -40,6 +40,7 @@ from evaluator.reports.base import (
 )
 from evaluator.reports.failures import describe_failures
 from evaluator.reports.faults import list_faults
+from evaluator.reports.iterations import describe_iteration
 from evaluator.reports.metric_rows import explain_adjustment
 from evaluator.wording import add_options
 
@@ -161,6 +162,7 @@ def _write_head(verdict: Verdict, writer: _Writer) -> list[str]:
     lines += [line for sentence in list_faults(verdict) for line in writer.wrap(f"where: {sentence}")]
     if verdict.faults is not None and (failures := describe_failures(verdict)):
         lines += writer.wrap(failures)
+    lines += [line for sentence in describe_iteration(verdict.iteration) for line in writer.wrap(sentence)]
     return lines + [line for note in list_notes(verdict) for line in writer.wrap(note)]
 
 
@@ -280,7 +282,8 @@ def _count_columns(text: str) -> int:
 def _write_health(findings: Sequence[Finding], writer: _Writer) -> list[str]:
     """Write the lines of the health checks: passed ones by name, the others with what they found and the remedy."""
     findings = fold_findings(findings)
-    passed = [f"{HEALTH_MARKS[f.level]} {name_check(f)}" for f in findings if f.level is Level.OK]
+    # Some checks are made for each candidate: passed for all, they are one.
+    passed = list(dict.fromkeys(f"{HEALTH_MARKS[f.level]} {name_check(f)}" for f in findings if f.level is Level.OK))
     names = "  ".join(name.replace(" ", NBSP) for name in passed)
     lines = writer.wrap(names, "  health  ", " " * 10) if passed else []
     for finding in put_worst_first(f for f in findings if f.level is not Level.OK):

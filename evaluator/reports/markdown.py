@@ -31,6 +31,7 @@ from evaluator.reports.base import (
 )
 from evaluator.reports.failures import describe_failures
 from evaluator.reports.faults import list_faults
+from evaluator.reports.iterations import describe_iteration
 
 MAX_BYTES = 900_000
 """GitHub refuses a job summary of more than 1 MiB."""
@@ -109,6 +110,8 @@ def _write_head(verdict: Verdict) -> Iterable[str]:
         yield from (f"**Where:** {escape(sentence)}", "")
     if verdict.faults is not None and (failures := describe_failures(verdict)):
         yield from (escape(failures[0].upper() + failures[1:]), "")
+    for sentence in describe_iteration(verdict.iteration):
+        yield from (escape(sentence[0].upper() + sentence[1:]), "")
     for note in (*list_notes(verdict), describe_data(verdict.evidence)):
         if note:
             yield from (escape_but_commands(note), "")
@@ -147,7 +150,8 @@ def _write_health(findings: Sequence[Finding]) -> Iterable[str]:
         return
     findings = fold_findings(findings)
     yield from ("### Health", "")
-    passed = ", ".join(escape(name_check(finding), MAX_NAME) for finding in findings if finding.level is Level.OK)
+    names = (escape(name_check(finding), MAX_NAME) for finding in findings if finding.level is Level.OK)
+    passed = ", ".join(dict.fromkeys(names))  # checks that are made for each candidate: passed for all, they are one
     for finding in put_worst_first(f for f in findings if f.level is not Level.OK):
         texts = [escape_but_commands(text) for text in (finding.text, finding.remedy) if text]
         yield f"- {HEALTH_MARKS[finding.level]} **{escape(name_check(finding), MAX_NAME)}** {' → '.join(texts)}"

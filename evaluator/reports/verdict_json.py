@@ -23,6 +23,7 @@ from evaluator.records import (
     FailureKind,
     Fault,
     LeftOut,
+    Service,
     Verdict,
 )
 from evaluator.reports.base import Page
@@ -71,7 +72,7 @@ def _to_plain(verdict: Verdict) -> dict[str, Any]:
         "judge": verdict.judge,
         "monitoring": verdict.monitoring,
         "alpha": verdict.alpha,
-        "services": [dataclasses.asdict(service) for service in verdict.release.services],
+        "services": [_write_service(service) for service in verdict.release.services],
         "arms": [_arm_to_plain(arm) for arm in evidence.arms],
         "window": _add_unless_none({"start": window.start, "end": window.end}, {"seconds": seconds}),
         "incomplete": evidence.incomplete,
@@ -100,6 +101,12 @@ def _to_plain(verdict: Verdict) -> dict[str, Any]:
     return {key: _canonical(value) for key, value in plain.items()}
 
 
+def _write_service(service: Service) -> dict[str, Any]:
+    """Write a service with its versions; those of further arms only if there are any."""
+    plain = dataclasses.asdict(service)
+    return plain if service.arms else {name: value for name, value in plain.items() if name != "arms"}
+
+
 def _list_optional(verdict: Verdict) -> dict[str, Any]:
     """List the keys that only some verdicts have, with their values."""
     production, period = verdict.evidence.production, verdict.period
@@ -114,6 +121,7 @@ def _list_optional(verdict: Verdict) -> dict[str, Any]:
         "other_steps": list(verdict.other_steps) or None,
         "faults": None if verdict.faults is None else [_fault_to_plain(fault) for fault in verdict.faults],
         "failures": None if verdict.failures is None else [_failures_to_plain(count) for count in verdict.failures],
+        "iteration": None if verdict.iteration is None else dataclasses.asdict(verdict.iteration),
         "figures": verdict.figures,
     }
     return _add_unless_none({}, optional)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from evaluator.intents.rollout_progress import (
+    GO,
     MAY_HAVE_ACTED,
     MOST_DRIFTS,
     NO_GO,
@@ -23,8 +24,6 @@ from evaluator.records.rollouts import (
     StopCause,
     Unanswered,
 )
-
-GO = "go"
 
 
 class Todo(StrEnum):
@@ -137,7 +136,8 @@ def _decide_observation(
 ) -> Decision:
     """Decide what follows while an observation is the current step."""
     if progress.verdict == NO_GO:
-        return _stop(f"{step.name} is NO-GO", StopCause.NO_GO)
+        first = progress.why.partition("; ")[0]
+        return _stop(f"{step.name} is NO-GO" + (f": {first}" if first else ""), StopCause.NO_GO)
     if progress.states[position] is StepState.FAILED:
         return _stop(f"{step.name} could not be observed")
     if progress.begun_at is None:

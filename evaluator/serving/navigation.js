@@ -2,6 +2,8 @@
 // close; a click makes one entry of the history; a link to a heading is scrolled to, however late the heading comes.
 "use strict";
 (() => {
+  if (window.evaluatorNavigation) return; // `streamlit run app.py` sends it with each page
+  window.evaluatorNavigation = true;
   const NAVIGATION = "[data-testid^=stTopNav] a, [data-testid^=stSidebarNav] a, a[data-testid^=stTopNav], a[data-testid^=stSidebarNav]";
   const SETTLED_MS = 1500; // how long after a page is done its figures may still change its length
   const LONGEST_MS = 30000;
@@ -155,9 +157,11 @@
   // ---------------------------------------------------------------- sections of a long page
 
   const LONGEST_LABEL = 24;
+  const HEADING_GAP_PX = 24; // how far below the line of links the heading of the section that is read may be
+  const findSections = () => document.querySelector(".ev-sections");
 
   const listSections = () => {
-    const list = document.querySelector(".ev-sections");
+    const list = findSections();
     if (!list) return;
     const headings = [...findView().querySelectorAll("h2[id]")];
     const links = new Map([...list.children].map((link) => [link.hash, link]));
@@ -170,12 +174,103 @@
       // One that stands in its place is not moved, which would take the focus from it.
       if (list.children[place] !== link) list.insertBefore(link, list.children[place] ?? null);
     });
+    markSection();
   };
+
+  // Mark the section that is read: the last one whose heading has reached the line of links. At the end of the page,
+  // where no further heading can, it is the one whose link was followed, or the last one.
+  const markSection = () => {
+    const list = findSections();
+    if (!list?.children.length) return;
+    const { scrollTop, clientHeight, scrollHeight } = findView();
+    const line = list.getBoundingClientRect().bottom + HEADING_GAP_PX;
+    const findTop = (link) => document.getElementById(findHeading(link.hash))?.getBoundingClientRect().top ?? Infinity;
+    const links = [...list.children];
+    let current = links.findLast((link) => findTop(link) <= line) ?? null;
+    if (scrollTop > 0 && scrollTop + clientHeight >= scrollHeight - 2) {
+      const followed = links.find((link) => link.hash === location.hash && findTop(link) > line);
+      current = followed ?? links.at(-1);
+    }
+    const marked = list.querySelector("[aria-current]");
+    if (marked === current) return;
+    marked?.removeAttribute("aria-current");
+    current?.setAttribute("aria-current", "true");
+    if (!list.contains(document.activeElement)) holdStop(list, current ?? list.firstElementChild);
+    if (current) { // the line scrolls, the page does not
+      list.scrollLeft = current.offsetLeft - list.offsetLeft - (list.clientWidth - current.offsetWidth) / 2;
+    }
+  };
+  addEventListener("scroll", (event) => { if (event.target === findView()) markSection(); }, { capture: true, passive: true });
+
+  // ---------------------------------------------------------------- one stop of the Tab key for many links
+
+  // Tab goes from one part of a page to the next; within a part, the arrow keys go from link to link. A figure with its
+  // buttons is such a part, too.
+  const PARTS = ".ev-sections, .ev-banner, .ev-fault, .ev-verdict, .ev-metrics:not(.ev-verdict *), .ev-tiles, .ev-heat, .ev-trends, [class*=st-key-part-]";
+  const STOPS = "a[href], button:not(:disabled), summary";
+  const listStops = (part) => [...part.querySelectorAll(STOPS)].filter((stop) => stop.checkVisibility());
+
+  const holdStop = (part, held) => {
+    for (const stop of listStops(part)) {
+      const place = stop === held ? 0 : -1;
+      if (stop.tabIndex !== place) stop.tabIndex = place;
+    }
+  };
+
+  const holdStops = () => {
+    for (const part of document.querySelectorAll(PARTS)) {
+      const stops = listStops(part);
+      const held = stops.filter((stop) => stop.tabIndex === 0);
+      const first = stops.find((stop) => stop.ariaCurrent) ?? stops[0];
+      const focused = stops.find((stop) => stop === document.activeElement);
+      if (first) holdStop(part, focused ?? (held.length === 1 ? held[0] : first));
+      part.toggleAttribute("data-arrow-keys", stops.length > 1); // the style names the keys while it has the focus
+    }
+    // The links to sections lead to the same headings.
+    for (const link of document.querySelectorAll("[data-testid=stHeaderActionElements] a")) link.tabIndex = -1;
+  };
+
+  addEventListener("toggle", holdStops, true); // what is folded has no stops
+  addEventListener("focusin", ({ target }) => {
+    const part = target.closest?.(PARTS);
+    if (part && target.matches(STOPS)) holdStop(part, target);
+  });
+
+  addEventListener("keydown", (event) => {
+    const part = event.target.closest?.(PARTS);
+    const hasModifier = event.ctrlKey || event.metaKey || event.shiftKey || event.altKey;
+    if (!part || !event.target.matches(STOPS) || hasModifier) return;
+    const stops = listStops(part);
+    const next = findStop(stops, event.target, event.key);
+    if (!next) return;
+    event.preventDefault();
+    next.focus();
+  });
+
+  // Find what an arrow key, Home or End leads to; above and below is the nearest one of the next row.
+  const findStop = (stops, from, key) => {
+    const place = stops.indexOf(from);
+    if (key === "Home") return stops[0];
+    if (key === "End") return stops.at(-1);
+    if (key === "ArrowLeft") return stops[place - 1];
+    if (key === "ArrowRight") return stops[place + 1];
+    if (key !== "ArrowUp" && key !== "ArrowDown") return null;
+    const box = from.getBoundingClientRect();
+    const sign = key === "ArrowDown" ? 1 : -1;
+    const find = (stop) => {
+      const other = stop.getBoundingClientRect();
+      return { stop, down: sign * (other.top + other.bottom - box.top - box.bottom) / 2, aside: Math.abs(other.left - box.left) };
+    };
+    const beyond = stops.map(find).filter(({ down }) => down > box.height / 2);
+    const nearest = Math.min(...beyond.map(({ down }) => down)) + box.height / 2;
+    return beyond.filter(({ down }) => down <= nearest).sort((one, other) => one.aside - other.aside)[0]?.stop;
+  };
+
   let isListing = false;
   new MutationObserver(() => {
     if (isListing) return;
     isListing = true;
-    setTimeout(() => { isListing = false; listSections(); }, 200);
+    setTimeout(() => { isListing = false; listSections(); holdStops(); }, 200);
   }).observe(document, { childList: true, subtree: true });
 
   // ---------------------------------------------------------------- at the start

@@ -67,7 +67,7 @@ class Control:
                     new = replace(given, name=next(iter(services))) if is_only_one_meant else given
                     # A service without a name until now is this one, so its versions go over to it.
                     old = services.get(new.name) or services.pop("", new)
-                    services[new.name] = Service(new.name, new.baseline or old.baseline, new.canary or old.canary)
+                    services[new.name] = new.complete(old)
                 labels = {**stored.labels, **release.labels}
                 created_at = stored.created_at or release.created_at
                 release = Release(stored.id, tuple(services.values()), labels, created_at)

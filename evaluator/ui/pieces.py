@@ -49,7 +49,10 @@ def name_tab(page: str, release_id: str, word: VerdictWord | None) -> None:
 
 
 def show_sections() -> None:
-    """Put links to the headings below on the page: `navigation.js` writes them, as soon as there are headings."""
+    """Put a line of links to the headings below on the page, which stays at its top.
+
+    `navigation.js` writes them as soon as there are headings, and marks the section that is read.
+    """
     show(Markup('<nav class="ev-sections" aria-label="sections of this page"></nav>'))
 
 

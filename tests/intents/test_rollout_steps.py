@@ -618,7 +618,7 @@ def test_the_sections_of_the_policy_that_do_not_judge_have_what_steps_need(folde
     rules = read_rules(rollout)
     assert (rules.journal, rules.link, rules.sensitive) == ("/x/j", "https://e.test/${release}", True)
     assert (rules.approvals, rules.roles) == (policy.promotion.approvals, policy.promotion.roles)
-    assert make_shift(rollout, "cart", 0.05).options["get"] == ["cat", f"{folder}/shares"]
+    assert make_shift(rollout, "cart", {"baseline": 0.95, "canary": 0.05}).options["get"] == ["cat", f"{folder}/shares"]
 
 
 # ------------------------------------------------------------------ who may start one

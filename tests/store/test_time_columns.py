@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evaluator.cli.import_files import _describe_time_columns
+from evaluator.cli.import_files import _describe_time_columns, _describe_unread_columns
 from evaluator.errors import InputError
 from evaluator.pipeline.importing import import_release
 from evaluator.records import Release
@@ -234,3 +234,21 @@ def test_an_import_says_in_which_unit_it_reads(tmp_path):
         "response times are read from the column 'took' in milliseconds",
     )
     assert describe("response_time_ms", []) == ()
+
+
+@pytest.mark.parametrize(
+    ("header", "columns", "options"),
+    [
+        ("pod,status,error", [], "--column instance=pod --column status_code=status --column exception=error"),
+        ("instance,status_code,exception", [], ""),
+        ("pod", ["instance=pod"], ""),
+        ("httpStatus", ["endpoint=const:all"], "--column status_code=httpStatus"),
+        ("note,colour,user_id", [], ""),
+    ],
+)
+def test_an_import_names_the_options_for_columns_that_it_does_not_read(tmp_path, header, columns, options):
+    path = tmp_path / "requests.csv"
+    values = ",".join("1" for _ in header.split(","))
+    path.write_text(f"ts,endpoint,response_time_ms,failed,{header}\n1790000000,GET /,15,false,{values}\n")
+    said = _describe_unread_columns(plan_landing({"canary": [str(path)]}, columns=columns))
+    assert [text.partition("add ")[2] for text in said] == ([options] if options else [])

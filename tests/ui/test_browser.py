@@ -102,6 +102,16 @@ def test_choices_are_in_the_address_and_survive_a_reload(browser, app):
     watched.context.close()
 
 
+def count_tabs(page, heading):
+    """Press Tab until what has the focus is below a heading; returns how often."""
+    below = f"document.getElementById({heading!r}).compareDocumentPosition(document.activeElement) & 4"
+    for count in range(1, 200):
+        page.keyboard.press("Tab")
+        if page.evaluate(below):
+            return count
+    raise AssertionError(f"200 presses of Tab do not reach {heading}")
+
+
 def test_links_keep_the_connection_and_what_was_chosen(browser, app):
     """A reader goes through the app by keyboard and mouse, back and forward, over the connection of the first page."""
 
@@ -125,14 +135,20 @@ def test_links_keep_the_connection_and_what_was_chosen(browser, app):
     expect(page.locator(".ev-banner .word")).to_have_text("NO-GO ✗")
     expect(page.get_by_role("combobox", name="Metric")).to_have_value("latency_p95")
     expect_at("metric")
+    page.locator("[data-testid=stSkipToContent]").focus()
+    assert count_tabs(page, "notes") <= 40
     page.get_by_role("link", name=re.compile("geometric mean of")).first.click()
     expect_at("closer")
     expect_page("✗ cart@1.6.0 · Release", release="cart@1.6.0", arm="canary")
     sections = page.get_by_role("navigation", name="sections of this page")
-    sections.get_by_role("link", name="Notes").focus()
+    expect(sections).to_be_in_viewport()  # it stays at the top
+    sections.get_by_role("link", name="Health").focus()
+    page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     expect_at("notes")
     expect(page.locator("#notes")).to_be_focused()  # the next Tab continues there
+    expect(sections.locator("[aria-current]")).to_have_text("Notes")
+    expect(sections).to_be_in_viewport()
     page.get_by_role("link", name="Promote", exact=True).click()
     expect_page("✗ cart@1.6.0 · Promote", release="cart@1.6.0", arm="canary")
     page.get_by_role("link", name="Plan", exact=True).click()

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from evaluator.errors import InputError
+from evaluator.records import FileLayout
 from evaluator.sources.files.columns import (
     CONSTANT,
     REQUIRED,
@@ -113,6 +114,31 @@ _PLACEHOLDERS = {
     "failed": (f"{CONSTANT}false", "only if every request of the file succeeded: no column shows a failure"),
 }
 """Required column → what is suggested if no column of the file fits, and a note."""
+
+
+def suggest_unread(layout: FileLayout) -> list[str]:
+    """Suggest `--column` options for optional columns that a file seems to have under another name, quoted for a shell.
+
+    Without them, the instances and the kinds of failures of the file are not known.
+    """
+    targets = {column.target for column in layout.columns}
+    used = {source for column in layout.columns for source in column.sources}
+    options = []
+    for target, pattern in _UNREAD.items():
+        # The column of failures also tells their kind: it may be read twice.
+        free = dict.fromkeys(name for name in layout.header if target != "instance" or name not in used)
+        name = "" if target in targets else _find(free, pattern)
+        if name:
+            options.append(f"--column {shlex.quote(f'{target}={name}')}")
+    return options
+
+
+_UNREAD = {
+    "instance": r"^(host|host_?name|server|server_name|pod|pod_name|node|replica|upstream_addr|backend_server)$",
+    "status_code": r"^(status|http_status|response_status|response_code|rc)$",
+    "exception": r"^(error|exception|failure)(_?(text|message|msg|type|class))?$",
+}
+"""Optional column of the request row → names that other tools give it."""
 
 
 # ------------------------------------------------------------------ which column is what
