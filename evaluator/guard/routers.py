@@ -126,6 +126,18 @@ class ServiceRouter:
         servers = getattr(self.router.options, "servers", None) or {}
         return {arm: [names] if isinstance(names, str) else list(names) for arm, names in servers.items()}
 
+    @property
+    def counts_by_backend(self) -> bool:
+        """Has each arm a backend of its own, whose name says the arm in logs and counters?"""
+        return isinstance(self.router.options, HaProxyOptions) and self.router.options.map is not None
+
+    def complete_log(self) -> Mapping[str, Any]:
+        """Complete how the log is read: by the backends of the arms, if each has one and the policy names no arms."""
+        log = self.service.log
+        if not self.counts_by_backend or log.get("arms"):
+            return log
+        return {**log, "arms": self.list_servers(), "arm_from": "backend"}
+
     def _make_context(
         self, action: Action, words: Mapping[str, str] | None = None, shares: Mapping[str, float] | None = None
     ) -> HookContext:

@@ -12,12 +12,12 @@ import re
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from evaluator.errors import HookError
-from evaluator.hooks.base import HookContext
+from evaluator.hooks.base import BaseHook, HookContext
 from evaluator.hooks.by_hand import write_socat
 from evaluator.hooks.haproxy_config import explain_reload
 from evaluator.hooks.haproxy_state import Backend, explain_refused_shares, explain_refused_weights, parse_backend
@@ -46,9 +46,15 @@ class HaProxyOptions(NetworkOptions):
 
     socket: Text | None = Field(None, description="Its unix socket: `stats socket PATH level admin`.")
     address: Text | None = Field(None, description="Or HOST:PORT, where it listens to TCP.")
-    backend: ServerName = Field(description="The backend whose servers share the requests.")
+    backend: ServerName = Field("", description="The backend whose servers share the requests.")
+    map: Annotated[Text, Field(pattern=r"^[^\s;#]+$")] | None = Field(
+        None,
+        description="Or the map, as HAProxy's configuration names it, that gives each user's slot a backend: each user "
+        "keeps an arm.",
+    )
     servers: dict[ArmName, names_of(ServerName)] = Field(  # type: ignore[valid-type] # a type that a function makes
-        description="Arm to its servers: {baseline: [b1, b2], canary: [c1, c2]}."
+        description="Arm to its servers: {baseline: [b1, b2], canary: [c1, c2]}; with map to its backend: {baseline: "
+        "shop_a, b: shop_b}."
     )
     shares: Shares | None = SHARES
 
@@ -59,6 +65,10 @@ class HaProxyOptions(NetworkOptions):
             raise ValueError("needs socket or address, one of them")
         if self.address and not re.fullmatch(r".+:\d{1,5}", self.address):
             raise ValueError(f"address must be HOST:PORT, not {self.address}")
+        if bool(self.backend) == (self.map is not None):
+            raise ValueError("needs backend or map, one of them")
+        if self.map is not None and any(len(names) > 1 for names in self.servers.values()):
+            raise ValueError("with map, each arm has one backend, such as servers: {baseline: shop_a, b: shop_b}")
         check_servers(self.servers, self.shares)
         return self
 
@@ -68,6 +78,13 @@ class HaProxy(ServerRouter[HaProxyOptions]):
 
     kind = "haproxy"
     Options = HaProxyOptions
+
+    @classmethod
+    def choose_class(cls, options: HaProxyOptions) -> type[BaseHook[HaProxyOptions]]:
+        """Return the class for weights of servers, or for a map of users."""
+        from evaluator.hooks.haproxy_map import HaProxyMap  # it is made of this one
+
+        return cls if options.map is None else HaProxyMap
 
     def _list_servers(self) -> Mapping[str, Sequence[str]]:
         return self.options.servers
