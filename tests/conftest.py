@@ -23,6 +23,7 @@ LONGEST = (
     "intents/test_executing.py",
     "test_first_verdict.py",
     "rollout/test_kills.py",
+    "rollout/test_lockstep.py",
     "ui/test_journeys.py",
     "cli/test_promote.py",
     "sources/test_load.py",

@@ -35,8 +35,9 @@ class ForkServer:
     def start(self, role: str, store: Path, **options: Any) -> int:
         """Start the `driver` or the `guard` of a store, and return its process id.
 
-        `kill_at`: the number of its change before which it is killed. `no_go_at`: the stage that is NO-GO; given, what
-        evidence shows is scripted, and processes look more often.
+        `kill_at`: the number of its change before which it is killed, from 0; of those with the name `kill_before`, if
+        that is given. `no_go_at`: the stage that is NO-GO; given, what evidence shows is scripted, and processes look
+        more often.
         """
         return int(self._ask(role=role, store=str(store), **options))
 
@@ -71,6 +72,6 @@ def store_rollout(
         steps = (replace(s, bake_s=bake_s, deadline_s=bake_s) if isinstance(s, Observe) else s for s in plan.steps)
         plan = replace(plan, steps=tuple(steps))
     store = Store.open(path, create=True)
-    store.control.add_release(Release(RELEASE, (Service("cart", "1.4.1", "1.5.0"),)))
+    store.control.add_release(Release(RELEASE, tuple(Service(name, "1.4.1", "1.5.0") for name in plan.services)))
     draft = draft_rollout(policy, plan, Person("ann", ("ann",)), "sprint 12", is_queued=False)
     return plan, Rollouts(store.control.file).start(draft)

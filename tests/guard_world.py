@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from metrics_servers import program, wait_for
-from routers import Router, haproxy_router, service
+from routers import Router, ask_haproxy, haproxy_router, service
 
 from evaluator.errors import HookError, NotReached
 from evaluator.guard.client import GuardClient
@@ -230,13 +230,7 @@ class World:
         return {arm: sum(weights[name] for name in names) / sum(weights.values()) for arm, names in self.arms.items()}
 
     def command(self, line: str) -> str:
-        with contextlib.closing(socket.socket(socket.AF_UNIX)) as connection:
-            connection.connect(str(self.router.stats_socket))
-            connection.sendall(line.encode() + b"\n")
-            received = b""
-            while part := connection.recv(1 << 16):
-                received += part
-        return received.decode().strip()
+        return ask_haproxy(self.router.stats_socket, line)
 
     def wait_for_back(self, limit_s: float) -> tuple[float, GuardStatus]:
         """Wait until HAProxy itself gives the canary nothing; returns the time and the status."""

@@ -51,9 +51,12 @@ class Changes:
     driver and guard. Nothing lasting happens between two of them, so before one is also after the one before it.
     """
 
-    def __init__(self, record: Path, kill_at: int) -> None:
-        """`kill_at`: number of the change, from 0; -1: none. `record`: gets the name of each change."""
-        self.record, self.kill_at = record, kill_at
+    def __init__(self, record: Path, kill_at: int, kill_before: str = "") -> None:
+        """`kill_at`: number of the change, from 0; -1: none. `record`: gets the name of each change.
+
+        `kill_before`: only changes of this name are counted; empty: all.
+        """
+        self.record, self.kill_at, self.kill_before = record, kill_at, kill_before
         self._count = 0
         self._counting = threading.Lock()
 
@@ -62,6 +65,8 @@ class Changes:
         with self._counting:
             with self.record.open("a") as file:
                 file.write(f"{name}\n")
+            if self.kill_before not in ("", name):
+                return
             if self._count == self.kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
             self._count += 1
@@ -211,7 +216,8 @@ def run_child(asked: dict[str, Any]) -> int:
         os.dup2(output, handle)
     try:
         if "kill_at" in asked:
-            Changes(store.parent / f"{asked['role']}.changes", asked["kill_at"]).watch()
+            record = store.parent / f"{asked['role']}.changes"
+            Changes(record, asked["kill_at"], asked.get("kill_before", "")).watch()
         if "no_go_at" in asked:
             script_evidence(asked["no_go_at"])
         return run_guard(store) if asked["role"] == "guard" else drive(store)

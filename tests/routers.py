@@ -183,7 +183,7 @@ def haproxy_router(
     port, log, config = free_port(), folder / "haproxy.log", folder / "haproxy.cfg"
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(log.open("ab"))
-        target = f"127.0.0.1:{stack.enter_context(_receiving_syslog(log))}" if syslog else "stdout"
+        target = f"127.0.0.1:{stack.enter_context(receiving_syslog(log))}" if syslog else "stdout"
         lines = [
             f"server {name} 127.0.0.1:{its_port} weight {(weights or {}).get(name, 1)} {server_options}"
             for name, its_port in servers.items()
@@ -202,7 +202,7 @@ def haproxy_router(
             )
         )
         command = [program("haproxy"), "-db", "-f", str(config)]
-        process = stack.enter_context(_running(command, port, opened, folder / "haproxy.errors"))
+        process = stack.enter_context(running_router(command, port, opened, folder / "haproxy.errors"))
         yield Router(port, log, process, folder / "stats")
 
 
@@ -273,13 +273,13 @@ def nginx_router(
     command = [program("nginx"), "-e", str(folder / "error.log"), "-c", str(config)]
     with (
         (folder / "nginx.out").open("ab") as opened,
-        _running(command, port, opened, folder / "nginx.errors") as process,
+        running_router(command, port, opened, folder / "nginx.errors") as process,
     ):
         yield Router(port, log, process)
 
 
 @contextlib.contextmanager
-def _running(command: list[str], port: int, output, errors: Path) -> Iterator[subprocess.Popen[bytes]]:
+def running_router(command: list[str], port: int, output, errors: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A router until the block ends; it is ready when it accepts connections, which it does not log."""
     with errors.open("ab") as error_output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=error_output)
@@ -303,8 +303,19 @@ def _accepts(port: int) -> bool:
     return True
 
 
+def ask_haproxy(stats_socket: Path, line: str) -> str:
+    """Send lines to HAProxy's socket, and return its answer."""
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as connection:
+        connection.connect(str(stats_socket))
+        connection.sendall(line.encode() + b"\n")
+        received = b""
+        while part := connection.recv(1 << 16):
+            received += part
+    return received.decode().strip()
+
+
 @contextlib.contextmanager
-def _receiving_syslog(log: Path) -> Iterator[int]:
+def receiving_syslog(log: Path) -> Iterator[int]:
     """A syslog server that writes what it gets, a line a message; yields its port."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver, log.open("ab", buffering=0) as opened:
         receiver.bind(("127.0.0.1", 0))

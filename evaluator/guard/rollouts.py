@@ -328,7 +328,8 @@ class GuardedRollout:
             except Exception as error:  # noqa: BLE001 - a look that fails must not end all looks
                 reason = watch.note_failed_look(f"{type(error).__name__}: {error}")
             if reason and not self.is_back and self.is_exposed():
-                self.go_back(reason, BY_GUARD, wait=False)
+                of_service = f"{watch.service.service}: " if len(self.services) > 1 else ""
+                self.go_back(of_service + reason, BY_GUARD, wait=False)
 
     def _look(self, watch: ServiceWatch) -> str:
         """Look at log and counters of a service."""

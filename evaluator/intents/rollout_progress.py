@@ -72,6 +72,8 @@ class RolloutProgress:
     """Looks at its end, and at its deadline, at which the current observation was judged."""
     verdict: str = ""
     """Newest verdict of the current observation."""
+    why: str = ""
+    """What it found missing, or why it is NO-GO, as sentences; of several services, with their names."""
     no_harm: bool = False
     """Has its newest look shown no harm?"""
     winner: str = ""
@@ -251,7 +253,7 @@ def _follow_step(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> 
             return progress  # a look that is not paid shows nothing but harm
         is_new = event.look is not JudgedAt.MEANWHILE and event.look not in progress.looks
         looks = (*progress.looks, event.look) if is_new else progress.looks
-        judged = replace(progress, looks=looks, verdict=event.verdict, no_harm=event.no_harm)
+        judged = replace(progress, looks=looks, verdict=event.verdict, why=event.text, no_harm=event.no_harm)
         is_won = event.verdict == GO and event.is_sound
         return replace(judged, winner=event.arm if is_won else progress.winner, is_sound=event.is_sound)
     # An answer counts only after the question: what was agreed to must have been shown.
@@ -275,6 +277,6 @@ def _change_state(plan: RolloutPlan, progress: RolloutProgress, event: Event) ->
     if state is StepState.BEGUN:
         return changed if progress.states[number] is StepState.BEGUN else replace(changed, begun_at=event.at)
     if changed.position(plan) != progress.position(plan):
-        changed = replace(changed, begun_at=None, looks=(), verdict="", no_harm=False, is_sound=False)
+        changed = replace(changed, begun_at=None, looks=(), verdict="", why="", no_harm=False, is_sound=False)
         return replace(changed, asked_at=None, agreed=frozenset(), declined_by="")
     return changed

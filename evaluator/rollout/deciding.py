@@ -136,7 +136,8 @@ def _decide_observation(
 ) -> Decision:
     """Decide what follows while an observation is the current step."""
     if progress.verdict == NO_GO:
-        return _stop(f"{step.name} is NO-GO", StopCause.NO_GO)
+        first = progress.why.partition("; ")[0]
+        return _stop(f"{step.name} is NO-GO" + (f": {first}" if first else ""), StopCause.NO_GO)
     if progress.states[position] is StepState.FAILED:
         return _stop(f"{step.name} could not be observed")
     if progress.begun_at is None:

@@ -427,6 +427,7 @@ def _join(parts: Sequence[StepEvidence]) -> StepEvidence:
         return parts[0]
     words = {part.word for part in parts}
     word = VerdictWord.INCONCLUSIVE
+    harm_first = sorted(parts, key=lambda part: part.word is not VerdictWord.NO_GO)
     if VerdictWord.NO_GO in words:
         word = VerdictWord.NO_GO
     elif words == {VerdictWord.GO}:
@@ -434,7 +435,7 @@ def _join(parts: Sequence[StepEvidence]) -> StepEvidence:
     return StepEvidence(
         word=word,
         no_harm=all(part.no_harm for part in parts),
-        missing=tuple(dict.fromkeys(text for part in parts for text in part.missing)),
+        missing=tuple(dict.fromkeys(text for part in harm_first for text in part.missing)),
         data_hash=_hash(*(part.data_hash for part in parts)),
         verdict_hash=_hash(*(part.verdict_hash for part in parts)),
         exposed=sum(part.exposed for part in parts),

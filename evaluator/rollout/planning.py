@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from evaluator.errors import PolicyError
 from evaluator.policy import Policy
@@ -26,6 +27,7 @@ def make_plan(policy: Policy, release: str) -> RolloutPlan:
     groups = _choose_groups(policy, section)
     services = tuple(service for group in groups for service in group)
     _check_routers(policy, section, services)
+    _check_logs(policy, section, services)
     refuse_contradictions(policy, section)
     steps = STRATEGIES[section.strategy](section, groups)
     observations = [step for step in steps if isinstance(step, Observe) and step.needs is not StepNeeds.NOTHING]
@@ -102,3 +104,20 @@ def _check_routers(policy: Policy, section: RolloutSection, services: tuple[str,
             f"{policy.origin}: rollout.router has no router of {', '.join(missing)}",
             hint="name the hook that changes its traffic, such as {haproxy: {socket: …, backend: …}}",
         )
+
+
+def _check_logs(policy: Policy, section: RolloutSection, services: tuple[str, ...]) -> None:
+    """Raise PolicyError if two services have the same log: requests of one would count as the other's."""
+    owners: dict[Path, str] = {}
+    for service in services:
+        log = section.live.find_log(service)
+        if not log or service not in section.router:
+            continue
+        other = owners.setdefault(Path(log).absolute(), service)
+        if other != service:
+            raise policy.refuse(
+                ("rollout", "live", "access_log"),
+                f"{other} and {service} have the same log, {log}, so requests of one would count as the other's",
+                hint="let the router write a log for each service (in HAProxy, a `log` in each frontend), and name "
+                f"them: access_log: {{{other}: FILE, {service}: FILE}}",
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from evaluator.intents.rollout_plans import explain_hold, read_plan
 from evaluator.pipeline.tailing import LATENESS_S, TailPlan
 from evaluator.policy import Policy, parse_policy
 from evaluator.policy.promotion import PromotionRules
-from evaluator.records import CANDIDATE, Release, VerdictWord
+from evaluator.records import CANDIDATE, Release, StoredVerdict, VerdictWord
 from evaluator.records.intents import Person, PersonRole
 from evaluator.records.rollouts import (
     Act,
@@ -279,7 +280,7 @@ class StoreJudge:
         return judge_step(Store.open(self.path), self.rollout, self.plan, position, look, datetime.now(UTC))
 
     def find_no_go(self, since: float) -> str:
-        """Say that a verdict of the release is NO-GO, if it was judged since the rollout began and a time (epoch s).
+        """Say that a verdict of the release is NO-GO, and why, if it was judged since the rollout began and a time.
 
         Not only the newest verdict counts: one of a step may follow that of a person at once.
         """
@@ -287,8 +288,18 @@ class StoreJudge:
         earliest = max(since, self.rollout.started_at.timestamp())
         for verdict in reversed(store.control.verdicts(self.rollout.release)):
             if verdict.word == VerdictWord.NO_GO and verdict.judged_at.timestamp() >= earliest:
-                return f"the verdict of {verdict.judged_at:%Y-%m-%d %H:%M} UTC is NO-GO"
+                return _describe_no_go(verdict)
         return ""
+
+
+def _describe_no_go(verdict: StoredVerdict) -> str:
+    """Say which services a verdict is NO-GO of, since when, and its first reason."""
+    stored = json.loads(verdict.json)
+    services = ", ".join(service["name"] for service in stored["services"])
+    of_services = f" of {services}" if services else ""
+    text = f"the verdict{of_services}, judged at {verdict.judged_at:%Y-%m-%d %H:%M} UTC, is NO-GO"
+    reasons = stored["reasons"]
+    return f"{text}: {reasons[0]['text']}" if reasons else text
 
 
 def find_running_rollout(store: Store, release: str) -> Rollout | None:

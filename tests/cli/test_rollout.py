@@ -85,7 +85,9 @@ def test_the_hash_is_of_what_the_plan_does(plan):
 
 def test_services_go_one_after_the_other_or_together(plan):
     several = POLICY.replace("service: cart", "services: [cart, shop]").replace(
-        "  live:", "    shop: {command: {set: [./route.sh], get: [./shares.sh]}}\n  live:"
+        "  live: {access_log: /var/log/haproxy/cart.log}",
+        "    shop: {command: {set: [./route.sh], get: [./shares.sh]}}\n"
+        "  live: {access_log: {cart: /var/log/haproxy/cart.log, shop: /var/log/haproxy/shop.log}}",
     )
     for order, shifts in (
         ("", ["cart", "cart", "cart", "shop", "shop", "shop"]),

@@ -49,9 +49,9 @@ def test_a_good_release_is_promoted(world):
 
 
 def test_no_go_goes_back_traffic_first_and_undoes_the_acts(world):
-    world.found[AT_50] = [NO_GO]
+    world.found[AT_50] = [replace(NO_GO, missing=("pay: p95 rose 52.8 %", "cart: p99 rose 30 %"))]
     assert world.drive() is BACK
-    assert world.undone == ["50 % is NO-GO"]
+    assert world.undone == ["50 % is NO-GO: pay: p95 rose 52.8 %"]
     assert world.executed[-1] == TEARDOWN, "what is always done is done"
     assert DNS not in world.executed
     kinds = world.kinds()

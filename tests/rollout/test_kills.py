@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ from typing import Any
 
 import pytest
 from forked import ForkServer, store_rollout
-from routers import haproxy_router
+from routers import ask_haproxy, haproxy_router
 
 from evaluator.guard.places import find_copies_folder, find_folder
 from evaluator.guard.state_file import find_state_files
@@ -87,13 +86,7 @@ class World:
 
     def command(self, line: str) -> str:
         """Send lines to HAProxy."""
-        with contextlib.closing(socket.socket(socket.AF_UNIX)) as connection:
-            connection.connect(str(self.stats_socket))
-            connection.sendall(line.encode() + b"\n")
-            received = b""
-            while part := connection.recv(1 << 16):
-                received += part
-        return received.decode().strip()
+        return ask_haproxy(self.stats_socket, line)
 
     def read_share(self) -> float:
         """Share of the candidate, by the weights as HAProxy has them."""

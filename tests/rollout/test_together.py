@@ -113,8 +113,9 @@ def test_where_instances_get_different_loads_times_decide_nothing(tmp_path):
 
 def plan_of(order, **section) -> RolloutPlan:
     router = POLICY_OF_LADDERS["rollout"]["router"]["cart"]
-    rollout = {**POLICY_OF_LADDERS["rollout"], "router": {"cart": router, "shop": router}, "order": order, **section}
-    rollout["live"] = {"access_log": {"cart": "/var/log/cart.log", "shop": "/var/log/shop.log"}}
+    live = {"access_log": {"cart": "/var/log/cart.log", "shop": "/var/log/shop.log"}}
+    of_both = {"router": {"cart": router, "shop": router}, "order": order, "live": live}
+    rollout = {**POLICY_OF_LADDERS["rollout"], **of_both, **section}
     return make_plan(parse_policy({"services": ["cart", "shop"], "rollout": rollout}), RELEASE)
 
 
@@ -128,6 +129,12 @@ def test_one_more_question_shares_the_error_rate():
 def test_a_joint_margin_without_services_that_go_together_is_refused():
     with pytest.raises(PolicyError, match="nothing is judged together"):
         plan_of(["cart", "shop"], joint_margin="1%")
+
+
+@pytest.mark.parametrize("log", ["all.log", {"cart": "all.log", "shop": "./all.log"}])
+def test_services_with_one_log_are_refused_because_requests_of_one_would_count_as_the_others(log):
+    with pytest.raises(PolicyError, match="cart and shop have the same log"):
+        plan_of(["cart", "shop"], live={"access_log": log})
 
 
 @pytest.mark.parametrize("margin", ["0%", "100%", "-1%", "little"])
