@@ -13,7 +13,7 @@ from evaluator.guard.counters import AskStats
 from evaluator.guard.setup import GuardedService
 from evaluator.hooks import HookContext, MaybeSent, Realised, Router, make_router
 from evaluator.hooks.base import Action
-from evaluator.hooks.haproxy import HaProxyOptions
+from evaluator.hooks.haproxy_api import HaProxyOptions
 from evaluator.hooks.network import resolve_allowed
 from evaluator.hooks.router import MOST_DIFFERENCE
 from evaluator.records.words import BASELINE, CANDIDATE

@@ -22,7 +22,7 @@ from typing import Any
 from evaluator.errors import HookError
 from evaluator.hooks.base import HookContext
 from evaluator.hooks.by_hand import write_socat
-from evaluator.hooks.haproxy import HaProxy
+from evaluator.hooks.haproxy_api import HaProxyHook
 from evaluator.hooks.haproxy_state import Backend, parse_backend
 from evaluator.hooks.router import Applied, Realised, show_share
 from evaluator.hooks.slots import ALL, Range, count_slots, move_slots
@@ -34,7 +34,7 @@ _ENTRY = re.compile(r"0x[0-9a-f]+ (\d+):(\d+) (\S+)")
 _NEW_VERSION = re.compile(r"New version created: (\d+)")
 
 
-class HaProxyMap(HaProxy):
+class HaProxyMap(HaProxyHook):
     """A map of slots, at run time. The state is a list of ranges: first slot, last slot, arm; without the baseline."""
 
     def arms(self) -> tuple[str, ...]:
