@@ -145,7 +145,7 @@ def test_users_keep_their_arm_while_shares_rise(world):
         assert realised.shares == pytest.approx({"baseline": 1 - sum(shares.values()), **shares})
         after = world.arms()
         moved = {(before[user], after[user]) for user in USERS if before[user] != after[user]}
-        assert moved == {("baseline", "b"), ("baseline", "c")}, "nobody leaves a candidate"
+        assert moved == {("baseline", "b"), ("baseline", "c")}, "no user leaves a candidate"
         before = after
 
 
