@@ -74,7 +74,7 @@ def show_release() -> None:
         st.title("Release")
         show_empty_store()
         return
-    release_id = choose_release("Release", names, names[0])
+    release_id = choose_release("Release", names, names[0], own_controls=("find", "endpoint", "window"))
     view = read_release(workspace, release_id)
     latest = read_past_verdict(view, None)
     name_tab("Release", release_id, latest.word if latest else None)
