@@ -13,8 +13,10 @@ from typing import Any
 from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext
 from evaluator.hooks.by_hand import write_socat
+from evaluator.hooks.haproxy_api import HaProxyOptions
+from evaluator.hooks.haproxy_backend import HaProxyBackend
 from evaluator.hooks.haproxy_instances import HaProxyInstances
-from evaluator.hooks.haproxy_runtime import HaProxyOptions, HaProxyRuntime
+from evaluator.hooks.haproxy_map import HaProxyMap
 from evaluator.hooks.haproxy_state import Backend, explain_refused_shares, explain_refused_weights
 from evaluator.hooks.network import MaybeSent
 from evaluator.hooks.router import Applied, show_share
@@ -25,13 +27,15 @@ MOST_WEIGHT = 256
 _CHANGE_ALGORITHM = "change the shares, or write `balance roundrobin` into HAProxy's configuration"
 
 
-class HaProxy(HaProxyRuntime):
+class HaProxy(HaProxyBackend):
     """Weights of servers, at run time: nothing is reloaded, no connection is lost. The state is server → weight."""
 
     @classmethod
     def choose_class(cls, options: HaProxyOptions) -> type[BaseHook[HaProxyOptions]]:
-        """Return the class for shares of arms, or for single instances."""
-        return cls if options.instances is None else HaProxyInstances
+        """Return the class for weights of servers, for a map of users, or for single instances."""
+        if options.instances is not None:
+            return HaProxyInstances
+        return cls if options.map is None else HaProxyMap
 
     def _check_servers(self, shares: Mapping[str, float]) -> None:
         """Raise HookError if one of the servers that are to get requests cannot serve: the others get more then."""

@@ -16,7 +16,8 @@ from typing import Any
 from evaluator.errors import HookError
 from evaluator.hooks.base import Action, HookContext, Outcome
 from evaluator.hooks.by_hand import write_socat
-from evaluator.hooks.haproxy_runtime import BatchOptions, HaProxyOptions, HaProxyRuntime
+from evaluator.hooks.haproxy_api import BatchOptions, HaProxyOptions
+from evaluator.hooks.haproxy_backend import HaProxyBackend
 from evaluator.hooks.haproxy_state import Backend
 from evaluator.hooks.network import MaybeSent
 from evaluator.hooks.router import Applied
@@ -29,7 +30,7 @@ _ONLY_SERVERS = "4 -1"
 """What `show stat` is asked for: rows of servers, all of them."""
 
 
-class HaProxyInstances(HaProxyRuntime):
+class HaProxyInstances(HaProxyBackend):
     """The instances of a service. Its state is server → how it was disabled, such as drained; empty: it was not.
 
     An arm has the servers that were assigned to it last; a drained server belongs to none.

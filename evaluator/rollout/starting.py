@@ -134,7 +134,8 @@ def make_tail_plans(
     for service in make_setup(rollout, plan, policy, release).services:
         if service.access_log is None:
             continue
-        settings = _find_settings(service.log, _list_servers(service, rollout.release), policy, service.service)
+        router = ServiceRouter(service, "", rollout.release)
+        settings = _find_settings(router.complete_log(), router.list_servers(), policy, service.service)
         tails[service.service] = TailPlan(
             store_path=store.path,
             release=Release(release.id),
@@ -144,11 +145,6 @@ def make_tail_plans(
             shortest_step_s=min(bakes, default=None),
         )
     return tails
-
-
-def _list_servers(service: Any, release: str) -> Mapping[str, Any]:
-    """List arm → servers, where the router of a service knows them."""
-    return ServiceRouter(service, "", release).list_servers()
 
 
 def _find_settings(log: Mapping[str, Any], servers: Mapping[str, Any], policy: Policy, service: str) -> LogSettings:

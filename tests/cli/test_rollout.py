@@ -166,7 +166,7 @@ def test_a_rolling_rollout_is_planned_batch_by_batch(plan):
         *("drain s4, s5, s6 of cart", "replace s4, s5, s6 of cart", "undrain s4, s5, s6 of cart"),
     ]
     assert "the last batch is not compared, because no instance has the old version then" in text
-    steps = json.loads(plan(ROLLING, "--json")[1])["plan"]["steps"]
+    steps = json.loads(plan(ROLLING, "--json")[1])["steps"]
     assert [round(step["share"], 3) for step in steps if step["kind"] == "observe"] == [0.167, 0.5, 1.0]
     assert [round(step["share"], 3) for step in steps if step.get("work") == "drain"] == [0.0, 0.25, 1.0]
     second = next(step for step in steps if step.get("work") == "drain" and len(step["instances"]) == 2)
@@ -178,7 +178,7 @@ def test_a_rolling_rollout_is_planned_batch_by_batch(plan):
     [
         ("[s1, s2, s3, s4, s5, s6]", "[s1]", "instances.least_serving: cart has 1 instance, and 3 have to serve"),
         ("[s1, s2, s3, s4, s5, s6]", "[s1, s2, s2]", "must name each instance once"),
-        ("least_serving: 3", "least_serving: 4", "stages[2]: rest takes 3 of 6 instances of cart at once, and 4 have to"),
+        ("least_serving: 3", "least_serving: 4", "stages[2]: rest takes 3 of 6 instances of cart at once, and 4 have"),
         ("replace: 1", "replace: 4", "stages[0]: first takes 4 of 6 instances of cart at once"),
         ("replace: 1", "replace: 7", "stages[0]: first takes 6 of 6 instances of cart at once"),
         ("replace: 1", "share: 10%", "stages[0]: first has a share: strategy rolling has replace"),

@@ -1,7 +1,6 @@
-"""What all uses of HAProxy's runtime API share: options, questions and answers.
+"""HAProxy's runtime API: where it is, and how a command is sent and its answer read.
 
-https://docs.haproxy.org/2.6/management.html#9.3: an empty line is success, everything else is text for people. So each
-answer is looked at, and what was set is read back.
+https://docs.haproxy.org/2.6/management.html#9.3: an empty line is success, everything else is text for people.
 """
 
 from __future__ import annotations
@@ -11,18 +10,16 @@ import re
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from evaluator.errors import HookError
 from evaluator.fields import Section
-from evaluator.hooks.haproxy_config import explain_reload
-from evaluator.hooks.haproxy_state import Backend, parse_backend
 from evaluator.hooks.network import MaybeSent, NetworkOptions, resolve_allowed
 from evaluator.hooks.options import Seconds, Text, names_of
-from evaluator.hooks.router import SHARES, ArmName, Realised, ServerRouter, Shares, check_servers
-from evaluator.hooks.weights import ServerName, show_weights, sum_shares
+from evaluator.hooks.router import SHARES, ArmName, ServerRouter, Shares, check_servers
+from evaluator.hooks.weights import ServerName
 
 _LONGEST_ANSWER = 1 << 20
 
@@ -44,9 +41,16 @@ class HaProxyOptions(NetworkOptions):
 
     socket: Text | None = Field(None, description="Its unix socket: `stats socket PATH level admin`.")
     address: Text | None = Field(None, description="Or HOST:PORT, where it listens to TCP.")
-    backend: ServerName = Field(description="The backend whose servers share the requests.")
+    backend: ServerName = Field("", description="The backend whose servers share the requests.")
+    map: Annotated[Text, Field(pattern=r"^[^\s;#]+$")] | None = Field(
+        None,
+        description="Or the map, as HAProxy's configuration names it, that gives each user's slot a backend: each user "
+        "keeps an arm.",
+    )
     servers: dict[ArmName, names_of(ServerName)] = Field(  # type: ignore[valid-type] # a type that a function makes
-        default_factory=dict, description="Arm to its servers: {baseline: [b1, b2], canary: [c1, c2]}."
+        default_factory=dict,
+        description="Arm to its servers: {baseline: [b1, b2], canary: [c1, c2]}; with map to its backend: {baseline: "
+        "shop_a, b: shop_b}.",
     )
     instances: names_of(ServerName) | None = Field(  # type: ignore[valid-type] # as above
         None, description="Or, for a rolling rollout, all servers of the service: they get the new version in batches."
@@ -63,10 +67,14 @@ class HaProxyOptions(NetworkOptions):
             raise ValueError("needs socket or address, one of them")
         if self.address and not re.fullmatch(r".+:\d{1,5}", self.address):
             raise ValueError(f"address must be HOST:PORT, not {self.address}")
+        if bool(self.backend) == (self.map is not None):
+            raise ValueError("needs backend or map, one of them")
+        if self.map is not None and any(len(names) > 1 for names in self.servers.values()):
+            raise ValueError("with map, each arm has one backend, such as servers: {baseline: shop_a, b: shop_b}")
         if self.instances is None and self.batch is None:
             check_servers(self.servers, self.shares)
             return self
-        if self.servers or self.shares or not self.instances:
+        if self.servers or self.shares or self.map or not self.instances:
             raise ValueError("has either instances, and of these a batch, or servers and shares of arms")
         unknown = set(self.batch.servers) - set(self.instances) if self.batch else set()
         if unknown or len(self.instances) != len(set(self.instances)):
@@ -74,8 +82,8 @@ class HaProxyOptions(NetworkOptions):
         return self
 
 
-class HaProxyRuntime(ServerRouter[HaProxyOptions]):
-    """The servers of one backend."""
+class HaProxyHook(ServerRouter[HaProxyOptions]):
+    """What all ways have in common to share requests by HAProxy's runtime API."""
 
     kind = "haproxy"
     Options = HaProxyOptions
@@ -86,53 +94,6 @@ class HaProxyRuntime(ServerRouter[HaProxyOptions]):
     def _list_requested(self) -> Mapping[str, float] | None:
         return self.options.shares
 
-    def _describe_router(self, words: Mapping[str, str]) -> str:  # noqa: ARG002 - its options have no words
-        return f"HAProxy's backend {self.options.backend} at {self.options.socket or self.options.address}"
-
-    def _test_router(self) -> list[str]:
-        """Check that HAProxy answers, has the servers, and lets us set weights; changes nothing. Raises HookError."""
-        self._check_level()
-        backend = self._read_backend()
-        self._check_names(backend)
-        on_reload = explain_reload(self._ask("show info"), self.options.backend, is_local=bool(self.options.socket))
-        limits = backend.describe_limits(self._list_names(), also_unused=True)
-        return [f"HAProxy answers; the weights are {self._show(backend)}", *limits, on_reload]
-
-    def _explain_down(self, arm: str) -> str | None:
-        """Look what HAProxy's health checks have found; without a check, HAProxy takes each server for up."""
-        backend, names = self._read_backend(), self._list_servers().get(arm, ())
-        if any(backend.can_serve(name) and backend.servers[name].is_checked for name in names):
-            return ""
-        if any(backend.can_serve(name, enabled=True) for name in names):  # not checked, or not looked at meanwhile
-            return None
-        return "; ".join(backend.list_obstacles(dict.fromkeys(names, 1))) or f"the backend has no server of {arm}"
-
-    def _check_names(self, backend: Backend) -> None:
-        """Raise HookError for servers that the backend does not have. Going back sets the others all the same."""
-        if unknown := [name for name in self._list_names() if name not in backend.servers]:
-            raise HookError(
-                f"HAProxy's backend {backend.name} has no server {', '.join(unknown)}",
-                hint=f"its servers are {', '.join(backend.servers) or 'none'}",
-            )
-
-    def _measure(self, words: Mapping[str, str]) -> Realised:  # noqa: ARG002 - as above
-        """Read the shares by the servers that can serve, also those of no arm."""
-        backend = self._read_backend()
-        shares = sum_shares(backend.find_effective_weights(), self._list_servers())
-        return Realised(
-            shares, (f"the weights are {self._show(backend)}", *backend.describe_limits(self._list_names()))
-        )
-
-    def _describe_value(self, value: Any) -> str:
-        unknown = [f"no server {name}" for name in self._list_names() if name not in value]
-        return ", ".join([show_weights(value), *unknown])
-
-    def _show(self, backend: Backend) -> str:
-        """Write the weights of the servers that the options name, for people."""
-        return self._describe_value(backend.read_weights(self._list_names()))
-
-    # -------------------------------------------------------------- the runtime API
-
     def _check_level(self) -> None:
         """Raise HookError if this socket or address is not allowed to set weights."""
         level = self._ask("show cli level")
@@ -141,11 +102,6 @@ class HaProxyRuntime(ServerRouter[HaProxyOptions]):
                 f"HAProxy answers with the level {level[:100] or '(no answer)'}, and setting weights needs admin",
                 hint="write `level admin` at its `stats socket`",
             )
-
-    def _read_backend(self) -> Backend:
-        """Read the servers of the backend, with their weights and states. Raises HookError."""
-        name = self.options.backend
-        return parse_backend(name, self._ask(f"show servers state {name}"), self._ask(f"show stat {name} 6 -1"))
 
     def _change(self, command: str) -> str:
         """Send a command that changes something; returns why it was not accepted, empty if it was."""
