@@ -87,7 +87,7 @@ class RollingWorld:
                 {
                     "command": {
                         "run": [sys.executable, "replace.py", "${instance}", "${version}"],
-                        "undo": [sys.executable, "replace.py", "${instance}", "${version}"],
+                        "undo": [sys.executable, "replace.py", "${instance}", "${baseline}"],
                     }
                 }
             ],

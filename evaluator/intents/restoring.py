@@ -64,10 +64,10 @@ def add_time(entry: HookEntry, waits_s: float) -> HookEntry:
 def plan_restoring(entry: HookEntry, step: Step, earlier: Any, words: Mapping[str, str]) -> tuple[RestoringHook, ...]:
     """Plan the hooks that restore a batch.
 
-    `entry`, `earlier`, `words`: of the hook that drained it; `step`: made of it. In the hooks, `${version}` is the old
-    version, which the instances get.
+    `entry`, `earlier`, `words`: of the hook that drained it; `step`: made of it. In hooks that look whether
+    an instance works, `${version}` is the old version.
     """
-    own = {word: value for word, value in words.items() if word != RESTORE} | {"arm": BASELINE}
+    own = {word: value for word, value in words.items() if word != RESTORE}
     try:
         how, batch = json.loads(words[RESTORE]), dict(entry.options["batch"])
         replacing = [HookEntry(kind, options) for kind, options in how["replace"]]
@@ -82,6 +82,7 @@ def plan_restoring(entry: HookEntry, step: Step, earlier: Any, words: Mapping[st
     hooks = [RestoringHook(drain, _make(drain), drained, own)]
     for to_undo, instance in reversed(list(expand(replacing, instances))):
         hooks.append(RestoringHook(to_undo, _make(to_undo), None, own | {"instance": instance}))
+    own |= {"arm": BASELINE}  # what is looked at is the old version
     for look, instance in expand(health, instances):
         made = _make(look)
         waiting = replace(made, hook=HealthAgain(made.hook, healthy_within_s), time_limit_s=healthy_within_s + _END_S)

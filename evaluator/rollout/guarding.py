@@ -230,7 +230,7 @@ def make_setup(rollout: Rollout, plan: RolloutPlan, policy: Policy, release: Rel
                 service=service,
                 kind=entry.kind,
                 options=entry.options,
-                words=_list_words(release, service),
+                words=list_versions(release, service),
                 access_log=Path(path) if path else None,
                 log=log,
                 least_serving=least_serving,
@@ -245,8 +245,8 @@ def make_key(rollout: Rollout) -> str:
     return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
 
-def _list_words(release: Release, service: str) -> dict[str, str]:
-    """List the values of the words of a router's templates."""
+def list_versions(release: Release, service: str) -> dict[str, str]:
+    """List the values of the words of a router's templates, with the versions of a service; empty: not known."""
     versions = next((known for known in release.services if known.name in (service, "")), None)
     baseline, canary = (versions.baseline, versions.canary) if versions else ("", "")
     return {"release": release.id, "service": service, "baseline": baseline, "canary": canary, "version": canary}

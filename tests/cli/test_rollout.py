@@ -187,7 +187,7 @@ def test_a_rolling_rollout_is_planned_batch_by_batch(plan):
         ("replace: 1", "replace: rest", "stages[0]: first replaces the rest, so nothing is left for a later stage"),
         ("needs: nothing", "needs: go", "stages[2]: no instance has the old version then, so nothing can be compared"),
         ("replace: 1, needs: no_harm", "replace: 1, needs: go", "first needs go, but cart has 5 servers of the"),
-        (', undo: [./deploy.sh, "${instance}", "${version}"]', "", "command cannot bring back the old version"),
+        (', undo: [./deploy.sh, "${instance}", "${baseline}"]', "", "command cannot bring back the old version"),
         ("instances: [s1, s2, s3, s4, s5, s6]", "servers: {baseline: [s1], canary: [s2]}", "drains single instances"),
         ("strategy: rolling", "strategy: canary", "first replaces instances, which only strategy: rolling does"),
         ("service: cart\nrollout:", "services: [cart, shop]\nrollout:\n  order: [[cart, shop]]", "one service after"),

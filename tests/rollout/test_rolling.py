@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sqlite3
 import subprocess
 import sys
 
@@ -11,8 +13,6 @@ from metrics_servers import wait_for
 from rolling_world import NEW, OLD, rolling_world
 
 from evaluator.__main__ import run
-from evaluator.store import Store
-from evaluator.store.rollouts import Rollouts
 
 FIRST = {"name": "first", "replace": 1, "needs": "no_harm", "bake": "12s", "least": 20}
 QUICK = {"name": "first", "replace": "25%", "needs": "nothing", "bake": "1s"}
@@ -28,13 +28,9 @@ def rolling(tmp_path, monkeypatch):
     """Four instances with users, in whose folder commands are called."""
     monkeypatch.chdir(tmp_path)
     with rolling_world(tmp_path) as (made, served):
+        wait_for(made.router.stats_socket.exists, "HAProxy has its socket")
         wait_for(lambda: made.states() == ALL_UP and served.statuses, "HAProxy finds the instances up")
         yield made, served
-
-
-def list_events(folder) -> list[str]:
-    events = Rollouts(Store.open(folder / "evaluator.duckdb").control.file).events("r1")
-    return [str(event.kind) for event in events]
 
 
 def test_a_healthy_version_reaches_all_instances_and_goes_back_when_a_person_wants_that(rolling, capsys):
@@ -120,4 +116,25 @@ def test_a_driver_killed_between_drain_and_undrain_is_continued(rolling, capsys)
     assert world.versions() == dict.fromkeys(ALL_OLD, NEW)
     assert world.states() == ALL_UP, "nothing is left drained"
     assert world.replaced() == [f"s{number} {NEW}" for number in range(1, 5)], "none is replaced twice"
+    assert set(served.statuses) == {200}
+
+
+def test_instances_are_restored_without_driver_and_decisions(rolling, capsys):
+    """The journal has what restores them, and the guard returns the users before."""
+    world, served = rolling
+    world.write_policy([QUICK | {"bake": "60s"}, REST])
+    with (world.folder / "driver.log").open("wb") as log:
+        driver = subprocess.Popen([sys.executable, "-m", "evaluator", *START, *VERSIONS], stdout=log, stderr=log)
+    try:
+        wait_for(lambda: world.replaced() and world.states() == ALL_UP, "s1 is replaced and serves")
+    finally:
+        driver.kill()
+        driver.wait()
+    with contextlib.closing(sqlite3.connect("evaluator.control.sqlite", isolation_level=None)) as decisions:
+        decisions.execute("BEGIN EXCLUSIVE")
+        assert run(("rollback", "cart@1.5.0", "--reason", "carts are empty", "--yes")) == 0, capsys.readouterr()
+        assert (world.versions(), world.states()) == (ALL_OLD, ALL_UP)
+        decisions.execute("ROLLBACK")
+    assert run(("rollout", "resume", "cart@1.5.0")) == 3, "a person turned it back"
+    assert world.replaced() == [f"s1 {NEW}", f"s1 {OLD}"], "it is not restored twice"
     assert set(served.statuses) == {200}
