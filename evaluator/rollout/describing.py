@@ -36,6 +36,7 @@ _CODES = {
     StopCause.NO_GO: TURNED_BACK,
     StopCause.GUARD: TURNED_BACK,
     StopCause.PEOPLE: NOT_ALLOWED,
+    StopCause.NO_WINNER: NOT_ALLOWED,
     StopCause.FAILURE: FAILED,
 }
 
@@ -79,6 +80,8 @@ def _describe_judgement(event: Event) -> str:
     if not event.verdict:
         return "has ended"
     word = event.verdict.replace("_", "-").upper()
+    if event.arm:
+        return f"is {word}: {event.arm} has won"
     harm = ", no harm shown" if event.no_harm else ""
     return f"is {word}{harm} ({LOOKS[event.look]})"
 
