@@ -344,7 +344,8 @@ class Driver:
                 if clock.monotonic() >= until:
                     break
                 clock.wait(POLL_S)
-        self._add(Event(EventKind.ENDED, self.parts.clock.now(), outcome=decision.outcome))
+        winner = self._progress.winner if self._progress and decision.outcome is RolloutOutcome.PROMOTED else ""
+        self._add(Event(EventKind.ENDED, self.parts.clock.now(), outcome=decision.outcome, arm=winner))
 
     # ------------------------------------------------------------------ what people say
 

@@ -19,8 +19,8 @@ from evaluator.guard.routers import ServiceRouter
 from evaluator.guard.setup import GuardedService
 from evaluator.guard.watch import ServiceWatch
 from evaluator.hooks import make_router
+from evaluator.hooks.hash_values import ALL, count_values, move_values
 from evaluator.hooks.nginx_config import read_split, set_split
-from evaluator.hooks.slots import ALL, count_slots, move_slots
 from evaluator.records.rollouts import GuardLimits
 from evaluator.sources.access_logs import find_layout
 from evaluator.sources.load import free_port
@@ -244,24 +244,24 @@ def test_answers_of_an_arm_without_a_server_are_failures_of_that_arm():
     assert (request.arm, request.failed) == ("b", True)
 
 
-# ------------------------------------------------------------------ slots
+# ------------------------------------------------------------------ hash values
 
 
 @pytest.mark.parametrize("order", [["a", "b", "c", "d"], ["b", "a", "c", "d"], ["d", "c", "b", "a"]])
-def test_slots_leave_only_arms_that_shrink(order):
+def test_values_leave_only_arms_that_shrink(order):
     ranges = [(ALL if arm == "a" else 0, arm) for arm in order]
     way = [{"b": 0.05, "c": 0.1, "d": 0.01}, {"b": 0.05, "c": 0.2, "d": 0.2}, {"b": 0.25, "c": 0.25, "d": 0.25}]
     seen = []
     for shares in way:
         all_shares = {"a": 1 - sum(shares.values()), **shares}
         before = [arm for count, arm in ranges for _ in range(count)]
-        ranges = move_slots(ranges, count_slots(all_shares))
+        ranges = move_values(ranges, count_values(all_shares))
         after = [arm for count, arm in ranges for _ in range(count)]
         assert {arm: after.count(arm) / ALL for arm in all_shares} == pytest.approx(all_shares)
         assert all(old in (new, "a") for old, new in zip(before, after, strict=True))
         seen.append(ranges)
     for shares, expected in zip(way[-2::-1], seen[-2::-1], strict=True):
-        ranges = move_slots(ranges, count_slots({"a": 1 - sum(shares.values()), **shares}))
+        ranges = move_values(ranges, count_values({"a": 1 - sum(shares.values()), **shares}))
         assert ranges == expected, "the way back has the same steps"
 
 

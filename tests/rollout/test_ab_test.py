@@ -1,6 +1,10 @@
 """A/B tests as rollouts: what the policy refuses, and what the driver does at the planned end."""
 
+import re
+from pathlib import Path
+
 import pytest
+import yaml
 from rollout_world import AB_TEST, Found, World, make_plan
 
 from evaluator.errors import PolicyError
@@ -133,7 +137,12 @@ def test_a_driver_that_is_killed_at_any_event_goes_on_to_the_same_end(world, aft
 
 def refuse(changed, **policy):
     with pytest.raises(PolicyError) as error:
-        plan_policy(parse_policy({**POLICY, **policy, "rollout": POLICY["rollout"] | changed}), "shop@2")
+        plan_policy(
+            parse_policy(
+                {k: v for k, v in {**POLICY, **policy}.items() if v} | {"rollout": POLICY["rollout"] | changed}
+            ),
+            "shop@2",
+        )
     return f"{error.value.message} {error.value.hint}"
 
 
@@ -196,4 +205,25 @@ def test_metrics_and_services_that_cannot_decide_a_test_are_refused():
     assert "no metric of outcomes decides" in refuse({}, metrics=[CONVERSION | {"role": "watch"}, FAILURES])
     assert "no metric of outcomes decides" in refuse({}, metrics=[FAILURES])
     routers = {name: {"haproxy": MAP} for name in ("shop", "cart")}
-    assert "of one service" in refuse({"router": routers, "order": ["shop", "cart"]}, services=["shop", "cart"])
+    assert "of one service" in refuse(
+        {"router": routers, "order": ["shop", "cart"]}, service=None, services=["shop", "cart"]
+    )
+
+
+# ------------------------------------------------------------------ the document
+
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "ab-test.md").read_text(encoding="utf-8")
+
+
+def test_examples_of_the_document_are_plans_and_sources():
+    blocks = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", DOCUMENT, re.DOTALL)]
+    policies = [block for block in blocks if "rollout" in block]
+    assert [step.name for step in plan_policy(parse_policy(policies[0]), "shop@2").steps[:2]] == [
+        "deploy b",
+        "deploy c",
+    ]
+    for block in [block["outcomes"] for block in blocks if "outcomes" in block]:
+        plan_policy(parse_policy(POLICY | {"rollout": POLICY["rollout"] | {"outcomes": block}}), "shop@2")
+    routers = [block for block in blocks if set(block) & {"haproxy", "nginx"}]
+    assert len(routers) == 2, "the tests of hooks run them"

@@ -101,7 +101,7 @@ def test_the_better_arm_wins_and_its_version_becomes_that_of_the_release(store, 
     (verdict,) = store.control.verdicts("shop@2")
     plain = json.loads(verdict.json)
     assert (plain["step"], plain["verdict"], evidence.data_hash) == ("25 %", "go", verdict.data_hash)
-    texts = [check["text"] for check in plain["health"] if check["name"] == "sample_ratio"]
+    texts = [check["text"] for check in plain["health"] if check["check"] == "sample_ratio"]
     assert any("users of 10 %" in text for text in texts), "each stage has its counts"
     (service,) = store.control.release("shop@2").services
     assert (service.canary, service.baseline) == ("2.0-c", "1.0")
@@ -120,7 +120,7 @@ def test_all_arms_that_are_worse_are_a_no_go(store, tmp_path):
 
 
 def test_several_arms_have_to_be_paid_for(store, tmp_path):
-    """The best of many equal arms is not found to be better more often than alpha says: 60 tests of two arms."""
+    """The better of two equal arms is not found to be better than the baseline more often than alpha says."""
     wins = 0
     for seed in range(12):
         rows = make_rows(dict.fromkeys(BUYS, 0.1), users=(300, 3000), seed=seed)
@@ -155,9 +155,9 @@ def test_users_of_several_arms_and_of_other_tests_let_no_arm_win(store, tmp_path
 
 def test_an_arm_that_is_none_and_an_arm_without_users(tmp_path):
     cases = [
-        ([(user, "x" if n % 50 == 0 else arm, bought, at) for n, (user, arm, bought, at) in enumerate(make_rows())], "x is no arm"),
+        ([(user, "x" if user.endswith("0") else arm, *rest) for user, arm, *rest in make_rows()], "x is no arm"),
         ([row for row in make_rows() if row[1] != "b"], "fewer than 100 of b"),
-    ]  # fmt: skip
+    ]
     for n, (rows, says) in enumerate(cases):
         folder = tmp_path / str(n)
         folder.mkdir()
@@ -208,13 +208,16 @@ def test_times_in_the_wrong_zone_let_no_arm_win(store, tmp_path):
 
 def test_a_program_and_a_query_give_the_same_winner(store, tmp_path):
     write(tmp_path / "outcomes.csv", make_rows())
-    code = f"import sys; assert sys.argv[1] == 'shop@2' and sys.argv[2].endswith('Z'); print(open({str(tmp_path / 'outcomes.csv')!r}).read(), end='')"
+    path = str(tmp_path / "outcomes.csv")
+    code = (
+        f"import sys; assert sys.argv[1] == 'shop@2' and sys.argv[2][-1] == 'Z'; print(open({path!r}).read(), end='')"
+    )
     rollout = start(store, {"command": [sys.executable, "-c", code, "${release}", "${begin}"]})
     assert judge(store, rollout).arm == "c"
     database = tmp_path / "analytics.duckdb"
     with duckdb.connect(str(database)) as connection:
         connection.execute(f"CREATE TABLE visits AS SELECT * FROM read_csv('{tmp_path / 'outcomes.csv'}')")
-    query = "SELECT user_id, variant, bought, at FROM visits WHERE at >= $begin AND at < $end"
+    query = 'SELECT user_id, variant, bought, "at" FROM visits WHERE "at" >= $begin AND "at" < $end'
     own = Store.open(tmp_path / "other.duckdb", create=True)
     rollout = start(own, {"query": query, "database": str(database)})
     evidence = judge(own, rollout)
@@ -228,9 +231,9 @@ def test_a_program_and_a_query_give_the_same_winner(store, tmp_path):
         ({"files": ["/no/*.csv"]}, "no file matches"),
         ({"command": ["/no/program"]}, "cannot be started"),
         ({"command": [sys.executable, "-c", "import sys; sys.exit('no table today')"]}, "ended with 1: no table today"),
-        ({"command": [sys.executable, "-c", ""]}, "wrote no outcomes"),
+        ({"command": [sys.executable, "-c", "pass"]}, "wrote no outcomes"),
         ({"command": [sys.executable, "-c", "import time; time.sleep(60)"], "timeout": "200ms"}, "within 0.2 s"),
-        ({"command": [sys.executable, "-c", "print('user_id,variant,bought')"]}, "no column at"),
+        ({"command": [sys.executable, "-c", "print('user_id,variant,bought\\nu,A,1')"]}, "no column at"),
         ({"command": [sys.executable, "-c", "print('<html>404</html>')"]}, "cannot be used"),
         ({"query": "SELECT * FROM nothing"}, "the query of the outcomes cannot be run"),
         ({"query": "SELECT 1", "database": "/no/a.duckdb"}, "there is no database"),
