@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Protocol, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, model_validator
 
 from evaluator.fields import Name, PositiveDuration, Section, Share, within
 from evaluator.records.words import BASELINE
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from evaluator.policy.rollout import StageSection
 
 WINNER = "winner"
 """What the last stage of a test needs."""
@@ -79,6 +74,23 @@ class OutcomesSection(Section):
 ArmShares = dict[Name, Share]
 
 
+class Stage(Protocol):
+    """What of a stage matters for a test."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102 - as the keys of the policy
+    @property
+    def share(self) -> float | None: ...  # noqa: D102
+    @property
+    def shares(self) -> Mapping[str, float]: ...  # noqa: D102
+    @property
+    def needs(self) -> str: ...  # noqa: D102
+    @property
+    def bake(self) -> float | None: ...  # noqa: D102
+    @property
+    def deadline(self) -> float | None: ...  # noqa: D102
+
+
 def sum_shares(shares: Mapping[str, float]) -> float:
     """Sum the shares of candidates. Raises ValueError for a baseline, and if nothing is left for it."""
     if BASELINE in shares:
@@ -92,7 +104,7 @@ def sum_shares(shares: Mapping[str, float]) -> float:
     return round(total, 9)
 
 
-def find_mistakes_of_test(stages: Sequence[StageSection]) -> list[tuple[int, str]]:
+def find_mistakes_of_test(stages: Sequence[Stage]) -> list[tuple[int, str]]:
     """Find stages that an A/B test cannot have: position and what is wrong."""
     mistakes = []
     split = [position for position, stage in enumerate(stages) if stage.shares]
@@ -124,7 +136,7 @@ def find_mistakes_of_test(stages: Sequence[StageSection]) -> list[tuple[int, str
     return mistakes
 
 
-def find_mistakes_of_outcomes(stages: Sequence[StageSection], outcomes: OutcomesSection | None) -> str:
+def find_mistakes_of_outcomes(stages: Sequence[Stage], outcomes: OutcomesSection | None) -> str:
     """Say why the outcomes of a test cannot decide it; empty if they can."""
     if outcomes is None:
         return "an A/B test is decided by outcomes of its users: outcomes: {files: [/data/outcomes.csv]}"

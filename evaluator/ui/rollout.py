@@ -21,6 +21,7 @@ from evaluator.reports.rollout import (
     differs,
     write_percent,
 )
+from evaluator.rollout.describing import describe_outcome
 from evaluator.rollout.reporting import RolloutFacts, make_report
 from evaluator.rollout.status import RolloutStatus, describe_guard, describe_state, find_next_command
 from evaluator.ui.acting import read_intents
