@@ -90,7 +90,11 @@ def _describe_plan(session: Session, policy: Policy, plan: RolloutPlan) -> str:
 @click.option("--again", is_flag=True, help="Although RELEASE was rolled back before, or its newest verdict is NO-GO.")
 @subject_options("Name of the service.  [default: the policy's]")
 @click.option(
-    "--arm-version", "arm_versions", metavar="NAME=VERSION", multiple=True, help="Version of an arm of an A/B test."
+    "--arm-version",
+    "arm_versions",
+    metavar="ARM=V",
+    multiple=True,
+    help="Version of an arm of an A/B test; may be repeated.",
 )
 @click.pass_obj
 def start_command(
@@ -180,12 +184,12 @@ def _store_rollout(
 
 
 def _add_arm_versions(release: Release, plan: RolloutPlan, texts: tuple[str, ...]) -> Release:
-    """Add the versions of further arms to the service of a release; `texts`: NAME=VERSION. Raises UsageError."""
+    """Add the versions of further arms to the service of a release; `texts`: ARM=VERSION. Raises UsageError."""
     versions = {}
     for text in texts:
         arm, _, version = text.partition("=")
         if not (arm and version and version.isprintable()):
-            raise UsageError(f"--arm-version {text} is not NAME=VERSION")
+            raise UsageError(f"--arm-version {text} is not ARM=VERSION")
         if arm not in plan.candidates:
             raise UnknownName("arm", arm, plan.candidates, hint="the stages of the policy name the arms")
         versions[arm] = version

@@ -74,7 +74,7 @@ class OutcomesSection(Section):
 ArmShares = dict[Name, Share]
 
 
-class Stage(Protocol):
+class SplitStage(Protocol):
     """What of a stage matters for a test."""
 
     @property
@@ -104,7 +104,7 @@ def sum_shares(shares: Mapping[str, float]) -> float:
     return round(total, 9)
 
 
-def find_mistakes_of_test(stages: Sequence[Stage]) -> list[tuple[int, str]]:
+def find_mistakes_of_test(stages: Sequence[SplitStage]) -> list[tuple[int, str]]:
     """Find stages that an A/B test cannot have: position and what is wrong."""
     mistakes = []
     split = [position for position, stage in enumerate(stages) if stage.shares]
@@ -136,7 +136,7 @@ def find_mistakes_of_test(stages: Sequence[Stage]) -> list[tuple[int, str]]:
     return mistakes
 
 
-def find_mistakes_of_outcomes(stages: Sequence[Stage], outcomes: OutcomesSection | None) -> str:
+def find_mistakes_of_outcomes(stages: Sequence[SplitStage], outcomes: OutcomesSection | None) -> str:
     """Say why the outcomes of a test cannot decide it; empty if they can."""
     if outcomes is None:
         return "an A/B test is decided by outcomes of its users: outcomes: {files: [/data/outcomes.csv]}"

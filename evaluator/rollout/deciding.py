@@ -166,10 +166,10 @@ def _decide_winner(
     if progress.is_sound:
         return _stop(f"no arm won {step.name}", StopCause.NO_WINNER)
     if JudgedAt.DEADLINE in progress.looks:
-        return _stop(f"the outcomes of {step.name} could not be judged a second time")
+        return _stop(f"the data of {step.name} cannot be believed, also at a second look: {progress.doubt}")
     if progress.agreed and not progress.declined_by:
         return Decision(Todo.JUDGE, position, look=JudgedAt.DEADLINE)
-    why = f"no arm can win {step.name}, because its data cannot be believed"
+    why = f"no arm can win {step.name}, because its data cannot be believed: {progress.doubt or 'it is not known why'}"
     return _ask(plan, progress, position, now, f"{why}; an agreement is to read and judge them once more")
 
 

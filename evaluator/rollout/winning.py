@@ -59,7 +59,7 @@ _OF_SAMPLE = ("sample_ratio", "assignment", "coverage", "missing_outcomes")
 
 
 @dataclass(frozen=True, slots=True)
-class Period:
+class SplitTime:
     """A stage in which users were split, with the time in which they were."""
 
     step: Observe
@@ -91,7 +91,7 @@ def judge_test(
     What cannot be read, or is not whole, lets no arm win: the evidence is not sound, and says why. A look that was cut
     off after it had read the outcomes does not read them again.
     """
-    periods = list_periods(store, rollout, plan, position)
+    periods = list_split_times(store, rollout, plan, position)
     try:
         imported = _find_imported(store, rollout, periods, look) or _import(store, rollout, periods, look)
         return _judge(store, rollout, plan, periods, imported, judged_at)
@@ -107,7 +107,7 @@ def _show_no_winner(why: str) -> StepEvidence:
     )
 
 
-def list_periods(store: Store, rollout: Rollout, plan: RolloutPlan, position: int) -> tuple[Period, ...]:
+def list_split_times(store: Store, rollout: Rollout, plan: RolloutPlan, position: int) -> tuple[SplitTime, ...]:
     """List the stages that split users, up to the one that is judged, the oldest first, with their times."""
     begun: dict[int, float] = {}
     done: dict[int, float] = {}
@@ -120,7 +120,7 @@ def list_periods(store: Store, rollout: Rollout, plan: RolloutPlan, position: in
     for number, step in enumerate(plan.steps[: position + 1]):
         if isinstance(step, Observe) and step.arm_shares and number in begun:
             end = begun[number] + step.bake_s if number == position else done.get(number, begun[number])
-            periods.append(Period(step, begun[number], end))
+            periods.append(SplitTime(step, begun[number], end))
     return tuple(periods)
 
 
@@ -140,7 +140,7 @@ def _name_look(rollout: Rollout, look: JudgedAt) -> str:
     return f"{rollout.id} {rollout.plan_hash} {look}"
 
 
-def _find_imported(store: Store, rollout: Rollout, periods: Sequence[Period], look: JudgedAt) -> _Imported | None:
+def _find_imported(store: Store, rollout: Rollout, periods: Sequence[SplitTime], look: JudgedAt) -> _Imported | None:
     """Find the outcomes that an earlier process has read for this look; None: not all of them are there.
 
     With times, they are read again, because what these say was not stored; the rows are not imported again.
@@ -152,7 +152,7 @@ def _find_imported(store: Store, rollout: Rollout, periods: Sequence[Period], lo
     return _Imported(tuple(runs), ()) if len(runs) == len(periods) else None
 
 
-def _import(store: Store, rollout: Rollout, periods: Sequence[Period], look: JudgedAt) -> _Imported:
+def _import(store: Store, rollout: Rollout, periods: Sequence[SplitTime], look: JudgedAt) -> _Imported:
     """Read the outcomes, and import the rows of each stage. Raises EvaluatorError, OSError."""
     section = _read_section(rollout)
     options = OutcomeOptions(
@@ -190,7 +190,7 @@ def _import(store: Store, rollout: Rollout, periods: Sequence[Period], look: Jud
 
 
 def _fetch(
-    section: OutcomesSection, rollout: Rollout, periods: Sequence[Period], folder: Path
+    section: OutcomesSection, rollout: Rollout, periods: Sequence[SplitTime], folder: Path
 ) -> tuple[list[str], str]:
     """Fetch the outcomes as files; returns them, and SQL over them (empty: all). Raises EvaluatorError, OSError."""
     times = {"begin": periods[0].begin, "end": periods[-1].end}
@@ -251,7 +251,7 @@ def _fill(argument: str, words: Mapping[str, str]) -> str:
     return filled
 
 
-def _write_period(period: Period) -> str:
+def _write_period(period: SplitTime) -> str:
     """Write the time of a stage."""
     begin, end = (datetime.fromtimestamp(seconds, UTC) for seconds in (period.begin, period.end))
     return f"{begin:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S} UTC"
@@ -260,7 +260,7 @@ def _write_period(period: Period) -> str:
 # ------------------------------------------------------------------ checking
 
 
-def _check_times(times: RowTimes, periods: Sequence[Period], section: OutcomesSection) -> Iterator[Finding]:
+def _check_times(times: RowTimes, periods: Sequence[SplitTime], section: OutcomesSection) -> Iterator[Finding]:
     """Check that all times can be read, that none is in the future, and that rows are there from begin to end."""
     remedy = "compare the column with the times of the stages, and name its zone: outcomes: {time_zone: Europe/Berlin}"
     if times.without_zone:
@@ -285,7 +285,7 @@ def _check_times(times: RowTimes, periods: Sequence[Period], section: OutcomesSe
                 yield fail("step_window", f"{period.step.name} has no rows of outcomes {where} UTC", remedy)
 
 
-def _check_units(runs: Sequence[Run], store: Store, periods: Sequence[Period], least: int) -> Iterator[Finding]:
+def _check_units(runs: Sequence[Run], store: Store, periods: Sequence[SplitTime], least: int) -> Iterator[Finding]:
     """Check that each arm of each stage has users, in the last stage at least so many."""
     for run, period in zip(runs, periods, strict=True):
         outcomes = store.data.read_outcomes(run)
@@ -312,7 +312,7 @@ def _check_units(runs: Sequence[Run], store: Store, periods: Sequence[Period], l
 # ------------------------------------------------------------------ judging
 
 
-def make_outcome_policy(rollout: Rollout, plan: RolloutPlan, period: Period) -> Policy:
+def make_outcome_policy(rollout: Rollout, plan: RolloutPlan, period: SplitTime) -> Policy:
     """Make the policy that judges the outcomes of a stage: that of the start, with the shares of the stage."""
     values = read_step_values(rollout.policy, period.step, f"policy of rollout {rollout.id}")
     health = {**values.get("health", {}), "sample_ratio": dict(period.shares)}
@@ -328,7 +328,7 @@ def _judge(
     store: Store,
     rollout: Rollout,
     plan: RolloutPlan,
-    periods: Sequence[Period],
+    periods: Sequence[SplitTime],
     imported: _Imported,
     judged_at: datetime,
 ) -> StepEvidence:

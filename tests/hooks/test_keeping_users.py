@@ -23,6 +23,7 @@ from evaluator.hooks.hash_values import ALL, count_values, move_values
 from evaluator.hooks.nginx_config import read_split, set_split
 from evaluator.records.rollouts import GuardLimits
 from evaluator.sources.access_logs import find_layout
+from evaluator.sources.access_logs.planning import find_layout_of_file
 from evaluator.sources.load import free_port
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "ab-test.md").read_text(encoding="utf-8")
@@ -102,6 +103,7 @@ def haproxy_world(folder, ports):
 def nginx_world(folder, ports):
     port = free_port()
     text = block("nginx").replace("listen 80", f"listen 127.0.0.1:{port}")
+    text = text.replace("/var/log/nginx/shop.log", str(folder / "shop.log"))
     for address, its_port in ports.items():
         text = text.replace(address, f"127.0.0.1:{its_port}")
     (folder / "shop.conf").write_text(text)
@@ -206,6 +208,24 @@ def test_shares_that_are_too_small_and_unknown_arms_change_nothing(world):
         with pytest.raises(HookError):
             world.router().set_shares(shares)
     assert world.router().read() == before
+
+
+@pytest.mark.parametrize("world", ["nginx"], indirect=True)
+def test_the_log_of_nginx_says_the_arm_of_each_request(world):
+    """That of HAProxy has the backends."""
+    world.give(b=0.3, c=0.3)
+    log = Path(world.options["file"]).with_name("shop.log")
+    read = len(log.read_text().splitlines())
+    expected = list(world.arms().values())
+    wait_for(lambda: len(log.read_text().splitlines()) >= read + len(USERS), "a line for each request")
+    source = next(
+        yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", DOCUMENT, re.DOTALL) if "sources:" in text
+    )
+    settings = find_settings(source["sources"]["access_log"], world.options["servers"])
+    layout = find_layout_of_file(log, settings)
+    reader = LogRequestReader(layout, settings.options)
+    lines = log.read_bytes().splitlines()[read:]
+    assert [reader.read(line).requests[0].arm for line in lines] == expected
 
 
 # ------------------------------------------------------------------ the guard
