@@ -45,7 +45,6 @@ from evaluator.rollout.guarding import GuardedTraffic, make_key, make_setup
 from evaluator.rollout.locking import driving_alone
 from evaluator.rollout.recording import StepRecorder
 from evaluator.rollout.returning import return_without_plan
-from evaluator.sources.access_logs.options import LogSettings
 from evaluator.sources.access_logs.tail_state import list_followed
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
@@ -134,7 +133,8 @@ def make_tail_plans(
     for service in make_setup(rollout, plan, policy, release).services:
         if service.access_log is None:
             continue
-        settings = _find_settings(service.log, _list_servers(service, rollout.release), policy, service.service)
+        settings = find_settings(service.log, _list_servers(service, rollout.release))
+        settings = replace(settings, options=replace(settings.options, service=service.service))
         tails[service.service] = TailPlan(
             store_path=store.path,
             release=Release(release.id),
@@ -149,13 +149,6 @@ def make_tail_plans(
 def _list_servers(service: Any, release: str) -> Mapping[str, Any]:
     """List arm → servers, where the router of a service knows them."""
     return ServiceRouter(service, "", release).list_servers()
-
-
-def _find_settings(log: Mapping[str, Any], servers: Mapping[str, Any], policy: Policy, service: str) -> LogSettings:
-    """Find how a log is read: as the policy says, with the servers of the router where it names none."""
-    settings = find_settings(log, servers)
-    sensitive = policy.promotion.sensitive
-    return replace(settings, options=replace(settings.options, service=service, sensitive=sensitive))
 
 
 def check_not_followed(store: Store, release: str, services: tuple[str, ...]) -> None:
