@@ -1,4 +1,4 @@
-"""The analysts' app: `evaluator app`; `streamlit run app.py` in the folder of the store may only be read."""
+"""The analysts' app: `evaluator app`; `streamlit run app.py` in the folder of the store shows the same to read."""
 
 import streamlit as st
 

@@ -13,8 +13,10 @@ HEIGHT = 210
 TABLE_ROWS = 24
 
 
-def draw_distribution(curve: Mapping[str, Any], *, color: str, width: int = NARROW) -> Figure:
+def draw_distribution(curve: Mapping[str, Any], *, color: str, width: int = NARROW, baseline: str = BASELINE) -> Figure:
     """Draw the distribution of response times of the baseline (dashed) and of one candidate.
+
+    `baseline`: the name of what the candidate is compared with.
 
     `curve` is what `trace_distribution` returns: `ms` are times, `baseline` and `candidate` the shares of requests that
     are done by each time, `medians_ms` the median of each arm (`None`: half of its requests fail).
@@ -24,10 +26,10 @@ def draw_distribution(curve: Mapping[str, Any], *, color: str, width: int = NARR
     per_ms, unit = choose_time_scale(curve["ms"][-1])
     points = [
         {"time": ms * per_ms, "share": 100 * share, "arm": arm}
-        for arm, key in ((BASELINE, "baseline"), (curve["arm"], "candidate"))
+        for arm, key in ((baseline, "baseline"), (curve["arm"], "candidate"))
         for ms, share in zip(curve["ms"], curve[key], strict=True)
     ]
-    arms = [BASELINE, curve["arm"]]
+    arms = [baseline, curve["arm"]]
     chart = (
         alt.Chart(inline(points))
         .mark_line(strokeWidth=2)
@@ -49,15 +51,15 @@ def draw_distribution(curve: Mapping[str, Any], *, color: str, width: int = NARR
     medians = [
         "no time (they fail)" if median is None else format_value(median, "ms") for median in curve["medians_ms"]
     ]
-    title = f"Half of the requests are done within {medians[0]} on baseline and {medians[1]} on {curve['arm']}"
+    title = f"Half of the requests are done within {medians[0]} on {baseline} and {medians[1]} on {curve['arm']}"
     return Figure(
         finish(alt.layer(chart), width=width, height=HEIGHT),
         title=title,
-        alt=f"Two rising lines: the share of requests done by each response time, of baseline and {curve['arm']}. "
+        alt=f"Two rising lines: the share of requests done by each response time, of {baseline} and {curve['arm']}. "
         f"{title}.",
-        head=("done by", BASELINE, curve["arm"]),
+        head=("done by", baseline, curve["arm"]),
         rows=tuple(
-            (format_value(ms, "ms"), f"{format_number(100 * baseline)} %", f"{format_number(100 * candidate)} %")
-            for ms, baseline, candidate in table_points
+            (format_value(ms, "ms"), f"{format_number(100 * first)} %", f"{format_number(100 * second)} %")
+            for ms, first, second in table_points
         ),
     )

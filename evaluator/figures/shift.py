@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evaluator.figures.base import NARROW, Figure, finish, keep_finite, layer_change
+from evaluator.records import BASELINE
 from evaluator.wording import format_number, format_value
 
 HEIGHT = 210
@@ -20,8 +21,10 @@ EQUAL_SHARE = 0.8
 """If the least change is at least this share of the largest, the title states that all quantiles changed equally."""
 
 
-def draw_shift(curve: Mapping[str, Any], *, color: str, width: int = NARROW) -> Figure:
+def draw_shift(curve: Mapping[str, Any], *, color: str, width: int = NARROW, baseline: str = BASELINE) -> Figure:
     """Draw the relative change of response time at each quantile, with its interval, of one candidate.
+
+    `baseline`: the name of what it is compared with.
 
     `curve` is what `trace_quantiles` returns: lists with an entry per quantile (`percent`); an end of an interval that
     is `None` is infinite. The axis is logarithmic in the share of requests above each quantile. Quantiles at its ends
@@ -66,7 +69,7 @@ def draw_shift(curve: Mapping[str, Any], *, color: str, width: int = NARROW) -> 
         title=title,
         alt=f"Line of the relative change of response time of {curve['arm']} at each quantile, with its interval. "
         f"{title}.",
-        head=("quantile", "baseline", curve["arm"], "change", "from", "to"),
+        head=("quantile", baseline, curve["arm"], "change", "from", "to"),
         rows=tuple(
             (
                 f"p{percent:g}",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from evaluator.judges.iterations import compare_with_rejected
 from evaluator.judges.native import JUDGE, Judgement, judge_evidence
 from evaluator.judges.pointing import point_to_faults
 
-__all__ = ["JUDGE", "Judgement", "judge_evidence", "point_to_faults"]
+__all__ = ["JUDGE", "Judgement", "compare_with_rejected", "judge_evidence", "point_to_faults"]

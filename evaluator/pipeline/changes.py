@@ -14,7 +14,7 @@ from evaluator.errors import UsageError
 from evaluator.pipeline.comparing import Difference, Side, differences
 from evaluator.pipeline.runs import choose_runs
 from evaluator.records import Comparison, Effect, EvidenceKind, ReleaseSummary, Verdict
-from evaluator.stats.inference.differences import Interval, subtract
+from evaluator.stats.inference.differences import Interval, subtract, to_log_ratio
 from evaluator.store import Store
 from evaluator.wording import quote_command
 
@@ -94,16 +94,13 @@ def _pair(first: Comparison, second: Comparison, first_alpha: float, second_alph
         return ChangePair(first, second, None, "their intervals have different levels")
     is_relative = second.effect.kind == "relative"
     parts = [
-        Interval(*(_to_log(number) if is_relative else number for number in (part.estimate, part.lower, part.upper)))
+        Interval(
+            *(to_log_ratio(number) if is_relative else number for number in (part.estimate, part.lower, part.upper))
+        )
         for part in (first.effect, second.effect)
     ]
     difference = subtract(parts[1], parts[0])
     if not math.isfinite(difference.estimate):
         return ChangePair(first, second, None, "one of them is not a number")
-    numbers = [math.expm1(number) if is_relative else number for number in difference]
-    return ChangePair(first, second, Effect(second.effect.kind, *numbers))
-
-
-def _to_log(change: float) -> float:
-    """Write a relative change as a log ratio; a fall by all is infinite."""
-    return math.log1p(change) if change > -1 else -math.inf
+    ends = [math.expm1(number) if is_relative else number for number in difference]
+    return ChangePair(first, second, Effect(second.effect.kind, *ends))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -56,8 +57,9 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class SideComparison:
-    """The second side against the first."""
+    """The second side against the first; the arms in it have the `names` of the sides, the first one's first."""
 
+    names: tuple[str, str]
     comparisons: tuple[Comparison, ...]
     findings: tuple[Finding, ...]
     figures: Mapping[str, Any]
@@ -82,6 +84,13 @@ def find_side(store: Store, release_id: str, selection: str, arm: str) -> Side:
         )
     services = frozenset(service.name for service in release.services)
     return Side(label, release_id, services=services, runs=runs_with_requests, arm=arm)
+
+
+def name_sides(first: Side, second: Side) -> tuple[str, str]:
+    """Name two sides in tables and figures: as their releases or runs, with the arm unless both are the candidate."""
+    if first.label != second.label and first.arm == second.arm == CANDIDATE:
+        return first.label, second.label
+    return f"{first.label} ({first.arm})", f"{second.label} ({second.arm})"
 
 
 def differences(first: Side, second: Side) -> tuple[Difference, ...]:
@@ -187,7 +196,46 @@ def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> Si
         # The timeline shows both runs above each other, from a common start; it is drawn only for one run a side.
         superposed = pair_runs([(first_cells, second_cells)], together=True)
         figures["timeline"] = trace_release(pair_requests(superposed, runs, rulebook), rulebook, ())["timeline"]
-    return SideComparison(evidence.comparisons, evidence.findings, figures)
+    return _name_arms(name_sides(first, second), evidence.comparisons, evidence.findings, figures)
+
+
+def _name_arms(
+    names: tuple[str, str], comparisons: Sequence[Comparison], findings: Sequence[Finding], figures: dict[str, Any]
+) -> SideComparison:
+    """Give the arms of a comparison, which was made as that of a baseline and a candidate, the names of its sides."""
+    by_arm = dict(zip((BASELINE, CANDIDATE), names, strict=True))
+
+    def rename(text: str) -> str:
+        """Write a sentence about the sides instead of the arms."""
+        return re.sub(rf"\b(?:the )?({BASELINE}|{CANDIDATE})\b", lambda match: by_arm[match[1]], text)
+
+    def rename_curve(curve: Mapping[str, Any]) -> dict[str, Any]:
+        """Name the arm of a curve of the figures."""
+        return {**curve, "arm": names[1]}
+
+    timeline = figures["timeline"]
+    if timeline is not None:
+        timeline = {**timeline, "arms": [{**arm, "name": by_arm[arm["name"]]} for arm in timeline["arms"]]}
+    return SideComparison(
+        names,
+        tuple(
+            replace(
+                row,
+                arm=names[1],
+                reason=rename(row.reason) if row.reason else row.reason,
+                no_data=rename(row.no_data) if row.no_data else row.no_data,
+            )
+            for row in comparisons
+        ),
+        tuple(replace(finding, text=rename(finding.text)) for finding in findings),
+        {
+            **{
+                key: [rename_curve(curve) for curve in figures[key]]
+                for key in ("metrics", "quantiles", "distributions")
+            },
+            "timeline": timeline,
+        },
+    )
 
 
 def _list_endpoints(cells: Cells) -> set[str]:

@@ -17,6 +17,7 @@ from evaluator.faults import find_faults
 from evaluator.health.replication import describe_learnt
 from evaluator.judges import JUDGE, Judgement, point_to_faults
 from evaluator.pipeline.assessing import Judged, judge_data, read_data
+from evaluator.pipeline.iterations import add_iteration
 from evaluator.pipeline.landing import land_release, with_present_facts
 from evaluator.pipeline.runs import choose_runs, list_steps, service_of
 from evaluator.policy import Policy, with_learnt
@@ -72,6 +73,7 @@ def judge_release(
     chosen = tuple(with_present_facts(store, run) for run in choose_runs(stored_runs, runs, step))
     verdict, judged = judge_runs(store, release, chosen, policy, judged_at=judged_at, period=period)
     verdict = name_step(verdict, chosen, list_steps(stored_runs), policy, asked=step)
+    verdict = add_iteration(store, verdict)
     if figures:
         verdict = _with_figures(store, verdict, judged.data, judged.requests, judged.rulebook)
     if save:

@@ -42,6 +42,7 @@ from evaluator.records.cells import (
     find_bin_edges,
 )
 from evaluator.records.faults import FailureCount, FailureKind, Fault, FaultOnset, FaultPlace, FaultScope, OnsetKind
+from evaluator.records.iterations import HarmChange, HarmState, Iteration
 from evaluator.records.landing import (
     ArrangeFiles,
     ColumnMap,
@@ -196,10 +197,13 @@ __all__ = [
     "FileTimes",
     "FilesAre",
     "Finding",
+    "HarmChange",
+    "HarmState",
     "InFlight",
     "InstanceBins",
     "InstancePrior",
     "InstanceSpread",
+    "Iteration",
     "Landed",
     "LandingPlan",
     "Learnt",

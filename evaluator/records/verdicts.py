@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from evaluator.records.faults import FailureCount, Fault
+from evaluator.records.iterations import Iteration
 from evaluator.records.releases import Release
 from evaluator.records.rows import LeftOut
 from evaluator.records.rules import Rule
@@ -358,5 +359,7 @@ class Verdict:
     failures: tuple[FailureCount, ...] | None = None
     """Failures of each arm with their kinds: of all requests, by endpoint, by instance, and by both; bounded. Failures
     of the warm-up are among them. `None`: there were no requests, or the verdict is of an older evaluator."""
+    iteration: Iteration | None = None
+    """What became of the harms of the candidate that was rejected before; `None`: none was."""
     figures: Mapping[str, Any] | None = None
     """Data for the figures of a report, if they were requested."""

@@ -52,6 +52,7 @@ from evaluator.reports.failures import HEAD as FAILURE_HEAD
 from evaluator.reports.failures import describe_kinds, list_failure_rows
 from evaluator.reports.faults import NOTHING_SHOWN, list_parts
 from evaluator.reports.history import USERS, describe_arms, describe_candidates, describe_runs, list_happenings
+from evaluator.reports.iterations import describe_iteration
 from evaluator.reports.summary import summarise
 from evaluator.reports.templating import format_moment, identify, make_environment, read_template, to_yaml
 from evaluator.wording import count_of, format_count, format_duration, format_number
@@ -233,6 +234,7 @@ class _Report:
             "short": summarise(verdict),
             "reasons": [reason.text for reason in verdict.reasons],
             "faults": self._link_faults(present),
+            "iteration": describe_iteration(verdict.iteration),
             "next_action": verdict.next_action,
             "facts": [(name, value) for name, value in facts if value],
         }

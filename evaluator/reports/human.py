@@ -40,6 +40,7 @@ from evaluator.reports.base import (
 )
 from evaluator.reports.failures import describe_failures
 from evaluator.reports.faults import list_faults
+from evaluator.reports.iterations import describe_iteration
 from evaluator.reports.metric_rows import explain_adjustment
 from evaluator.wording import add_options
 
@@ -161,6 +162,7 @@ def _write_head(verdict: Verdict, writer: _Writer) -> list[str]:
     lines += [line for sentence in list_faults(verdict) for line in writer.wrap(f"where: {sentence}")]
     if verdict.faults is not None and (failures := describe_failures(verdict)):
         lines += writer.wrap(failures)
+    lines += [line for sentence in describe_iteration(verdict.iteration) for line in writer.wrap(sentence)]
     return lines + [line for note in list_notes(verdict) for line in writer.wrap(note)]
 
 

@@ -31,6 +31,7 @@ from evaluator.reports.base import (
 )
 from evaluator.reports.failures import describe_failures
 from evaluator.reports.faults import list_faults
+from evaluator.reports.iterations import describe_iteration
 
 MAX_BYTES = 900_000
 """GitHub refuses a job summary of more than 1 MiB."""
@@ -109,6 +110,8 @@ def _write_head(verdict: Verdict) -> Iterable[str]:
         yield from (f"**Where:** {escape(sentence)}", "")
     if verdict.faults is not None and (failures := describe_failures(verdict)):
         yield from (escape(failures[0].upper() + failures[1:]), "")
+    for sentence in describe_iteration(verdict.iteration):
+        yield from (escape(sentence[0].upper() + sentence[1:]), "")
     for note in (*list_notes(verdict), describe_data(verdict.evidence)):
         if note:
             yield from (escape_but_commands(note), "")

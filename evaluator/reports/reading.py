@@ -30,6 +30,8 @@ from evaluator.records import (
     FaultOnset,
     FaultPlace,
     Finding,
+    HarmChange,
+    Iteration,
     LeftOut,
     LeftOutKind,
     Level,
@@ -203,6 +205,7 @@ def _to_verdict(plain: Mapping[str, Any]) -> Verdict:
         judged_at=_time(plain["judged_at"]),
         faults=tuple(map(_to_fault, plain["faults"])) if "faults" in plain else None,
         failures=tuple(map(_to_failures, plain["failures"])) if "failures" in plain else None,
+        iteration=_to_iteration(plain["iteration"]) if "iteration" in plain else None,
         figures=plain.get("figures"),
         period=WHOLE if period is None else Period(_time(period["from"]), _time(period["to"])),
         **{key: plain[key] for key in COPIED},  # the same in JSON and record
@@ -239,6 +242,12 @@ def _to_fault(plain: Mapping[str, Any]) -> Fault:
         candidate=plain["candidate"],
         kinds=_to_kinds(plain["kinds"]),
     )
+
+
+def _to_iteration(plain: Mapping[str, Any]) -> Iteration:
+    """Make the record of what became of earlier harms from its JSON."""
+    harms = tuple(HarmChange(**harm) for harm in plain["harms"])
+    return Iteration(**{**plain, "judged_at": _time(plain["judged_at"]), "harms": harms})
 
 
 def _to_failures(plain: Mapping[str, Any]) -> FailureCount:

@@ -121,6 +121,7 @@ def _list_optional(verdict: Verdict) -> dict[str, Any]:
         "other_steps": list(verdict.other_steps) or None,
         "faults": None if verdict.faults is None else [_fault_to_plain(fault) for fault in verdict.faults],
         "failures": None if verdict.failures is None else [_failures_to_plain(count) for count in verdict.failures],
+        "iteration": None if verdict.iteration is None else dataclasses.asdict(verdict.iteration),
         "figures": verdict.figures,
     }
     return _add_unless_none({}, optional)

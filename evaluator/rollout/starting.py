@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -133,7 +132,8 @@ def make_tail_plans(
     for service in make_setup(rollout, plan, policy, release).services:
         if service.access_log is None:
             continue
-        settings = find_settings(service.log, _list_servers(service, rollout.release))
+        router = ServiceRouter(service, "", rollout.release)
+        settings = find_settings(router.complete_log(), router.list_servers())
         settings = replace(settings, options=replace(settings.options, service=service.service))
         tails[service.service] = TailPlan(
             store_path=store.path,
@@ -144,11 +144,6 @@ def make_tail_plans(
             shortest_step_s=min(bakes, default=None),
         )
     return tails
-
-
-def _list_servers(service: Any, release: str) -> Mapping[str, Any]:
-    """List arm → servers, where the router of a service knows them."""
-    return ServiceRouter(service, "", release).list_servers()
 
 
 def check_not_followed(store: Store, release: str, services: tuple[str, ...]) -> None:

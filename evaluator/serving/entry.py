@@ -21,7 +21,11 @@ class EntryMiddleware:
     loaded. `folder`: that of the app in the address (`server.baseUrlPath`).
     """
 
+    is_used = False
+    """Do the pages of this process have the script already? Those of `streamlit run app.py` do not."""
+
     def __init__(self, app: ASGIApp, folder: str = "") -> None:
+        EntryMiddleware.is_used = True
         self.app = app
         place = json.dumps(f"/{folder.strip('/')}")
         head = (

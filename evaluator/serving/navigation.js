@@ -2,6 +2,8 @@
 // close; a click makes one entry of the history; a link to a heading is scrolled to, however late the heading comes.
 "use strict";
 (() => {
+  if (window.evaluatorNavigation) return; // `streamlit run app.py` sends it with each page
+  window.evaluatorNavigation = true;
   const NAVIGATION = "[data-testid^=stTopNav] a, [data-testid^=stSidebarNav] a, a[data-testid^=stTopNav], a[data-testid^=stSidebarNav]";
   const SETTLED_MS = 1500; // how long after a page is done its figures may still change its length
   const LONGEST_MS = 30000;

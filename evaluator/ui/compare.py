@@ -16,14 +16,23 @@ from evaluator.policy import Policy
 from evaluator.records import BASELINE, CANDIDATE, ArmValue, ReleaseSummary, Verdict
 from evaluator.reports.base import format_allowed, format_effect
 from evaluator.reports.overview import rank_comparisons
-from evaluator.ui.controls import choose
+from evaluator.ui.controls import choose, start_anew
 from evaluator.ui.frame import show_empty_store
 from evaluator.ui.metric_table import make_metrics_table
 from evaluator.ui.panels import show_figure, show_metrics, show_numbers
-from evaluator.ui.pieces import clean, keep_units, show, show_empty, show_health, show_markup, show_table
+from evaluator.ui.pieces import (
+    clean,
+    keep_units,
+    make_legend,
+    show,
+    show_empty,
+    show_health,
+    show_markup,
+    show_table,
+    to_css_color,
+)
 from evaluator.ui.reads import (
     ChosenSide,
-    SidePair,
     Workspace,
     find_workspace,
     read_arms,
@@ -86,10 +95,20 @@ def show_compare() -> None:
     # The second is chosen first: the first is by default the candidate before it.
     own = st.query_params.get("release")
     with right:
-        second = choose("Second", names, "b", own if own in names else _find_newest(summaries), "release")
+        second = choose(
+            "Second",
+            names,
+            "b",
+            own if own in names else _find_newest(summaries),
+            "release",
+            own_choices=("b_arm",),
+            own_controls=("b_run",),
+        )
     previous = find_previous(summaries, second)
     with left:
-        first = choose("First", names, "a", previous or second, "release")
+        first = choose(
+            "First", names, "a", previous or second, "release", own_choices=("a_arm",), own_controls=("a_run",)
+        )
     if by == "arms":
         with right:
             second_side = _choose_side(workspace, second, "b")
@@ -184,6 +203,7 @@ def _choose_side(workspace: Workspace, release_id: str, key: str) -> ChosenSide:
     """Let the reader choose run and arm of one side of the comparison; `key` names the choice in the address."""
     runs = [run.id for run in read_release(workspace, release_id).runs]
     left, right = st.columns(2)
+    start_anew(f"{key}_run", NEWEST)
     run = left.selectbox("Runs", [NEWEST, *runs], key=f"{key}_run", bind="query-params")
     arms = read_arms(workspace, release_id)  # the baseline first: the first candidate is the default
     arm = choose("Arm", arms, f"{key}_arm", arms[min(1, len(arms) - 1)], "arm", right) if arms else CANDIDATE
@@ -207,7 +227,7 @@ def _show_arms(workspace: Workspace, first: ChosenSide, second: ChosenSide) -> N
         )
     _show_fingerprints(pair.differences)
     if pair.compared is not None:
-        _show_comparison(workspace, policy, pair, pair.compared, first, second)
+        _show_comparison(workspace, policy, pair.compared, first, second)
 
 
 def _show_refusals(rows: Sequence[Difference]) -> None:
@@ -231,7 +251,6 @@ def _show_fingerprints(rows: Sequence[Difference]) -> None:
 def _show_comparison(
     workspace: Workspace,
     policy: Policy,
-    pair: SidePair,
     compared: SideComparison,
     first: ChosenSide,
     second: ChosenSide,
@@ -239,24 +258,22 @@ def _show_comparison(
     """Show metrics, figures and health checks of two sides, and the Python that compares them again."""
     metrics = rank_comparisons([comparison for comparison in compared.comparisons if not comparison.scan])
     st.header("Second against first", anchor="metrics")
-    show_markup(
-        '<p class="muted">In tables and figures, baseline stands for {} ({}), and canary for {} ({}).</p>',
-        *(clean(text) for side in (pair.first, pair.second) for text in (side.label, side.arm)),
-    )
     path = f"Path({policy.origin!r})" if workspace.policy else ""
     sides = {"first": tuple(first), "second": tuple(second)}  # plain tuples, as Python writes them
     snippet = SNIPPET.format(store=str(workspace.store), policy=path, **sides)
-    curves, colors = compared.figures, color_arms([BASELINE, CANDIDATE])
-    show_metrics(metrics, second.release, colors, "compared", snippet)
+    curves, names = compared.figures, compared.names
+    colors = dict(zip(names, color_arms([BASELINE, CANDIDATE]).values(), strict=True))
+    show(make_legend({name: to_css_color(color) for name, color in colors.items()}))
+    show_metrics(metrics, second.release, colors, "compared", snippet, sides=names)
     left, right = st.columns(2, gap="large")
     for key, column, draw in (("quantiles", left, draw_shift), ("distributions", right, draw_distribution)):
         for curve in curves[key]:
             with column:
-                show_figure(draw(curve, color=colors[curve["arm"]]), f"compare-{key}", snippet)
+                show_figure(draw(curve, color=colors[curve["arm"]], baseline=names[0]), f"compare-{key}", snippet)
     endpoints = rank_comparisons([comparison for comparison in compared.comparisons if comparison.scan])
     if endpoints:
         st.header("Endpoints", anchor="endpoints")
-        show(make_metrics_table(endpoints[:50], second.release, colors, caption="endpoints"))
+        show(make_metrics_table(endpoints[:50], second.release, colors, caption="endpoints", sides=names))
     if curves["timeline"]:
         st.header("Both over time", anchor="timeline")
         timeline = {**curves["timeline"], "runs": None}  # two runs at two times: no time of day is that of both

@@ -11,9 +11,21 @@ from markupsafe import Markup
 from evaluator.errors import UnknownName
 from evaluator.ui.pieces import clean
 
+OF_RELEASE = ("verdict", "metric", "arm", "request", "rollout", "action")
+"""Keys of the address whose values mean something else, or nothing, for another release."""
+
 
 def choose(
-    label: str, options: Sequence[str], key: str, default: str, kind: str, column: Any = st, *, with_label: bool = True
+    label: str,
+    options: Sequence[str],
+    key: str,
+    default: str,
+    kind: str,
+    column: Any = st,
+    *,
+    with_label: bool = True,
+    own_choices: Sequence[str] = (),
+    own_controls: Sequence[str] = (),
 ) -> str:
     """Let the reader choose one of `options` in a select box; the address of the page always has the choice as `key`.
 
@@ -21,6 +33,10 @@ def choose(
     has become the default. `kind`: what is chosen, such as "release", for errors. `column`: where the box is; the page
     itself if not given. Without `with_label`, only screen readers get the label. Raises UnknownName if the address
     names none of them, until the reader has chosen another: what a link meant is not replaced by something else.
+
+    What was chosen or typed for one of the options is not used for another that the reader chooses here: the address
+    loses the keys in `own_choices`, and the controls with the keys in `own_controls`, whose values Streamlit keeps in
+    the address, get their defaults by `start_anew`.
     """
     is_unknown = _set_from_address(options, key, default)
     # The first index has no effect, because the value is set; without one, a reader could leave nothing chosen.
@@ -35,18 +51,42 @@ def choose(
         raise UnknownName(kind, clean(from_address), options, hint="choose another one")
     st.session_state[_name_written(key)] = chosen
     if from_address != chosen:
+        if from_address is not None:
+            for own in own_choices:
+                st.query_params.pop(own, None)
+            st.session_state.update({_name_anew(own): True for own in own_controls})
         st.query_params[key] = chosen
     return chosen
 
 
-def choose_release(page: str, names: Sequence[str], default: str) -> str:
+def start_anew(key: str, default: Any) -> None:
+    """Give a control its default, if the reader has just chosen another of what the control is about.
+
+    Called before the control is shown. See `own_controls` of `choose`.
+    """
+    if st.session_state.pop(_name_anew(key), False):
+        st.session_state[key] = default
+
+
+def choose_release(page: str, names: Sequence[str], default: str, *, own_controls: Sequence[str] = ()) -> str:
     """Let the reader choose the release that a page shows, next to the name of the page; the address has the choice.
 
-    The page's own heading is what it says of the release. Raises UnknownName if the address names none of `names`.
+    The page's own heading is what it says of the release. `own_controls` as of `choose`. Raises UnknownName if the
+    address names none of `names`.
     """
     left, right = st.columns([3, 2], vertical_alignment="center")
     left.html(Markup('<div class="ev"><p class="ev-page">{}</p></div>').format(page))
-    return choose("Release", names, "release", default, "release", right, with_label=False)
+    return choose(
+        "Release",
+        names,
+        "release",
+        default,
+        "release",
+        right,
+        with_label=False,
+        own_choices=OF_RELEASE,
+        own_controls=own_controls,
+    )
 
 
 def _set_from_address(options: Sequence[str], key: str, default: str) -> bool:
@@ -65,6 +105,11 @@ def _set_from_address(options: Sequence[str], key: str, default: str) -> bool:
     # Set in any case: on another page of the same session it is the value of a control that is gone.
     st.session_state[key] = value
     return value is None
+
+
+def _name_anew(key: str) -> str:
+    """Name the value of the session that keeps whether a control has to get its default."""
+    return f"{key} anew"
 
 
 def _name_written(key: str) -> str:

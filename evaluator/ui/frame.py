@@ -12,6 +12,7 @@ from pathlib import Path
 import streamlit as st
 
 from evaluator.errors import EvaluatorError, StoreBusy, StoreError
+from evaluator.serving.entry import SCRIPT, EntryMiddleware
 from evaluator.serving.login import is_login_configured
 from evaluator.serving.worker import start_worker
 from evaluator.store.control_file import control_path
@@ -37,6 +38,8 @@ def open_frame(title: str, show_page: Callable[[], None]) -> None:
     can read, to all other readers. `title`: of the page; it names the browser's tab until the page names it better.
     """
     st.html(STYLE)
+    if not EntryMiddleware.is_used:
+        st.html(f"<script>{SCRIPT.read_text(encoding='utf-8')}</script>", unsafe_allow_javascript=True)
     st.set_page_config(page_title=f"{title} · Release evaluator")
     with _problems_shown(title):
         if _is_open_to_everyone():

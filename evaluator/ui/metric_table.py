@@ -24,6 +24,9 @@ MOST_NAMES = 6
 COLUMNS = ("status", "metric", "change", "allowed", "baseline", "candidate", "role")
 """All columns but that of the intervals, which has the marks of its axis as its head."""
 
+SIDES = ("baseline", "candidate")
+"""The columns of the two values that are compared."""
+
 
 def make_metrics_table(
     comparisons: Sequence[Comparison],
@@ -34,12 +37,14 @@ def make_metrics_table(
     caption: str = "metrics",
     axis: tuple[float, float] | None = None,
     failures: Sequence[FailureCount] | None = None,
+    sides: tuple[str, str] = SIDES,
 ) -> Markup:
     """Make a table of comparisons, in the given order: status, change, and its interval against what is allowed.
 
     Each name is a link to the figures of the metric and endpoint. A sentence below it says only what the other columns
     do not. `colors`: those of the arms, by name. `with_arms` adds the arm to the names. `axis`: ends of the axis, as of
     `find_common_axis`; `None`: that of these comparisons. `failures`: their kinds are written below a name.
+    `sides`: what is compared, if it is not the baseline and a candidate.
     """
     axis = axis or find_common_axis(comparisons)
     rows = Markup("").join(
@@ -49,11 +54,16 @@ def make_metrics_table(
             to_css_color(colors[comparison.arm]),
             axis,
             describe_kinds(comparison, failures),
+            sides,
             with_arm=with_arms,
         )
         for comparison in comparisons
     )
-    heads = {name: Markup('<th scope="col" role="columnheader">{}</th>').format(name) for name in COLUMNS}
+    named = dict(zip(SIDES, map(clean, sides), strict=True))
+    heads = {
+        column: Markup('<th scope="col" role="columnheader">{}</th>').format(named.get(column, column))
+        for column in COLUMNS
+    }
     heads["change"] += Markup('<th scope="col" role="columnheader">{}</th>').format(_draw_axis(axis))
     return Markup(
         '<div class="ev-metrics" role="region" aria-label="{}"><table role="table">'
@@ -62,13 +72,23 @@ def make_metrics_table(
 
 
 def _make_row(
-    comparison: Comparison, release_id: str, color: str, axis: tuple[float, float], kinds: str, *, with_arm: bool
+    comparison: Comparison,
+    release_id: str,
+    color: str,
+    axis: tuple[float, float],
+    kinds: str,
+    sides: tuple[str, str],
+    *,
+    with_arm: bool,
 ) -> Markup:
     """Make the row of a comparison; `kinds`: of its failures. See `make_metrics_table`."""
+    chosen: dict[str, str | None]
     if comparison.scan:
         heading, chosen = "closer", {"endpoint": clean(comparison.rule.slice.endpoint)}
     else:
-        heading, chosen = "metric", {"metric": comparison.rule.name, "arm": comparison.arm}
+        # Where sides are compared, the arm has the name of its side, which is none of the release.
+        arm = comparison.arm if sides == SIDES else None
+        heading, chosen = "metric", {"metric": comparison.rule.name, "arm": arm}
     name = link("release", text=name_row(comparison, with_arm=with_arm), at=heading, release=release_id, **chosen)
     notes = filter(None, (explain_row(comparison), kinds))
     note_html = Markup("").join(Markup('<span class="reason">{}</span>').format(clean(note)) for note in notes)
@@ -79,13 +99,19 @@ def _make_row(
         **dict(zip(("baseline", "candidate"), format_both(comparison), strict=True)),
         "role": name_role(comparison),
     }
+    named = dict(zip(SIDES, map(clean, sides), strict=True))  # what a narrow page writes before each value
     return Markup(
         '<tr role="row"><td role="cell" data-of="status">{}</td><th role="rowheader" scope="row">{}{}</th>{}</tr>'
     ).format(
         mark_up_status(comparison),
         name,
         note_html,
-        Markup("").join(Markup('<td role="cell" data-of="{}">{}</td>').format(*cell) for cell in cells.items()),
+        Markup("").join(
+            Markup('<td role="cell" data-of="{}" data-name="{}">{}</td>').format(
+                column, named.get(column, column), value
+            )
+            for column, value in cells.items()
+        ),
     )
 
 

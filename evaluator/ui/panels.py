@@ -14,7 +14,7 @@ import streamlit as st
 from evaluator.figures import PALETTE, Figure, to_image
 from evaluator.records import Comparison, FailureCount
 from evaluator.reports.base import NBSP, TIED, escape_formula, format_allowed, format_both, format_effect, name_role
-from evaluator.ui.metric_table import make_metrics_table
+from evaluator.ui.metric_table import SIDES, make_metrics_table
 from evaluator.ui.pieces import clean, show, show_markup, show_table
 from evaluator.wording import name_comparison
 
@@ -33,23 +33,30 @@ def show_metrics(
     with_arms: bool = False,
     max_rows: int | None = None,
     failures: Sequence[FailureCount] | None = None,
+    sides: tuple[str, str] = SIDES,
 ) -> None:
     """Show a table of the first `max_rows` comparisons (`None`: of all), and offer all of them as a download.
 
     `colors`: those of the arms, by name; `name`: unique on the page, and the name of the file; `snippet`: Python that
     makes the numbers again; `with_arms` adds the arm to the name of each metric in the table; `failures`: those whose
-    kinds are written in it.
+    kinds are written in it; `sides`: what is compared, if it is not the baseline and a candidate.
     """
     show(
         make_metrics_table(
-            comparisons[:max_rows], release_id, colors, with_arms=with_arms, caption=caption, failures=failures
+            comparisons[:max_rows],
+            release_id,
+            colors,
+            with_arms=with_arms,
+            caption=caption,
+            failures=failures,
+            sides=sides,
         )
     )
-    offer_metrics(comparisons, name, snippet)
+    offer_metrics(comparisons, name, snippet, sides)
 
 
-def offer_metrics(comparisons: Sequence[Comparison], name: str, snippet: str) -> None:
-    """Offer the numbers of comparisons; `name` and `snippet` as of `show_metrics`."""
+def offer_metrics(comparisons: Sequence[Comparison], name: str, snippet: str, sides: tuple[str, str] = SIDES) -> None:
+    """Offer the numbers of comparisons; `name`, `snippet` and `sides` as of `show_metrics`."""
     download_rows = [
         (
             name_comparison(comparison),
@@ -63,7 +70,8 @@ def offer_metrics(comparisons: Sequence[Comparison], name: str, snippet: str) ->
         )
         for comparison in comparisons
     ]
-    show_numbers(name, HEAD, download_rows, snippet)
+    head = [dict(zip(SIDES, sides, strict=True)).get(column, column) for column in HEAD]
+    show_numbers(name, head, download_rows, snippet)
 
 
 def show_figure(figure: Figure, name: str, snippet: str) -> None:

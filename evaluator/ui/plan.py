@@ -25,7 +25,7 @@ from evaluator.policy import Policy
 from evaluator.records import Margin, Rulebook
 from evaluator.reports.overview import rank_comparisons
 from evaluator.reports.plan import answer_plan
-from evaluator.ui.controls import choose
+from evaluator.ui.controls import choose, start_anew
 from evaluator.ui.frame import guarded
 from evaluator.ui.metric_table import make_metrics_table
 from evaluator.ui.panels import show_figure, show_numbers
@@ -78,7 +78,12 @@ def show_plan() -> None:
     workspace = find_workspace()
     names = [summary.release.id for summary in read_summaries(workspace)] if workspace.store.exists() else []
     release = choose(
-        "Based on the stored data of", [*names, NO_HISTORY], "release", (names or [NO_HISTORY])[0], "release"
+        "Based on the stored data of",
+        [*names, NO_HISTORY],
+        "release",
+        (names or [NO_HISTORY])[0],
+        "release",
+        own_controls=("rate", "latency", "failures", "margins", "calibrate"),
     )
     release_id = None if release == NO_HISTORY else release
     policy = read_policy(workspace, *filter(None, [release_id]))
@@ -97,21 +102,20 @@ def _choose_goal(workspace: Workspace, policy: Policy, release_id: str | None) -
     `release_id`: the release whose stored runs are the basis, and have a rate; `None`: an assumed service.
     """
     stored_rate = _read_rate(workspace, policy, release_id)
-    if st.session_state.get("planned from") != release_id and "rate" not in st.query_params:
-        st.session_state.pop("rate", None)  # that of another release, unless the reader has chosen it
-    st.session_state["planned from"] = release_id
     latency_default, failures_default = choose_harms(policy.rulebook)
 
     def slide(
         column: Any, label: str, key: str, minimum: float, maximum: float, default: float, **options: Any
     ) -> float:
         """Show a slider whose choice is in the address."""
+        start_anew(key, default)
         chosen: float = column.slider(label, minimum, maximum, default, key=key, bind="query-params", **options)
         return chosen
 
     first_row, second_row = st.columns(3), st.columns(3)
     minutes = slide(first_row[0], "Minutes of load", "minutes", 5, 240, 60, step=5)
     instances = slide(first_row[1], "Instances per arm", "instances", 1, 32, 4)
+    start_anew("rate", stored_rate)
     rate: float = first_row[2].number_input(
         "Requests a second per arm", 0.01, None, stored_rate, key="rate", bind="query-params", format="%.4g"
     )
@@ -279,6 +283,7 @@ def _show_other_margins(workspace: Workspace, release_id: str) -> None:
         show_empty("It was not judged yet.", "Judge it first:", workspace.command(release_id))
         return
     judged = read_judgement(workspace, verdict)
+    start_anew("margins", 1.0)
     factor = st.select_slider("Every margin, times", MARGIN_FACTORS, 1.0, key="margins", bind="query-params")
     margins = {rule.name: rule.margin.value * factor for rule in judged.rulebook.rules if rule.margin}
     with_other_margins = judge_under_margins(judged, margins, release_id)
@@ -309,6 +314,7 @@ def _show_calibration(workspace: Workspace, policy: Policy, release_id: str | No
     if not has_releases:
         show_empty("There are no stored baselines to try it on.", "Load or import some releases first.")
         return
+    start_anew("calibrate", default=False)
     if not st.toggle(
         "Judge identical halves of stored baselines (takes a while)", key="calibrate", bind="query-params"
     ):

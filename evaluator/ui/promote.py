@@ -89,9 +89,9 @@ def show_promote() -> None:
     verdict = read_past_verdict(view, None)
     name_tab("Promote", release_id, verdict.word if verdict else None)
     if named is not None and named.intent.release != release_id:
-        _leave_other_request(named.intent.id, named.intent.release)
+        if "request" in st.query_params:  # else the reader has just chosen another release
+            _show_other_request(named.intent.id, named.intent.release)
         named = None
-    st.session_state["request"] = named.intent.id if named else ""
     open_requests = show_open_requests(workspace, release_id, reader, named.intent.id if named else "")
     if verdict is None:
         problem = f"{clean(release_id)} was not judged yet, so nothing can be promoted."
@@ -103,14 +103,8 @@ def show_promote() -> None:
     guarded(lambda: show_earlier_requests(workspace, release_id, reader, open_requests))()
 
 
-def _leave_other_request(request: str, release_id: str) -> None:
-    """Say that the request in the address is about another release than the one that is shown.
-
-    If its card was shown just before, the reader has chosen another release: then the address no longer names it.
-    """
-    if st.session_state.get("request") == request:
-        del st.query_params["request"]
-        return
+def _show_other_request(request: str, release_id: str) -> None:
+    """Say that the request in the address is about another release than the one that is shown."""
     show_markup(
         '<p class="warn" role="status">The request {} is about {}: {}</p>',
         clean(request),
@@ -130,7 +124,7 @@ def _show_action(
 
     An action that was requested already, and waits or is being executed, is not offered again.
     """
-    action = _choose_action(verdict)
+    action = _choose_action(view.release.id, verdict)
     st.caption(EXPLANATIONS[action])
     for record in open_requests:
         if record.intent.action is action and record.intent.state in OPEN:
@@ -188,17 +182,18 @@ def _read_policy(workspace: Workspace, release_id: str, action: Action) -> Polic
     return read_policy_to_go_back(workspace, release_id, say=lambda text: st.warning(escape_markdown(text)))
 
 
-def _choose_action(verdict: Verdict | None) -> Action:
+def _choose_action(release_id: str, verdict: Verdict | None) -> Action:
     """Let the reader choose an action: a promotion needs a verdict, an override a verdict other than GO.
 
-    The address has the choice, which is used only when the page is opened; then the control wins. Raises UnknownName if
-    it names none of them, until the reader has chosen one.
+    The address has the choice, which is used only when the release is opened; then the control wins. Raises
+    UnknownName if it names none of them, until the reader has chosen one.
     """
     is_against_verdict = verdict is not None and verdict.word is not VerdictWord.GO
     names = [name for name, action in ACTIONS.items() if action is not Action.BREAK_GLASS or is_against_verdict]
     names = [name for name in names if verdict is not None or ACTIONS[name] is not Action.PROMOTE]
     from_address = st.query_params.get("action")
-    if "action" not in st.session_state:
+    if "action" not in st.session_state or st.session_state.get("acting on") != release_id:
+        st.session_state["acting on"] = release_id
         st.session_state["action"] = (
             names[0] if from_address is None else from_address if from_address in names else None
         )
@@ -280,11 +275,12 @@ def _show_form(
         return
     release_id = view.release.id
     label = next(name for name, named_action in ACTIONS.items() if named_action is action)
-    with st.form("ask", border=True):
-        reason = st.text_input("Reason, in one sentence", key="reason", max_chars=1000)
-        typed_name = type_name(release_id, "confirm", "typed")
+    own = f"{action}-{release_id}"  # what is typed for a release is of no other, and for no other action
+    with st.form(f"ask-{own}", border=True):
+        reason = st.text_input("Reason, in one sentence", key=f"reason-{own}", max_chars=1000)
+        typed_name = type_name(release_id, "confirm", f"typed-{own}")
         baseline_runs = to_nothing and st.checkbox(
-            "The servers of the baseline run: I have looked", key="baseline-runs"
+            "The servers of the baseline run: I have looked", key=f"baseline-runs-{own}"
         )
         is_pressed = st.form_submit_button(
             label,

@@ -21,6 +21,7 @@ from evaluator.ui.curves import show_distribution, show_metric, show_timeline
 from evaluator.ui.details import show_history, show_method, show_queries, show_runs
 from evaluator.ui.faults import make_fault_card
 from evaluator.ui.frame import guarded, show_empty_store
+from evaluator.ui.iterations import make_iteration_card
 from evaluator.ui.live import make_recording, show_recorded, show_unjudged
 from evaluator.ui.metric_table import make_verdict_table
 from evaluator.ui.notes import show_notes
@@ -73,7 +74,7 @@ def show_release() -> None:
         st.title("Release")
         show_empty_store()
         return
-    release_id = choose_release("Release", names, names[0])
+    release_id = choose_release("Release", names, names[0], own_controls=("find", "endpoint", "window"))
     view = read_release(workspace, release_id)
     latest = read_past_verdict(view, None)
     name_tab("Release", release_id, latest.word if latest else None)
@@ -144,6 +145,8 @@ def _show_present(workspace: Workspace, release_id: str, *, was_judged: bool) ->
     is_newest = number in (None, len(view.verdicts) - 1)
     show(make_answer(workspace, verdict, _list_notes(workspace, view, verdict), is_newest=is_newest))
     if (card := make_fault_card(verdict)) is not None:
+        show(card)
+    if (card := make_iteration_card(verdict)) is not None:
         show(card)
     if running := list_running(view.runs):
         show(make_recording(running))

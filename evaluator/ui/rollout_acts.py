@@ -57,9 +57,10 @@ def _show_form(workspace: Workspace, status: RolloutStatus, reader: Reader) -> N
         Markup("<li><strong>{}</strong> {}</li>").format(name, mark_up_code(text[:1].upper() + text[1:]))
         for name, text in effects
     )
-    with st.form("act-on-rollout", border=True):
-        reason = st.text_input("Reason, in one sentence", key="rollout-reason", max_chars=1000)
-        typed_name = type_name(release, "confirm", "rollout-typed")
+    own = status.rollout.id  # what is typed for a rollout is of no other
+    with st.form(f"act-on-{own}", border=True):
+        reason = st.text_input("Reason, in one sentence", key=f"reason-{own}", max_chars=1000)
+        typed_name = type_name(release, "confirm", f"typed-{own}")
         pressed = ""
         buttons = st.container(horizontal=True)
         for name, _ in effects:

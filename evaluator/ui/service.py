@@ -8,9 +8,11 @@ import streamlit as st
 from markupsafe import Markup
 
 from evaluator.figures.base import is_worse_upwards
+from evaluator.intents.life import Lives
 from evaluator.records import Comparison, Verdict
 from evaluator.records.intents import Action
-from evaluator.records.life import ServiceLife
+from evaluator.records.life import LifeState, ServiceLife
+from evaluator.reports.accumulation import accumulate
 from evaluator.reports.base import format_allowed, format_effect
 from evaluator.reports.overview import HeatMap, build_heat_map
 from evaluator.ui.controls import choose
@@ -73,8 +75,9 @@ def show_service() -> None:
         (verdict for verdict in read_latest(workspace) if verdict.release.id in releases and verdict.judged_at),
         key=lambda verdict: verdict.judged_at or now(),
         reverse=True,
-    )[:CANDIDATES]
-    _show_candidates(workspace, verdicts)
+    )
+    _show_candidates(workspace, verdicts[:CANDIDATES])
+    _show_accumulated(verdicts, lives, service)
     guarded(lambda: _show_policy(workspace, releases[0]))()
 
 
@@ -130,6 +133,30 @@ def _show_candidates(workspace: Workspace, verdicts: Sequence[Verdict]) -> None:
             "triangle lies beyond the axis."
         )
         show(_make_trends(heat))
+
+
+def _show_accumulated(verdicts: Sequence[Verdict], lives: Lives, service: str) -> None:
+    """Show how far the service has moved by all releases that were promoted one after the other."""
+    promoted = [
+        verdict
+        for verdict in verdicts
+        if verdict.release.id in lives.releases and lives.releases[verdict.release.id].state in _WAS_LIVE
+    ]
+    if not promoted:
+        return
+    accumulated = accumulate(promoted, service)
+    if isinstance(accumulated, str):
+        st.caption(f"How far {clean(service)} has moved over several releases is not known: {clean(accumulated)}.")
+        return
+    st.header(f"Since {clean(accumulated.since)}", anchor="since")
+    st.caption(
+        f"The changes of {count_of(len(accumulated.heat.rows), 'release')} that were promoted one after the other, "
+        "added up. The shaded part is what each of them was allowed."
+    )
+    show(_make_trends(accumulated.heat))
+
+
+_WAS_LIVE = (LifeState.LIVE, LifeState.REPLACED)
 
 
 def _make_trends(heat: HeatMap) -> Markup:

@@ -10,6 +10,7 @@ import streamlit as st
 from evaluator.figures import color_judged_arms
 from evaluator.records import Comparison, FailureCount, Verdict
 from evaluator.reports.overview import rank_comparisons
+from evaluator.ui.controls import start_anew
 from evaluator.ui.curves import list_drawable, show_metric_figures, show_strips
 from evaluator.ui.faults import show_failures
 from evaluator.ui.panels import show_metrics
@@ -71,6 +72,7 @@ def _show_ranking(
 
     `failures`: those of the verdict, whose kinds are shown.
     """
+    start_anew("find", "")
     name_filter = st.text_input(
         "Endpoints that contain", key="find", bind="query-params", max_chars=200, placeholder="any, for example POST"
     )
@@ -110,6 +112,8 @@ def _show_closer(workspace: Workspace, view: ReleaseView, verdict: Verdict, span
         comparison.rule.slice.endpoint for comparison in verdict.evidence.comparisons if comparison.rule.slice.endpoint
     }
     left, right = st.columns(2)
+    start_anew("endpoint", ALL)
+    start_anew("window", (0.0, span_s))
     endpoint = left.selectbox(
         "Endpoint", [ALL, *sorted(endpoints)], key="endpoint", bind="query-params", format_func=clean
     )

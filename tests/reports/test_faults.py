@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 
 import pytest
@@ -20,6 +20,7 @@ from evaluator.reports.human import to_human
 
 SINCE = datetime(2026, 11, 25, 16, 18, tzinfo=UTC)
 STEP = FaultOnset("step", 480.0, SINCE, 450.0, 510.0, SINCE, SINCE)
+RANGE = FaultOnset("step", earliest_s=480.0, latest_s=840.0, earliest=SINCE, latest=SINCE + timedelta(minutes=6))
 FAULT = Fault(
     "canary",
     "failures",
@@ -88,6 +89,22 @@ SLOW = replace(FAULT, what="response_time", baseline=None, candidate=2.04, kinds
                 " about minute 8 of each run,"
                 " between minute 5 and minute 12: 5.07 % of 812 requests failed (baseline: 0.1 %), most with"
                 " ConnectionError('refused') and 502 (bad gateway)"
+            ),
+        ),
+        (
+            replace(FAULT, onset=RANGE),
+            (
+                "POST /cart/checkout fails more often on canary-3, beginning between 2026-11-25 16:18 UTC and"
+                " 2026-11-25 16:24 UTC (minute 8 to minute 14): 5.07 % of 812 requests failed"
+                " (baseline: 0.1 %), most with 503. Other endpoints and instances are as on the baseline"
+            ),
+        ),
+        (
+            replace(FAULT, onset=replace(RANGE, earliest=None, latest=None)),
+            (
+                "POST /cart/checkout fails more often on canary-3, beginning between minute 8 and minute 14 of each"
+                " run: 5.07 % of 812 requests failed (baseline: 0.1 %), most with 503."
+                " Other endpoints and instances are as on the baseline"
             ),
         ),
         (
@@ -169,7 +186,9 @@ def test_parts_of_the_html_report_are_links_to_sections_that_it_has():
     assert '<a href="#panels">' not in bare
 
 
-@pytest.mark.parametrize("onset", [STEP, FaultOnset("start"), FaultOnset("not_known"), replace(STEP, since=None)])
+@pytest.mark.parametrize(
+    "onset", [STEP, RANGE, FaultOnset("start"), FaultOnset("not_known"), replace(STEP, since=None)]
+)
 def test_a_fault_is_read_back_from_its_json(onset):
     verdict = replace(find_verdict("no_go"), faults=(replace(FAULT, onset=onset), SLOW))
     text = to_json(verdict)

@@ -30,6 +30,10 @@ def test_app_py_is_short_and_runs(store_path, monkeypatch):
     shown = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
     assert not shown.exception
     assert [element.value for element in shown.title] == ["Releases"]
+    # Without the server of `evaluator app`, the page itself sends the script of its links.
+    (script,) = [element.proto for element in shown.get("html") if "<script>" in element.proto.body]
+    assert script.unsafe_allow_javascript
+    assert "history.pushState" in script.body
 
 
 def test_a_private_store_is_not_shown_where_nobody_is_known(own, html, monkeypatch):

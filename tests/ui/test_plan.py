@@ -17,6 +17,8 @@ def test_from_what_is_stored(page, store_path, text):
     shown.number_input(key="rate").set_value(200.0).run()
     assert "With 200 requests a second" in text(shown)
     assert len(shown.get("vega_lite_chart")) == 5
+    shown.selectbox(key="release").select("cart@1.7.0").run()
+    assert shown.number_input(key="rate").value < 100  # what was typed for another release is not used for this one
 
 
 def test_without_history_the_page_shows_that_it_assumes(page, tmp_path, text):

@@ -34,7 +34,8 @@ def press(shown, label):
 
 
 def fill(shown, key, text):
-    next(element for element in shown.text_input if element.key == key).input(text)
+    """Type a text into the field with this key, or with one that begins with it and continues with what it is about."""
+    next(field for field in shown.text_input if f"{field.key}-".startswith(f"{key}-")).input(text)
 
 
 def button(shown, label):
@@ -119,11 +120,25 @@ def test_where_the_baseline_may_be_gone_the_page_says_so_and_asks_whether_it_run
     assert "would be refused now: teardown may have taken it down" in text(shown)
     fill(shown, "reason", "carts are odd")
     fill(shown, "typed", "cart@1.9.0")
-    shown.checkbox(key="baseline-runs").check()
+    shown.checkbox[0].check()
     press(shown, "Roll back")
     events = [row.event for row in store.control.audit("cart@1.9.0") if row.actor == ME]
     assert events.index("baseline_runs") < len(events) - 1
     assert [intent.action for intent in store.control.intents()] == [Action.PROMOTE, Action.ROLLBACK]
+
+
+def test_what_is_typed_for_a_release_is_used_for_no_other_and_for_no_other_action(page, shop, monkeypatch):
+    monkeypatch.setattr("evaluator.intents.previews.find_obstacles", lambda *_: {0: "teardown may have taken it down"})
+    shown = page("promote", shop(HOOKS), release="cart@1.9.0", action="Roll back")
+    fill(shown, "reason", "carts are odd")
+    for control, chosen in (("action", "Hold"), ("release", "cart@1.6.0")):
+        if control == "action":
+            shown.segmented_control(key="action").set_value(chosen).run()
+        else:
+            shown.selectbox(key="release").select(chosen).run()
+        assert [field.value for field in shown.text_input if field.label.startswith("Reason,")] == [""], control
+        assert not any(box.value for box in shown.checkbox)
+    assert shown.query_params["action"] == "Promote"
 
 
 def test_the_name_is_typed_and_a_reason_given_before_anything_is_requested(page, shop, html):

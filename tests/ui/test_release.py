@@ -121,6 +121,19 @@ def test_an_unknown_name_in_a_link_shows_nothing_else_until_another_is_chosen(pa
     assert "GO ✓" in text(unknown)
 
 
+def test_another_release_does_not_take_over_what_was_chosen_for_the_one_before(page, store_path):
+    of_one = {"verdict": "1", "metric": "latency_p95", "find": "004", "endpoint": "GET /endpoint/004"}
+    shown = page("release", store_path, release="cart@1.6.0", window=["30", "90"], **of_one)
+    assert shown.slider(key="window").value == (30.0, 90.0)
+    shown.selectbox(key="release").select("cart@1.5.0").run()
+    assert not shown.exception
+    assert shown.text_input(key="find").value == ""
+    assert shown.selectbox(key="endpoint").value == "all endpoints"
+    assert shown.slider(key="window").value == (0.0, 300.0)
+    assert "verdict" not in shown.query_params
+    assert set(shown.query_params) == {"release", "metric"}
+
+
 def test_a_release_without_verdict_names_the_command(page, own, text):
     land(Store.open(own), "cart@2.0.0", STEADY, seed=9)
     shown = page("release", own, release="cart@2.0.0")

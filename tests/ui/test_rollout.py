@@ -264,8 +264,8 @@ def test_the_newest_rollout_is_shown_and_a_link_keeps_its_own(page, text, tmp_pa
 
 def press(test, label: str, *, typed: str = RELEASE, reason: str = "lunch is over"):
     """Fill in the form, and press one of its buttons."""
-    test.text_input(key="rollout-reason").input(reason)
-    test.text_input(key="rollout-typed").input(typed)
+    test.text_input(key="reason-r1").input(reason)
+    test.text_input(key="typed-r1").input(typed)
     next(button for button in test.button if button.label == label).click().run()
     assert not test.exception
     return test

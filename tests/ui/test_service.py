@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from rollouts_stored import store_rollouts
-from stored import HOSTILE, STEADY, edit_decisions, land, repeat_verdict
+from stored import DESIGNS, HOSTILE, STEADY, edit_decisions, judge, land, repeat_verdict
 
 from evaluator.intents import ActionRequest, ask, execute, system_person
 from evaluator.policy import load_policy
@@ -25,8 +25,8 @@ def acting(shop):
     # It is the newest release of its service.
     edit_decisions(store, "UPDATE releases SET created_at = ? WHERE id = 'cart@1.9.0'", to_text(datetime.now(UTC)))
 
-    def act(action: Action, reason: str = "release of Monday") -> None:
-        intent = ask(store, policy, system_person(), ActionRequest(action, "cart@1.9.0", reason))
+    def act(action: Action, reason: str = "release of Monday", release: str = "cart@1.9.0") -> None:
+        intent = ask(store, policy, system_person(), ActionRequest(action, release, reason))
         execute(store, lambda _: policy, intent.id, "w")
 
     act.path, act.store = path, store
@@ -114,6 +114,21 @@ def test_the_page_of_a_service_says_what_is_live(page, acting, text):
     assert "to promote</dt><dd>1 hook, 1 approval" in shown
     acting(Action.ROLLBACK, "prices shown twice")
     assert "No promotion of cart stands" in text(page("service", acting.path, service="cart"))
+
+
+def test_the_changes_of_releases_that_followed_each_other_are_added_up(page, acting, text):
+    acting(Action.PROMOTE)
+    shown = text(page("service", acting.path, service="cart"))
+    assert "cart@1.9.0 follows 1.4.1, which was not promoted here" in shown
+    land(acting.store, "cart@2.0.0", DESIGNS["cart@1.9.0"], seed=5)
+    services = '[{"name": "cart", "baseline": "1.9.0", "canary": "2.0.0"}]'
+    edit_decisions(acting.store, "UPDATE releases SET services = ? WHERE id = 'cart@2.0.0'", services)
+    assert judge(acting.store, "cart@2.0.0", load_policy(acting.path.parent / "evaluator.yaml")) == "go"
+    repeat_verdict(acting.store, "cart@2.0.0")
+    acting(Action.PROMOTE, release="cart@2.0.0")
+    shown = text(page("service", acting.path, service="cart"))
+    assert "Since 1.4.1" in shown
+    assert "The changes of 2 releases that were promoted one after the other, added up" in shown
 
 
 def test_a_service_that_is_unknown_stays_so(page, store_path, text):

@@ -1,4 +1,4 @@
-"""The difference of two estimates that are independent of each other, from their intervals."""
+"""The difference and the sum of two estimates that are independent of each other, from their intervals."""
 
 from __future__ import annotations
 
@@ -27,3 +27,13 @@ def subtract(second: Interval, first: Interval) -> Interval:
     below = math.hypot(second.estimate - second.lower, first.upper - first.estimate)
     above = math.hypot(second.upper - second.estimate, first.estimate - first.lower)
     return Interval(difference, difference - below, difference + above)
+
+
+def add(first: Interval, second: Interval) -> Interval:
+    """Return `first + second` with an interval of the level that both have; all NaN if an estimate is not finite."""
+    return subtract(first, Interval(-second.estimate, -second.upper, -second.lower))
+
+
+def to_log_ratio(change: float) -> float:
+    """Write a relative change as a log ratio; a fall by all is infinite."""
+    return math.log1p(change) if change > -1 else -math.inf
