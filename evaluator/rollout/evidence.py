@@ -51,7 +51,7 @@ from evaluator.stats.shaping.cells import recode
 from evaluator.stats.shaping.narrow import narrow
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
-from evaluator.wording import format_count, format_number
+from evaluator.wording import format_count, format_number, write_check_name
 
 OF_OUTCOMES = frozenset(kind for kind, metric in METRICS.items() if issubclass(metric, OutcomeMetric))
 """Types of metrics that compare outcomes of users."""
@@ -428,7 +428,8 @@ def find_missing(plan: RolloutPlan, step: Observe, judged: Judged) -> Iterator[s
     for arm in arms:
         if counts.get(arm, 0) < least:
             yield f"{arm} has {format_count(counts.get(arm, 0))} judged requests, fewer than {format_count(least)}"
-    yield from (f"{finding.check}: {finding.text}" for finding in judged.evidence.findings if forbids_no_harm(finding))
+    findings = (finding for finding in judged.evidence.findings if forbids_no_harm(finding))
+    yield from (f"{write_check_name(finding.check)}: {finding.text}" for finding in findings)
     all_cells = [cells for cells in (judged.data.cells, judged.data.live_cells) if cells is not None]
     all_cells = [cells for cells in all_cells if cells.moments.n.sum()]
     if not all_cells:
