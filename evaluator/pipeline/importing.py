@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 
 from evaluator.metrics.outcome_mean import OutcomeMean
@@ -50,7 +51,8 @@ def import_access_logs(store: Store, release: Release, plan: LogPlan) -> Landed:
     Raises InputError for lines that cannot be read, and if none is of an arm.
     """
     check_names(release, plan.options.arms)
-    landed = store.data.land_access_logs(release, new_run_id(), plan, describe_bad_line)
+    describe = partial(describe_bad_line, sensitive=plan.options.sensitive)
+    landed = store.data.land_access_logs(release, new_run_id(), plan, describe)
     if landed.already:  # then `land_access_logs` has not stored the release
         store.control.add_release(release)
     return landed

@@ -46,7 +46,7 @@ from evaluator.stats.shaping.cells import recode
 from evaluator.stats.shaping.narrow import narrow
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
-from evaluator.wording import format_count, format_number
+from evaluator.wording import format_count, format_number, write_check_name
 
 EARLY_S = 5.0
 """How long before its begin was written a step's requests may begin."""
@@ -393,7 +393,8 @@ def find_missing(plan: RolloutPlan, step: Observe, judged: Judged) -> Iterator[s
     for arm in arms:
         if counts.get(arm, 0) < least:
             yield f"{arm} has {format_count(counts.get(arm, 0))} judged requests, fewer than {format_count(least)}"
-    yield from (f"{finding.check}: {finding.text}" for finding in judged.evidence.findings if forbids_no_harm(finding))
+    findings = (finding for finding in judged.evidence.findings if forbids_no_harm(finding))
+    yield from (f"{write_check_name(finding.check)}: {finding.text}" for finding in findings)
     all_cells = [cells for cells in (judged.data.cells, judged.data.live_cells) if cells is not None]
     all_cells = [cells for cells in all_cells if cells.moments.n.sum()]
     if not all_cells:

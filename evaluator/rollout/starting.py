@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,7 +44,6 @@ from evaluator.rollout.guarding import GuardedTraffic, make_key, make_setup
 from evaluator.rollout.locking import driving_alone
 from evaluator.rollout.recording import StepRecorder
 from evaluator.rollout.returning import return_without_plan
-from evaluator.sources.access_logs.options import LogSettings
 from evaluator.sources.access_logs.tail_state import list_followed
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
@@ -135,7 +133,8 @@ def make_tail_plans(
         if service.access_log is None:
             continue
         router = ServiceRouter(service, "", rollout.release)
-        settings = _find_settings(router.complete_log(), router.list_servers(), policy, service.service)
+        settings = find_settings(router.complete_log(), router.list_servers())
+        settings = replace(settings, options=replace(settings.options, service=service.service))
         tails[service.service] = TailPlan(
             store_path=store.path,
             release=Release(release.id),
@@ -145,13 +144,6 @@ def make_tail_plans(
             shortest_step_s=min(bakes, default=None),
         )
     return tails
-
-
-def _find_settings(log: Mapping[str, Any], servers: Mapping[str, Any], policy: Policy, service: str) -> LogSettings:
-    """Find how a log is read: as the policy says, with the servers of the router where it names none."""
-    settings = find_settings(log, servers)
-    sensitive = policy.promotion.sensitive
-    return replace(settings, options=replace(settings.options, service=service, sensitive=sensitive))
 
 
 def check_not_followed(store: Store, release: str, services: tuple[str, ...]) -> None:
