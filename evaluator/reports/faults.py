@@ -191,7 +191,7 @@ def _write_size(fault: Fault) -> Iterable[FaultText]:
     yield FaultText(f": {share} of {count_of(fault.requests, 'request')} failed (baseline: {usual})")
     if fault.kinds:
         yield FaultText(", most with ")
-        yield FaultText(" and ".join(name_kind(kind) for kind in fault.kinds), "kinds")
+        yield FaultText(" and ".join(dict.fromkeys(map(name_kind, fault.kinds))), "kinds")
 
 
 def _name_others(fault: Fault) -> str:

@@ -232,7 +232,7 @@ def make_setup(rollout: Rollout, plan: RolloutPlan, policy: Policy, release: Rel
                 options=entry.options,
                 words=list_versions(release, service),
                 access_log=Path(path) if path else None,
-                log=log,
+                log={**log, "sensitive": policy.promotion.sensitive},
                 least_serving=least_serving,
             )
         )

@@ -227,6 +227,14 @@ def test_failures_of_each_arm_are_written_with_their_kinds_below_the_card():
     assert "failures:" not in to_human(replace(FAILING, faults=None), width=400)  # as with a GO
 
 
+def test_kinds_of_one_name_are_one():
+    kinds = (FailureKind(500, "HTTP 500 at a", 9), FailureKind(503, "", 7), FailureKind(500, "HTTP 500 at b", 4))
+    counts = (replace(COUNTS[0], failures=20, kinds=kinds),)
+    shown = to_human(replace(FAILING, failures=counts, faults=(replace(FAULT, kinds=(kinds[0], kinds[2])),)), width=400)
+    assert "(13 × 500, 7 × 503)" in shown
+    assert "500 and 500" not in shown
+
+
 def test_kinds_that_were_not_recorded_are_not_zero():
     shown, folded = list_failure_rows(FAILING)
     assert shown[-1] == ("canary", "POST /cart", "canary-3", "41 of 812 (5.05 %)", "41 × 503")
