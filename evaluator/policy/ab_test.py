@@ -46,8 +46,8 @@ class OutcomesSection(Section):
     database: str = Field("", description="With query: a file of DuckDB, which is opened for reading.")
     assigned: list[Text] = Field(
         default_factory=list,
-        description="Files, CSV or Parquet, of all users that were assigned, with the columns of user and arm, and time if "
-        "they have it: outcomes of other users, or of half of them, let no arm win.",
+        description="Files, CSV or Parquet, of all users that were assigned, with the columns of user, arm and time: "
+        "outcomes of other users, or of half of them, let no arm win.",
     )
     unit: str = Field("", description="Column of the user.  Default: as `evaluator import --outcomes` finds it.")
     arm: str = Field("", description="Column of the arm.  Default: as above.")
