@@ -51,11 +51,11 @@ from evaluator.reports.base import (
 from evaluator.reports.failures import HEAD as FAILURE_HEAD
 from evaluator.reports.failures import describe_kinds, list_failure_rows
 from evaluator.reports.faults import NOTHING_SHOWN, list_parts
-from evaluator.reports.history import USERS, describe_arms, describe_candidates, describe_runs, list_happenings
+from evaluator.reports.history import describe_arms, describe_candidates, describe_runs, list_happenings
 from evaluator.reports.iterations import describe_iteration
 from evaluator.reports.summary import summarise
 from evaluator.reports.templating import format_moment, identify, make_environment, read_template, to_yaml
-from evaluator.wording import count_of, format_count, format_duration, format_number
+from evaluator.wording import USERS, count_of, format_count, format_duration, format_number
 
 HALF = 516
 """Width (px) of a figure in one of two columns."""
