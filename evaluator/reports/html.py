@@ -27,6 +27,7 @@ from evaluator.figures import (
     draw_shift,
     draw_timeline,
     draw_units,
+    draw_windows,
     explain_timeline,
     pick_decisive,
     rank_by_margin,
@@ -345,6 +346,8 @@ class _Report:
             figures = []
             if over_time:
                 figures.append(self._embed(draw_over_time(row, over_time, color=self.colors[row.arm])))
+            if windows := metric_data.get("windows"):
+                figures.append(self._embed(draw_windows(row, windows, color=self.colors[row.arm])))
             if units:
                 note = f"{units['hidden']} with fewer requests are not shown." if units["hidden"] else ""
                 figures.append(self._embed(draw_units(row, units, colors=self.colors), note=note))
