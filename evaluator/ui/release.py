@@ -170,6 +170,8 @@ def _list_notes(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> Se
     notes += [Markup("{} {}").format(units, USERS)] if units else []
     live = " + ".join(f"{arm.production.requests:,}" for arm in verdict.evidence.arms if arm.production)
     notes += [Markup("{} requests of production").format(live)] if live else []
+    if any(run.is_simulated for run in view.runs):
+        notes.insert(0, Markup('<span class="ev-badge warn">simulated data</span>nothing was measured'))
     if is_live(view.runs):
         notes.insert(0, Markup('<span class="ev-badge ok">recording</span>'))
     if is_stale(view.runs, verdict.judged_at):
