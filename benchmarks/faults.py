@@ -238,11 +238,12 @@ def find_onset_state(fault: Fault, truth: SimulatedFault) -> Literal["named", "r
         return "not_known"
     if truth.grows or onset.kind == "growth":
         return "named" if truth.grows and onset.kind == "growth" else "wrong"
-    elapsed_s = onset.elapsed_s or 0.0
-    if abs(elapsed_s - truth.onset_s) <= TOLERANCE_S:
+    if onset.kind == "start":
+        return "named" if truth.onset_s <= TOLERANCE_S else "wrong"
+    if onset.elapsed_s is not None and abs(onset.elapsed_s - truth.onset_s) <= TOLERANCE_S:
         return "named"
     earliest_s, latest_s = onset.earliest_s or 0.0, onset.latest_s or 0.0
-    is_written = latest_s - earliest_s > 2 * TOLERANCE_S
+    is_written = onset.elapsed_s is None or latest_s - earliest_s > 2 * TOLERANCE_S
     return "range" if is_written and earliest_s <= truth.onset_s <= latest_s else "wrong"
 
 

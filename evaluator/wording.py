@@ -310,6 +310,11 @@ def name_comparison(comparison: Comparison) -> str:
     return (f"{name} of {endpoint}" if endpoint else name) + name_evidence(comparison.evidence)
 
 
+def write_check_name(check: str) -> str:
+    """Write the name of a health check in words: `sample ratio`."""
+    return check.replace("_", " ")
+
+
 def name_evidence(evidence: EvidenceKind | None) -> str:
     """What follows the name of a metric or check on requests of production; empty for any other evidence."""
     return " (production)" if evidence is EvidenceKind.LIVE else ""
@@ -394,7 +399,11 @@ def list_kinds(count: FailureCount) -> str:
 
     Kinds that were not recorded are named as that: they are not zero.
     """
-    parts = [f"{format_count(kind.n)} × {name_kind(kind)}" for kind in count.kinds]
+    # Kinds whose names are equal differ in a part of the exception that is not written.
+    numbers: Counter[str] = Counter()
+    for kind in count.kinds:
+        numbers[name_kind(kind)] += kind.n
+    parts = [f"{format_count(number)} × {name}" for name, number in numbers.most_common()]
     if count.other_kinds:
         parts.append(f"{format_count(count.other_kinds)} of other kinds")
     if count.not_recorded:

@@ -65,6 +65,11 @@ class Instance:
         version = settings["versions"][self.arm]
         regression = settings["environments"][self.environment]["regressions"].get(self.arm, "none")
         options = {"--instance": f"{self.arm}-{self.number}", "--version": version, "--regression": regression}
+        if settings.get("etcd"):
+            options |= {
+                "--etcd": settings["etcd"].removeprefix("http://"),
+                "--configuration-key": f"/shop/{self.environment}/{self.arm}",
+            }
         words = [word for option in (self._name_it() | options).items() for word in option]
         subprocess.Popen(
             [sys.executable, settings["target"], *words],

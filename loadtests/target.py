@@ -2,6 +2,9 @@
 
     python loadtests/target.py --port 8801 --instance canary-1 --version 1.5.0 --regression tail
 
+With `--etcd HOST:PORT --configuration-key KEY` it reads a setting from etcd, again and again: `{"page": 20}`, the
+number of products on a page. A page of GET /products takes as long as it has products.
+
 It answers after a sleep drawn from a log-normal distribution that is fixed per endpoint, so that the sleep and not the
 machine determines how long a request takes: two instances without a regression differ only by chance. With `--metrics`
 it counts its requests for Prometheus under /metrics (needs prometheus-client).
@@ -11,12 +14,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
+import contextlib
+import http.client
 import json
 import math
 import os
 import random
 import re
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -47,6 +54,43 @@ LIFE_S = 8.0
 """Time (s) from the first request until an instance with the regression `dies` ends."""
 PARENT_CHECK_S = 1.0
 """How often (s) it is checked that the process which this one ends with still runs."""
+
+
+PAGE = 20
+"""Products on a page of GET /products, unless the configuration has another number; its latency is that of so many."""
+MOST_PRODUCTS = 1000
+CONFIGURATION_S = 0.5
+"""Time (s) after which the configuration is read again."""
+
+
+class Configuration:
+    """What etcd has of the service. What cannot be read, or cannot be meant, changes nothing."""
+
+    def __init__(self, address: str = "", key: str = "") -> None:
+        """Read it now, and again and again in a thread. `address`: HOST:PORT; empty: all is as by default."""
+        self.page = PAGE
+        self._address, self._key = address, key
+        if address:
+            self._read()
+            threading.Thread(target=self._follow, daemon=True).start()
+
+    def _follow(self) -> None:
+        """Read it until the process ends."""
+        while True:
+            time.sleep(CONFIGURATION_S)
+            self._read()
+
+    def _read(self) -> None:
+        """Read it once, through the JSON gateway of etcd: keys and values are base64, and what is absent is none."""
+        question = json.dumps({"key": base64.b64encode(self._key.encode()).decode()})
+        with (
+            contextlib.suppress(OSError, http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError),
+            contextlib.closing(http.client.HTTPConnection(self._address, timeout=2)) as connection,
+        ):
+            connection.request("POST", "/v3/kv/range", question)
+            entries = json.load(connection.getresponse()).get("kvs")
+            page = int(json.loads(base64.b64decode(entries[0]["value"]))["page"]) if entries else PAGE
+            self.page = page if 0 < page <= MOST_PRODUCTS else self.page
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +170,7 @@ class Shop:
         seed: int,
         leak_over_s: float,
         metrics: Metrics | None = None,
+        configuration: Configuration | None = None,
     ) -> None:
         """Behave with one of REGRESSIONS; instances with the same `seed` and name draw the same latencies."""
         self.instance = instance
@@ -134,6 +179,7 @@ class Shop:
         self.leak_over_s = leak_over_s
         """Time (s) in which the leak grows to its full size."""
         self._metrics = metrics
+        self._configuration = configuration or Configuration()
         self._random = random.Random(f"{seed}/{instance}")
         self._slow_down = REGRESSIONS[regression]
         self._failure_share = FAILURE_SHARE.get(regression, 0.0)
@@ -158,6 +204,8 @@ class Shop:
             self._first_request_at = now
         draw = Draw(endpoint, z=self._random.gauss(), age=(now - self._first_request_at) / self.leak_over_s)
         seconds = LATENCY_MS[endpoint] / 1000 * math.exp(SPREAD * draw.z) * self._slow_down(draw)
+        if endpoint == "GET /products":
+            seconds *= self._configuration.page / PAGE
         failed = self._random.random() < self._find_failure_share(now)
         if self.regression == "dies" and now - self._first_request_at > LIFE_S:
             os._exit(1)  # in the middle of all its requests, as a crash does
@@ -287,11 +335,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--metrics", action="store_true", help="count requests for Prometheus under /metrics")
+    parser.add_argument("--etcd", default="", metavar="HOST:PORT", help="where its configuration is read from")
+    parser.add_argument("--configuration-key", default="", metavar="KEY", help="the key in etcd")
     parser.add_argument("--parent", type=int, help="end when this process, the parent, has ended")
     parser.add_argument("--end-with", type=int, help="end when this process, which is not the parent, has ended")
     options = parser.parse_args(arguments)
     metrics = Metrics() if options.metrics else None
-    shop = Shop(options.instance, options.version, options.regression, options.seed, options.leak_over, metrics)
+    configuration = Configuration(options.etcd, options.configuration_key)
+    shop = Shop(
+        options.instance, options.version, options.regression, options.seed, options.leak_over, metrics, configuration
+    )
     asyncio.run(serve(shop, options.port, _make_check(options)))
 
 

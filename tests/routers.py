@@ -35,7 +35,7 @@ class Service:
 
 
 @contextlib.contextmanager
-def service(name: str) -> Iterator[Service]:
+def service(name: str, address: tuple[str, int] = ("127.0.0.1", 0)) -> Iterator[Service]:
     """A service that answers by path, with `X-Version: NAME`; path elements may be combined (`/status/503/delay/20`).
 
     | element | answer |
@@ -99,7 +99,7 @@ def service(name: str) -> Iterator[Service]:
         def handle_error(self, *_):
             pass  # clients that leave are part of the tests
 
-    server = Server(("127.0.0.1", 0), Handler)
+    server = Server(address, Handler)
     made = Service(name, server.server_address[1])
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()

@@ -35,7 +35,7 @@ def test_the_tutorial_says_what_happens(tmp_path):
                 break
             # Other tests load this machine. As the page says of INCONCLUSIVE, the load is repeated for longer; where
             # the load generator itself came late, it is repeated as it was, once they may have ended.
-            is_late = "load_generator: saturated" in done.stdout
+            is_late = "load generator: saturated" in done.stdout
             assert is_late or "next: load for about" in done.stdout, done.stdout
             done = run(command if is_late else command.replace("--seconds 30", "--seconds 120"), tmp_path)
         if command in ANSWERS:

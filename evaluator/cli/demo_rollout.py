@@ -34,6 +34,7 @@ from evaluator.sources.sample_environments import (
     read_traffic,
     start_production_router,
 )
+from evaluator.sources.sample_etcd import has_etcd, start_etcd
 from evaluator.sources.sample_policy import Times, find_first_stage, write_policy
 from evaluator.sources.sample_router import require_haproxy, start_users
 from evaluator.wording import count_of, format_count, format_duration, format_number, quote_command
@@ -62,7 +63,8 @@ INCONCLUSIVE_CODE, WRONG_CODE = 3, 4
     default="none",
     show_default=True,
     help="What is wrong with the candidate. errors: in all environments; latency: from pre-production on; "
-    "production-errors: only with half of the users of production; hang, dies: only in production.",
+    "production-errors: only with half of the users of production; hang, dies: only in production; "
+    "configuration: in etcd, which has to be installed.",
 )
 @click.option("--by-hand", is_flag=True, help="Start no rollout: you do, while the environments run until Ctrl-C.")
 @click.pass_obj
@@ -142,7 +144,8 @@ class Demo:
         `by_hand`: a person starts the rollout; it ends with KeyboardInterrupt.
         """
         with contextlib.ExitStack() as stack:
-            environments = stack.enter_context(prepare_environments(self.folder, VERSIONS, self.regression))
+            etcd = stack.enter_context(start_etcd(self.folder)) if has_etcd() else ""
+            environments = stack.enter_context(prepare_environments(self.folder, VERSIONS, self.regression, etcd=etcd))
             self.traces = tuple(list_traces(environments, self.store))
             stack.enter_context(self.production(environments, times))
             # An idle guard ends by itself after a minute; one that is not returns the traffic before it ends.

@@ -11,15 +11,13 @@ from typing import Literal
 
 from evaluator.assess.requests import RequestPairs
 from evaluator.faults.clock import FaultClock
+from evaluator.faults.course import Course, find_failure_onset, follow
 from evaluator.faults.failing import model_failures
 from evaluator.faults.grid import FaultGrid, build_grid
 from evaluator.faults.kinds import find_kinds
 from evaluator.faults.locating import (
-    Course,
     Place,
-    find_failure_onset,
     find_time_onset,
-    follow,
     locate,
     measure_slowing,
     name_place,
@@ -141,7 +139,7 @@ def find_failing(requests: RequestPairs, arm: str, grid: FaultGrid, *, given: bo
         """Find the course of the failures at a place, and their onset."""
         n, failures = clock.count(place.scope, grid)
         course = follow(model, place.scope, n, failures, grid.slot_s, requests.cells.bucket_s)
-        return course, find_failure_onset(course, model.find_dispersion(place.scope))
+        return course, find_failure_onset(course)
 
     course, onset = follow_place(place)
     # The onset is known better now, and with it the place.

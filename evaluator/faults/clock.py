@@ -77,12 +77,13 @@ class FaultClock:
                 return None
             return datetime.fromtimestamp(start_s + round(seconds), UTC)
 
+        named_s = onset.elapsed_s if onset.is_near else None
         return FaultOnset(
             onset.kind,
-            elapsed_s=count(onset.elapsed_s),
+            elapsed_s=count(named_s),
             earliest_s=count(onset.earliest_s),
             latest_s=count(onset.latest_s),
-            since=date(onset.elapsed_s),
+            since=date(named_s),
             earliest=date(onset.earliest_s),
             latest=date(onset.latest_s),
         )

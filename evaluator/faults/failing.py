@@ -43,15 +43,6 @@ def step_gains(count: FloatArray, expected: FloatArray, n: FloatArray) -> FloatA
     return np.asarray((np.where(after, logs, 0.0) * count[failed]).sum(axis=1) - rise * exposed)
 
 
-def growth_gain(count: FloatArray, expected: FloatArray, n: FloatArray) -> float:
-    """Return the log likelihood ratio of a failure rate that grows evenly from the start; all of shape (buckets,)."""
-    grown = (np.arange(n.size) + 0.5) / n.size * n
-    slopes = np.geomspace(1e-4, 2.0, 60)[:, None]
-    failed = np.flatnonzero(count)
-    logs = np.log1p(slopes * (grown / expected)[failed]) * count[failed]
-    return max(float((logs.sum(axis=1) - slopes[:, 0] * grown.sum()).max()), 0.0)
-
-
 def rate_gain(count: FloatArray, expected: FloatArray, control: FloatArray) -> FloatArray:
     """Return the log likelihood ratio of "a higher rate than the control", elementwise; 0 where it is not higher.
 

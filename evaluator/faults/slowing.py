@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.special import log_ndtr
 
 from evaluator.faults.grid import FaultGrid
 from evaluator.faults.scanning import Scope, choose_scope, sum_from_end
@@ -29,6 +30,10 @@ FEWEST_WINDOWS = 2
 BEYOND_WINDOW = 1.5
 """Slots of the means from which the long run is estimated, how many means there must be, and a factor for what is alike
 over a longer time."""
+PARTS = 4
+"""Parts of a slot between which an onset is distinguished."""
+SIZE_SD = 0.7
+"""Standard deviation of the sizes of faults, as rises of the mean logarithm: a third more than doubles the time."""
 APART = 4
 """Slots between which the drift of arms with one instance is measured."""
 FEWEST_RESPONSES = 30
@@ -93,6 +98,11 @@ class TimeModel:
     baseline_instances: int
     spread: TimeSpread
     slot_s: int
+
+    @property
+    def slots(self) -> int:
+        """Number of slots."""
+        return int(self.ok.shape[2])
 
     def find_scope(self, *, given: bool) -> Scope | None:
         """Find where and since when times are longest for their noise; see `choose_scope`."""
@@ -192,20 +202,36 @@ class TimeModel:
         pooled, pooled_noise = _pool(difference[scope.endpoints], noise[scope.endpoints])
         return pooled[0, 0], pooled_noise[0, 0], int(scope.instances.sum())
 
-    def find_gains(self, scope: Scope) -> tuple[FloatArray, float]:
-        """Return the log likelihood ratio of a step at each slot, and that of a slow growth from the start."""
+    def weigh_onsets(self, scope: Scope) -> tuple[FloatArray, float]:
+        """Return the log likelihood of a step in each part of a slot, and of a slow growth, compared with no fault.
+
+        In the slot of its onset a step is there for a part of the time. Its size is normal with `SIZE_SD`, and above 0.
+
+        Returns:
+            Log likelihoods of shape (slots × PARTS,), and that of a growth.
+        """
         difference, noise, instances = self.series(scope)
-        steps = self._find_steps(difference, noise, instances=instances)
-        spread = self.spread
         weight = self._weigh(noise, instances)
-        level = spread.of_level * (1 / instances + 1 / self.baseline_instances)
+        level = self.spread.of_level * (1 / instances + 1 / self.baseline_instances)
+        total = 1 / level + weight.sum()
+
+        def weigh(score: FloatArray, exposed: FloatArray, information: FloatArray) -> FloatArray:
+            """Return the log likelihood ratio of a shape, given its sums with the differences, 1 and itself."""
+            score = score - exposed / total * (weight * difference).sum()
+            precision = information - exposed**2 / total + SIZE_SD**-2
+            root = score / np.sqrt(precision)
+            return np.asarray(root**2 / 2 + log_ndtr(root) + math.log(2) - np.log(precision * SIZE_SD**2) / 2)
+
+        parts = 1 - (np.arange(PARTS) + 0.5) / PARTS
+        score, exposed = (sum_from_end(values) - values for values in (weight * difference, weight))
+        steps = weigh(
+            score[:, None] + parts * (weight * difference)[:, None],
+            exposed[:, None] + parts * weight[:, None],
+            exposed[:, None] + parts**2 * weight[:, None],
+        )
         grown = (np.arange(weight.size) + 0.5) / weight.size
-        shrink = (grown * weight).sum() / (1 / level + weight.sum())
-        score = (grown * weight * difference).sum() - shrink * (weight * difference).sum()
-        information = (grown**2 * weight).sum() - shrink * (grown * weight).sum()
-        growth = max(float(score), 0.0) ** 2 / (2 * float(information)) if information > 0 else 0.0
-        gains = np.where(steps.score > 0, steps.score**2 / np.maximum(2 * steps.information, 1e-12), 0.0)
-        return gains, growth
+        sums = ((values * weight).sum() for values in (grown * difference, grown, grown**2))
+        return steps.reshape(-1), float(weigh(*map(np.asarray, sums)))
 
     def profile(self, scope: Scope, *, over: str) -> TimeProfile:
         """Compare the units of a scope since its slot: its endpoints or its instances (`over`)."""

@@ -24,7 +24,7 @@ _SERVER_ERRORS = "5xx"
 AskStats = Callable[[str], str]
 """Sends a command to HAProxy, and returns the answer. Raises EvaluatorError."""
 FindArm = Callable[[str], str | None]
-"""Name of a server → its arm; None: of no arm."""
+"""Name of a server, or of its backend → its arm; None: of no arm."""
 
 
 @dataclass(slots=True)
@@ -56,8 +56,14 @@ class CounterWatch:
         limits: GuardLimits,
         *,
         by_status: bool,
+        by_backend: bool = False,
     ) -> None:
-        """`backend`: whose servers are counted; empty: of all. `by_status`: statuses of 5xx are failures."""
+        """Count the servers of arms.
+
+        `backend`: whose servers are counted; empty: of all. `by_status`: statuses of 5xx are failures. `by_backend`:
+        the name of a server's backend says its arm, not its own.
+        """
+        self._named_by = "pxname" if by_backend else "svname"
         self._ask, self._backend, self._find_arm = ask, backend, find_arm
         self._error_columns = ("econ", "eresp", *(("hrsp_5xx",) if by_status else ()))
         self._limits = limits
@@ -83,7 +89,7 @@ class CounterWatch:
         now = {arm: replace(counters, sessions=0, queued=0) for arm, counters in before.items()}
         states = dict.fromkeys(now, ArmState())
         for row in rows:
-            arm = self._find_arm(row["svname"])
+            arm = self._find_arm(row[self._named_by])
             if row["type"] != _OF_SERVERS or arm not in now:
                 continue
             started, failures = self._count_since(row)

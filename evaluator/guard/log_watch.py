@@ -14,7 +14,7 @@ from evaluator.errors import EvaluatorError, InputError
 from evaluator.guard.limits import FALSE_ALARM, RequestWindow, remember_usual
 from evaluator.guard.log_lines import LogRequestReader
 from evaluator.guard.recognise import find_settings, recognise
-from evaluator.records.access_logs import find_arm
+from evaluator.records.access_logs import HIDDEN_NAMES, find_arm
 from evaluator.records.rollouts import GuardLimits
 from evaluator.records.words import BASELINE
 from evaluator.sources.access_logs.following import LogFollower
@@ -110,6 +110,8 @@ class LogWatch:
     def _describe_names(self, names: Counter[str]) -> str:
         """Say which names the log has, and which ones the arms look for."""
         shown = ", ".join(name or "-" for name, _ in names.most_common(_MOST_NAMES))
+        if self._settings.options.sensitive and self._settings.options.arm_from == "arm":
+            shown = HIDDEN_NAMES
         arms = "; ".join(f"{arm}: {', '.join(patterns)}" for arm, patterns in self._settings.options.arms.items())
         origin = {"server": "servers", "backend": "backends"}.get(self._settings.options.arm_from, "names")
         return (

@@ -23,8 +23,8 @@ _LIMIT_S = 20.0
 def find_settings(log: Mapping[str, Any], servers: Mapping[str, Any]) -> LogSettings:
     """Find how a log is read, from `sources.access_log` of the policy as plain JSON.
 
-    `servers`: arm → names of its servers, where the router knows them; they are used if the policy names none. Raises
-    InputError, UsageError.
+    `servers`: arm → names of its servers, where the router knows them; they are used if the policy names none. The
+    key `sensitive` of `log` is that of the policy. Raises InputError, UsageError.
     """
     known = {key: value for key, value in log.items() if key in AccessLogSource.model_fields and key != "endpoints"}
     if not known.get("arms"):
@@ -33,12 +33,16 @@ def find_settings(log: Mapping[str, Any], servers: Mapping[str, Any]) -> LogSett
         source = AccessLogSource.model_validate(known)
     except ValueError as error:
         raise InputError(f"the options of the access log cannot be used: {error}") from None
-    return combine_settings(source)
+    return combine_settings(source, sensitive=bool(log.get("sensitive")))
 
 
 def recognise(path: Path, settings: LogSettings) -> LogLayout:
     """Recognise the format of a log, in another process. Raises InputError if that is not possible (yet)."""
-    question = {"path": str(path), **{name: getattr(settings, name) for name in ("format", "log_format", "columns")}}
+    question = {
+        "path": str(path),
+        "sensitive": settings.options.sensitive,
+        **{name: getattr(settings, name) for name in ("format", "log_format", "columns")},
+    }
     try:
         done = subprocess.run(
             [sys.executable, "-m", "evaluator.guard.recognise"],
@@ -68,7 +72,10 @@ def main() -> None:
 
     question = json.load(sys.stdin)
     settings = LogSettings(
-        combine_settings(AccessLogSource.model_validate({"arms": {"baseline": ["b"], "canary": ["c"]}})).options,
+        combine_settings(
+            AccessLogSource.model_validate({"arms": {"baseline": ["b"], "canary": ["c"]}}),
+            sensitive=question["sensitive"],
+        ).options,
         question["format"],
         question["log_format"],
         question["columns"],

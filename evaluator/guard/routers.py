@@ -13,7 +13,7 @@ from evaluator.guard.counters import AskStats
 from evaluator.guard.setup import GuardedService
 from evaluator.hooks import HookContext, MaybeSent, Realised, Router, make_router
 from evaluator.hooks.base import Action
-from evaluator.hooks.haproxy import HaProxyOptions
+from evaluator.hooks.haproxy_api import HaProxyOptions
 from evaluator.hooks.network import resolve_allowed
 from evaluator.hooks.router import MOST_DIFFERENCE
 from evaluator.records.words import BASELINE, CANDIDATE
@@ -125,6 +125,18 @@ class ServiceRouter:
         """Return arm → names of its servers, where the options name servers; empty if they do not."""
         servers = getattr(self.router.options, "servers", None) or {}
         return {arm: [names] if isinstance(names, str) else list(names) for arm, names in servers.items()}
+
+    @property
+    def counts_by_backend(self) -> bool:
+        """Has each arm a backend of its own, whose name says the arm in logs and counters?"""
+        return isinstance(self.router.options, HaProxyOptions) and self.router.options.map is not None
+
+    def complete_log(self) -> Mapping[str, Any]:
+        """Complete how the log is read: by the backends of the arms, if each has one and the policy names no arms."""
+        log = self.service.log
+        if not self.counts_by_backend or log.get("arms"):
+            return log
+        return {**log, "arms": self.list_servers(), "arm_from": "backend"}
 
     def _make_context(
         self, action: Action, words: Mapping[str, str] | None = None, shares: Mapping[str, float] | None = None

@@ -25,7 +25,9 @@ class ServiceWatch:
         self.router = ServiceRouter(service, rollout, release)
         self.log: LogWatch | None = None
         if service.access_log is not None:
-            self.log = LogWatch(service.access_log, service.log, self.router.list_servers(), limits, clock)
+            self.log = LogWatch(
+                service.access_log, self.router.complete_log(), self.router.list_servers(), limits, clock
+            )
         self.counters = self._make_counters()
         self.wanted: dict[str, float] = {}
         """The shares that were set last, or those that were there."""
@@ -65,7 +67,13 @@ class ServiceWatch:
             find_arm = self.log.find_arm_of_server
         statuses = self.service.log.get("failures", [_SERVER_ERRORS])
         return CounterWatch(
-            ask, backend, find_arm, self.router.router.arms(), self._limits, by_status=_SERVER_ERRORS in statuses
+            ask,
+            backend,
+            find_arm,
+            self.router.router.arms(),
+            self._limits,
+            by_status=_SERVER_ERRORS in statuses,
+            by_backend=self.router.counts_by_backend,
         )
 
     # -------------------------------------------------------------- before the first shift

@@ -7,73 +7,32 @@ in maintenance, drained or down get none, so their state is looked at, too.
 
 from __future__ import annotations
 
-import contextlib
-import re
-import socket
-import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
-
-from pydantic import Field, model_validator
+from typing import Any
 
 from evaluator.errors import HookError
-from evaluator.hooks.base import HookContext
+from evaluator.hooks.base import BaseHook, HookContext
 from evaluator.hooks.by_hand import write_socat
+from evaluator.hooks.haproxy_api import HaProxyHook, HaProxyOptions
 from evaluator.hooks.haproxy_config import explain_reload
+from evaluator.hooks.haproxy_map import HaProxyMap
 from evaluator.hooks.haproxy_state import Backend, explain_refused_shares, explain_refused_weights, parse_backend
-from evaluator.hooks.network import MaybeSent, NetworkOptions, resolve_allowed
-from evaluator.hooks.options import Text, names_of
-from evaluator.hooks.router import (
-    SHARES,
-    Applied,
-    ArmName,
-    Realised,
-    ServerRouter,
-    Shares,
-    check_servers,
-    show_share,
-)
-from evaluator.hooks.weights import ServerName, check_earlier, find_weights, list_candidates, show_weights, sum_shares
+from evaluator.hooks.network import MaybeSent
+from evaluator.hooks.router import Applied, Realised, show_share
+from evaluator.hooks.weights import check_earlier, find_weights, list_candidates, show_weights, sum_shares
 
 MOST_WEIGHT = 256
 """HAProxy's largest weight."""
-_LONGEST_ANSWER = 1 << 20
 _CHANGE_ALGORITHM = "change the shares, or write `balance roundrobin` into HAProxy's configuration"
 
 
-class HaProxyOptions(NetworkOptions):
-    """Where the runtime API is, and the servers of each arm."""
-
-    socket: Text | None = Field(None, description="Its unix socket: `stats socket PATH level admin`.")
-    address: Text | None = Field(None, description="Or HOST:PORT, where it listens to TCP.")
-    backend: ServerName = Field(description="The backend whose servers share the requests.")
-    servers: dict[ArmName, names_of(ServerName)] = Field(  # type: ignore[valid-type] # a type that a function makes
-        description="Arm to its servers: {baseline: [b1, b2], canary: [c1, c2]}."
-    )
-    shares: Shares | None = SHARES
-
-    @model_validator(mode="after")
-    def _check_place(self) -> Self:
-        """Check that the options name either a unix socket or an address HOST:PORT, and arms with servers."""
-        if (self.socket is None) == (self.address is None):
-            raise ValueError("needs socket or address, one of them")
-        if self.address and not re.fullmatch(r".+:\d{1,5}", self.address):
-            raise ValueError(f"address must be HOST:PORT, not {self.address}")
-        check_servers(self.servers, self.shares)
-        return self
-
-
-class HaProxy(ServerRouter[HaProxyOptions]):
+class HaProxy(HaProxyHook):
     """Weights of servers, at run time: nothing is reloaded, no connection is lost. The state is server → weight."""
 
-    kind = "haproxy"
-    Options = HaProxyOptions
-
-    def _list_servers(self) -> Mapping[str, Sequence[str]]:
-        return self.options.servers
-
-    def _list_requested(self) -> Mapping[str, float] | None:
-        return self.options.shares
+    @classmethod
+    def choose_class(cls, options: HaProxyOptions) -> type[BaseHook[HaProxyOptions]]:
+        """Return the class for weights of servers, or for a map of users."""
+        return cls if options.map is None else HaProxyMap
 
     def _describe_router(self, words: Mapping[str, str]) -> str:  # noqa: ARG002 - its options have no words
         return f"HAProxy's backend {self.options.backend} at {self.options.socket or self.options.address}"
@@ -346,79 +305,7 @@ class HaProxy(ServerRouter[HaProxyOptions]):
         except HookError as error:
             raise MaybeSent("; ".join([*problems, f"the weights cannot be read: {error.message}"])) from None
 
-    # -------------------------------------------------------------- the runtime API
-
-    def _check_level(self) -> None:
-        """Raise HookError if this socket or address is not allowed to set weights."""
-        level = self._ask("show cli level")
-        if level != "admin":
-            raise HookError(
-                f"HAProxy answers with the level {level[:100] or '(no answer)'}, and setting weights needs admin",
-                hint="write `level admin` at its `stats socket`",
-            )
-
     def _read_backend(self) -> Backend:
         """Read the servers of the backend, with their weights and states. Raises HookError."""
         name = self.options.backend
         return parse_backend(name, self._ask(f"show servers state {name}"), self._ask(f"show stat {name} 6 -1"))
-
-    def _change(self, command: str) -> str:
-        """Send a command that changes something; returns why it was not accepted, empty if it was."""
-        try:
-            answer = self._send(command)
-        except (HookError, MaybeSent) as error:
-            answer = str(error)
-        return f"`{command}` was not done: {answer}" if answer else ""
-
-    def _ask(self, command: str) -> str:
-        """Send a command that changes nothing, and return the answer. Raises HookError."""
-        try:
-            return self._send(command)
-        except MaybeSent as error:
-            raise HookError(str(error), hint="check that HAProxy runs") from None
-
-    def _send(self, command: str) -> str:
-        """Send a command to HAProxy and return its answer without spaces around it; empty: it has done it.
-
-        The timeout of the options covers all parts of the answer. Raises HookError if it cannot be connected to, and
-        MaybeSent if the connection fails afterwards, or if the answer is not whole.
-        """
-        deadline = time.monotonic() + self.options.timeout
-        with contextlib.closing(self._connect()) as connection:
-            try:
-                connection.sendall(command.encode() + b"\n")
-                answer = b""
-                while len(answer) < _LONGEST_ANSWER:
-                    connection.settimeout(max(deadline - time.monotonic(), 0.001))
-                    part = connection.recv(1 << 16)
-                    if not part:  # HAProxy closes the connection after its answer
-                        break
-                    answer += part
-            except OSError as error:
-                raise MaybeSent(f"HAProxy did not answer: {type(error).__name__}") from None
-        # Each answer ends with a line break, also an empty one.
-        if not answer.endswith(b"\n"):
-            raise MaybeSent(
-                f"HAProxy closed the connection {'in the middle of its' if answer else 'without an'} answer"
-            )
-        return answer.decode("utf-8", "replace").strip()
-
-    def _connect(self) -> socket.socket:
-        """Open a connection to HAProxy's unix socket, or to its address if `allow_hosts` lists it. Raises HookError."""
-        options = self.options
-        try:
-            if options.socket:
-                connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                connection.settimeout(options.timeout)
-                try:
-                    connection.connect(options.socket)
-                except BaseException:
-                    connection.close()
-                    raise
-                return connection
-            host, _, port = str(options.address).rpartition(":")
-            addresses = resolve_allowed(host.strip("[]"), int(port), options.allow_hosts)
-            return socket.create_connection((addresses[0], int(port)), options.timeout)
-        except OSError as error:
-            where = options.socket or options.address
-            raise HookError(f"HAProxy cannot be reached at {where}: {error.strerror or type(error).__name__}") from None

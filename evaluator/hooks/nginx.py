@@ -23,8 +23,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from evaluator.errors import HookError
 from evaluator.hooks.by_hand import write_edit
+from evaluator.hooks.hash_values import ALL
 from evaluator.hooks.network import MaybeSent
-from evaluator.hooks.nginx_config import ALL, read_split, read_upstream, set_split, set_weights
+from evaluator.hooks.nginx_config import read_split, read_split_key, read_upstream, set_split, set_weights
 from evaluator.hooks.nginx_workers import find_workers, wait_for_new
 from evaluator.hooks.options import HookOptions, Seconds, Text, names_of
 from evaluator.hooks.router import (
@@ -45,6 +46,16 @@ MOST_WEIGHT, MOST_WEIGHT_OF_MANY = 1000, 100_000
 _END_OF_WORKERS_S = 0.5
 """How long earlier workers are waited for, which end when their connections do."""
 _POLL_S = 0.02
+_DIFFER_BY_REQUEST = (
+    "request_id",
+    "msec",
+    "time_iso8601",
+    "time_local",
+    "connection",
+    "connection_requests",
+    "remote_port",
+)
+"""Variables of nginx that tell requests of one user apart."""
 _ServerOrValue = Annotated[str, Field(max_length=200, pattern=r"""^[^\s;{}"'#\\]*$""")]
 
 
@@ -259,6 +270,19 @@ class Nginx(ServerRouter[NginxOptions]):
         except HookError:
             return True
         return self.options.split is not None or any("hash" in method or "sticky" in method for method in methods)
+
+    def explain_moving_users(self) -> str:
+        """`split_clients` keeps a user in an arm, unless it hashes what differs between requests of one user."""
+        if self.options.split is None:
+            return "weights of an upstream do not keep a user in an arm: use `split_clients`, and `split` in the policy"
+        try:
+            key = read_split_key(self._read_file(), self.options.split)
+        except HookError as error:
+            return error.message
+        changing = [name for name in _DIFFER_BY_REQUEST if re.search(rf"\$\{{?{name}\b", key)]
+        if changing:
+            return f"split_clients hashes ${changing[0]}, which differs between requests of one user: hash a cookie"
+        return ""
 
     def _explain_down(self, arm: str) -> str | None:
         """Connect to the servers of an arm."""

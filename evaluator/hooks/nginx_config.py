@@ -7,13 +7,11 @@ and https://nginx.org/en/docs/http/ngx_http_split_clients_module.html (`5% VALUE
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evaluator.errors import HookError
-
-ALL = 10_000
-"""All requests, in hundredths of a percent: nginx takes no smaller parts."""
+from evaluator.hooks.hash_values import ALL, move_values
 
 _TOKEN = re.compile(
     r"""(?P<space>\s+) | (?P<comment>\#[^\n]*) | (?P<end>[;{}])
@@ -273,24 +271,64 @@ def _unquote(raw: str) -> str:
 
 
 def read_split(text: str, variable: str) -> dict[str, int]:
-    """Read value → share in hundredths of a percent, of the block `split_clients` of a variable. Raises HookError."""
+    """Read value → share in hundredths of a percent, of the block `split_clients` of a variable. Raises HookError.
+
+    A value may have several lines: a user keeps a value, so one that grows may get parts that are not next to its own.
+    """
     shares: dict[str, int] = {}
     for part in _find_parts(text, variable):
         value = _unquote(part.raw_value)
-        if value in shares:
-            raise HookError(f"the block `split_clients … {variable}` has the value {value or '(empty)'} twice")
-        shares[value] = part.share
+        shares[value] = shares.get(value, 0) + part.share
     return shares
+
+
+def read_split_key(text: str, variable: str) -> str:
+    """Read what a block `split_clients` hashes, such as `${cookie_uid}`. Raises HookError."""
+    return _find_block(text, "split_clients", {2: variable}, f"split_clients … {variable}").words[1].text
 
 
 def set_split(text: str, variable: str, shares: Mapping[str, int]) -> str:
     """Return the text of a file with these shares (value → hundredths of a percent) of a block `split_clients`.
 
-    Lines keep their order, so that most users keep their value. The last one with a share gets `*`, all that is left;
-    one without a share becomes a comment. Values that the block does not have are left out. Raises HookError.
+    As few users as possible get another value: one that grows takes parts only from those that shrink. Where that is
+    possible, lines stay where they are, and only their shares change. The last one with a share gets `*`, all that is
+    left; one without a share becomes a comment. Values that the block does not have are left out. Raises HookError.
     """
     parts = _find_parts(text, variable)
-    new_shares = [shares.get(_unquote(part.raw_value), part.share) for part in parts]
+    values = [_unquote(part.raw_value) for part in parts]
+    totals = read_split(text, variable)
+    wanted = {value: shares.get(value, share) for value, share in totals.items()}
+    ranges = move_values([(part.share, value) for part, value in zip(parts, values, strict=True)], wanted)
+    share_by_value = {value: share for share, value in ranges}
+    if len(set(values)) == len(values) and _is_in_order([value for _, value in ranges], values):
+        return _change_shares(text, parts, [share_by_value.get(value, 0) for value in values])
+    raw_values = {value: part.raw_value for value, part in zip(values, parts, strict=True)}
+    indent = text[text.rfind("\n", 0, parts[0].start) + 1 : parts[0].start]
+    separator = "\n" + (indent if not indent.strip() else "    ")
+    lines = [
+        f"{'*' if n == len(ranges) - 1 else f'{share / 100:g}%'}{parts[0].spaces}{raw_values[value]};"
+        for n, (share, value) in enumerate(ranges)
+    ]
+    lines += [f"# 0%{parts[0].spaces}{raw_values[value]};" for value, share in wanted.items() if not share]
+    changes = {(part.start, _find_end_of_line(text, part.end)): "" for part in parts[1:]}
+    changes[parts[0].start, parts[0].end] = separator.join(lines)
+    return _replace(text, changes)
+
+
+def _is_in_order(some: Sequence[str], all_in_order: Sequence[str]) -> bool:
+    """Are all of these values different, and in the same order as in another list?"""
+    positions = [all_in_order.index(value) for value in some]
+    return positions == sorted(set(positions))
+
+
+def _find_end_of_line(text: str, position: int) -> int:
+    """Find where a line ends, with its line break, if nothing follows in it; else the position itself."""
+    end = text.find("\n", position) + 1
+    return end if end and not text[position:end].strip() else position
+
+
+def _change_shares(text: str, parts: Sequence[_Part], new_shares: Sequence[int]) -> str:
+    """Return the text with new shares of these lines, which keep their places."""
     last = max((position for position, share in enumerate(new_shares) if share), default=None)
     changes: dict[tuple[int, int], str] = {}
     for position, (part, share) in enumerate(zip(parts, new_shares, strict=True)):

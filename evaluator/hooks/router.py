@@ -192,6 +192,10 @@ class Router(BaseHook[O]):
         """Do all requests of a client go to one server? Then the requests are no independent draws from the shares."""
         return False
 
+    def explain_moving_users(self) -> str:
+        """Say why a user may meet several arms, as far as that is known; empty: each user keeps one. Raises nothing."""
+        return "" if self.keeps_clients() else f"{self.kind} chooses an arm for each request of a user"
+
     def explain_down(self, arm: str) -> str | None:
         """Say why no server of an arm can serve; empty if one is known to be up, None if the router does not know."""
         try:

@@ -106,6 +106,20 @@ def explain_missing_agreement(rules: PromotionRules, first: str, agree: int) -> 
     )
 
 
+def explain_full_share(rules: PromotionRules, stage: str, agree: int) -> str:
+    """Say why a sensitive service would give all users the candidate without people; empty if it would not.
+
+    `stage`: that with all traffic; `agree`: how many people have to agree to it.
+    """
+    needed = rules.needed(Action.PROMOTE)
+    if not rules.sensitive or agree >= needed:
+        return ""
+    return (
+        f"the service is sensitive, so {needed} other people have to agree before all users get the candidate, and "
+        f"stage {stage} asks for {agree or 'none'}: write agree: {needed} there"
+    )
+
+
 def plan_act(rollout: Rollout, act: Act, release: Release, winner: str = "") -> tuple[PlannedHook, ...]:
     """Plan the hooks of an act in their order, then those that verify it; of a shift one router per service.
 

@@ -10,7 +10,7 @@ from evaluator.errors import UnknownName
 from evaluator.intents.conditions import explain_change_by_hand
 from evaluator.intents.observing import find_latest, services_of
 from evaluator.intents.people import may, why_not
-from evaluator.intents.rollout_plans import explain_missing_agreement
+from evaluator.intents.rollout_plans import explain_full_share, explain_missing_agreement
 from evaluator.policy import Policy
 from evaluator.records import VerdictWord
 from evaluator.records.intents import PROMOTING, Action, IntentState, Person, PersonRole
@@ -79,7 +79,12 @@ def _find_obstacles(store: Store, policy: Policy, person: Person, release: str, 
 def _find_missing_agreement(policy: Policy) -> Iterator[str]:
     """Yield why users would meet the candidate with fewer agreements than a promotion needs."""
     exposed = (
-        next((stage for stage in policy.rollout.stages if stage.share is not None), None) if policy.rollout else None
+        next((stage for stage in policy.rollout.stages if stage.user_share is not None), None)
+        if policy.rollout
+        else None
     )
     if exposed and (missing := explain_missing_agreement(policy.promotion, f"stage {exposed.name}", exposed.agree)):
+        yield missing
+    full = next((stage for stage in policy.rollout.stages if stage.share == 1.0), None) if policy.rollout else None
+    if full and (missing := explain_full_share(policy.promotion, full.name, full.agree)):
         yield missing

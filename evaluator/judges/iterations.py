@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from evaluator.records import Comparison, HarmChange, HarmState, Iteration, Level, MetricStatus, Role, Rule, Verdict
-from evaluator.wording import format_change, name_metric
+from evaluator.wording import format_change, name_metric, write_check_name
 
 _Subject = tuple[str, str, str | None]
 """Arm (empty if there is one candidate only), name of the rule, and endpoint. The scan asks for response times by two
@@ -45,7 +45,7 @@ def compare_with_rejected(now: Verdict, rejected: Verdict) -> Iteration:
     """
     states_before, states_now = _read_states(rejected), _read_states(now)
     failed_check = next((finding for finding in now.evidence.findings if finding.level is Level.FAIL), None)
-    doubt = f"the health check {failed_check.check.replace('_', ' ')} failed" if failed_check else ""
+    doubt = f"the health check {write_check_name(failed_check.check)} failed" if failed_check else ""
     harms = []
     for subject in dict.fromkeys((*states_before, *states_now)):
         before, after = states_before.get(subject, _State(())), states_now.get(subject, _State(()))

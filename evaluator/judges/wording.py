@@ -36,6 +36,7 @@ from evaluator.wording import (
     format_value,
     name_comparison,
     name_evidence,
+    write_check_name,
 )
 
 
@@ -196,7 +197,7 @@ def explain_missing(missing: Sequence[Comparison]) -> list[Reason]:
 
 def explain_health(finding: Finding) -> Reason:
     """Give the reason of a failed health check."""
-    return Reason("health", f"{finding.check}{name_evidence(finding.evidence)}: {finding.text}")
+    return Reason("health", f"{write_check_name(finding.check)}{name_evidence(finding.evidence)}: {finding.text}")
 
 
 def explain_status(

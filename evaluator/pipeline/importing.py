@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 
 from evaluator.metrics.outcome_mean import OutcomeMean
@@ -50,7 +51,8 @@ def import_access_logs(store: Store, release: Release, plan: LogPlan) -> Landed:
     Raises InputError for lines that cannot be read, and if none is of an arm.
     """
     check_names(release, plan.options.arms)
-    landed = store.data.land_access_logs(release, new_run_id(), plan, describe_bad_line)
+    describe = partial(describe_bad_line, sensitive=plan.options.sensitive)
+    landed = store.data.land_access_logs(release, new_run_id(), plan, describe)
     if landed.already:  # then `land_access_logs` has not stored the release
         store.control.add_release(release)
     return landed
@@ -68,12 +70,13 @@ def import_outcomes(
     query: str = "",
     skip_bad_rows: bool = False,
     step: str = "",
+    fingerprint: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Landed, OutcomeFacts, OutcomePlan]:
     """Land a table with the outcomes of units (such as users) as a new run.
 
     `files`, `patterns`: paths of the files, and patterns of further ones. `arm_files`, `arm_patterns`, by arm: the same
     for files of one arm each, instead of the others. `query`: SQL that makes the table from them. `step`: the step of a
-    rollout that they belong to, or empty.
+    rollout that they belong to, or empty. `fingerprint`: what else the run is known by.
     If it has landed already, only services and labels of the release are updated. Returns the result of the landing,
     the counts of units and rows, and how the columns were read. Raises InputError for a table that cannot be read.
     """
@@ -96,7 +99,7 @@ def import_outcomes(
         group=group,
         source=OUTCOME_SOURCE,
         state=RunState.COMPLETE,
-        fingerprint={"files": list(plan.paths)},
+        fingerprint={"files": list(plan.paths), **fingerprint},
         step=step,
     )
     landed, facts = store.data.land_outcomes(release, run, plan)

@@ -82,6 +82,7 @@ class LineReader:
                 log_format=settings.log_format,
                 format=settings.format,
                 columns=settings.columns,
+                sensitive=settings.options.sensitive,
             )
             self._layouts[path] = layout
 
@@ -174,8 +175,12 @@ class LineReader:
         """Show the first line of a log that cannot be read, so that people find out what such lines are."""
         if batch.bad_line and block.path not in self._shown:
             self._shown.add(block.path)
-            shown, _ = describe_bad_line(block.lines[batch.bad_line.number].decode("utf-8", "replace"))
+            shown, _ = self._describe_line(block.lines[batch.bad_line.number])
             self._say(f"a line of {block.path} is counted and not judged: {batch.bad_line.problem}: {shown}")
+
+    def _describe_line(self, line: bytes) -> tuple[str, str]:
+        """Show a line that cannot be read, as far as it may be shown; returns it, and what helps."""
+        return describe_bad_line(line.decode("utf-8", "replace"), sensitive=self._settings.options.sensitive)
 
     # -------------------------------------------------------------- times
 
@@ -189,7 +194,7 @@ class LineReader:
         ends = batch.ends[np.isfinite(batch.ends)]
         if not ends.size:
             if batch.bad_line:
-                shown, hint = describe_bad_line(block.lines[batch.bad_line.number].decode("utf-8", "replace"))
+                shown, hint = self._describe_line(block.lines[batch.bad_line.number])
                 problem = f"{block.path} cannot be read: {batch.bad_line.problem}: {shown}"
                 raise InputError(problem, hint=hint or _FORMAT_HINT)
             return

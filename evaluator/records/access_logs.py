@@ -117,6 +117,10 @@ class LogOptions:
     """If true, no text of a request is kept except its path."""
 
 
+HIDDEN_NAMES = "values that are not shown"
+"""In place of the values of a field that names the arm, where the service is sensitive and the field is no server."""
+
+
 def find_arm(options: LogOptions, name: str) -> str | None:
     """Find the arm whose patterns match the name of a server, backend or field; None if none does.
 

@@ -33,9 +33,9 @@ class FaultOnset:
 
     kind: OnsetKind
     elapsed_s: float | None = None
-    """Seconds to a step."""
+    """Seconds to a step; `None` if it is known only as a range."""
     since: datetime | None = None
-    """Time of a step (UTC); `None` with several runs."""
+    """Time of a step (UTC); `None` with several runs, or if it is known only as a range."""
     earliest_s: float | None = None
     """Seconds to the begin and to the end of the time in which a step lies with a probability of 98 %."""
     latest_s: float | None = None

@@ -33,6 +33,7 @@ from evaluator.wording import (
     name_evidence,
     name_left_out,
     name_metric,
+    write_check_name,
     write_command,
 )
 
@@ -413,7 +414,7 @@ def write_verdict_command(verdict: Verdict, *options: str) -> str:
 def name_check(finding: Finding) -> str:
     """Name a health check in words; with the kind of its requests if that is not clear (see `fold_findings`)."""
     of_load = " (load)" if finding.evidence is EvidenceKind.REQUESTS else ""
-    return finding.check.replace("_", " ") + (of_load or name_evidence(finding.evidence))
+    return write_check_name(finding.check) + (of_load or name_evidence(finding.evidence))
 
 
 def fold_findings(findings: Sequence[Finding]) -> list[Finding]:

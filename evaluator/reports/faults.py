@@ -127,6 +127,18 @@ def _name_onset(onset: FaultOnset) -> Iterable[FaultText]:
     elif onset.kind == "growth":
         yield FaultText(", ")
         yield FaultText("more and more from the start", "onset")
+    elif onset.kind == "step" and onset.elapsed_s is None:
+        yield FaultText(", beginning between ")
+        minutes = [name_minute(onset.earliest_s or 0.0), name_minute(onset.latest_s or 0.0, up=True)]
+        if onset.earliest is None or onset.latest is None:
+            yield FaultText(f"{minutes[0]} and {minutes[1]} of each run", "onset")
+        else:
+            yield FaultText(_write_time(onset.earliest, onset.earliest_s), "time", onset.earliest)
+            yield FaultText(" and ")
+            yield FaultText(_write_time(onset.latest, onset.latest_s), "time", onset.latest)
+            yield FaultText(" (")
+            yield FaultText(f"{minutes[0]} to {minutes[1]}", "onset")
+            yield FaultText(")")
     elif onset.kind == "step" and onset.elapsed_s is not None:
         is_wide = _is_wide(onset)
         yield FaultText(" since about " if is_wide else " since ")
@@ -144,10 +156,13 @@ def _name_onset(onset: FaultOnset) -> Iterable[FaultText]:
 
 def write_time(onset: FaultOnset) -> str:
     """Write the time of an onset: `2026-01-05 16:18 UTC`, with seconds if the run was short; empty without a time."""
-    if onset.since is None:
-        return ""
-    is_early = (onset.elapsed_s or 0.0) < MINUTES_FROM_S
-    return f"{onset.since:%Y-%m-%d %H:%M:%S} UTC" if is_early else f"{onset.since:%Y-%m-%d %H:%M} UTC"
+    return "" if onset.since is None else _write_time(onset.since, onset.elapsed_s)
+
+
+def _write_time(time: datetime, elapsed_s: float | None) -> str:
+    """Write a time so many seconds after the start of the run."""
+    is_early = (elapsed_s or 0.0) < MINUTES_FROM_S
+    return f"{time:%Y-%m-%d %H:%M:%S} UTC" if is_early else f"{time:%Y-%m-%d %H:%M} UTC"
 
 
 def _is_wide(onset: FaultOnset) -> bool:
@@ -176,7 +191,7 @@ def _write_size(fault: Fault) -> Iterable[FaultText]:
     yield FaultText(f": {share} of {count_of(fault.requests, 'request')} failed (baseline: {usual})")
     if fault.kinds:
         yield FaultText(", most with ")
-        yield FaultText(" and ".join(name_kind(kind) for kind in fault.kinds), "kinds")
+        yield FaultText(" and ".join(dict.fromkeys(map(name_kind, fault.kinds))), "kinds")
 
 
 def _name_others(fault: Fault) -> str:

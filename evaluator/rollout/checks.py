@@ -216,7 +216,9 @@ def list_servers(rollout: Rollout, service: str) -> Mapping[str, tuple[str, ...]
     """
     router = rollout.policy.get("rollout", {}).get("router", {}).get(service, {})
     for options in router.values():  # the kind of the hook → its options
-        if isinstance(options, Mapping) and isinstance(options.get("servers"), Mapping):
+        # With `map` or `split`, these are names of backends or upstreams: which servers they have is not known here.
+        by_server = isinstance(options, Mapping) and not options.get("map") and not options.get("split")
+        if by_server and isinstance(options.get("servers"), Mapping):
             return name_servers(options["servers"])
     return {}
 

@@ -198,7 +198,7 @@ def make_setup(rollout: Rollout, plan: RolloutPlan, policy: Policy, release: Rel
                 options=entry.options,
                 words=_list_words(release, service),
                 access_log=Path(path) if path else None,
-                log=log,
+                log={**log, "sensitive": policy.promotion.sensitive},
             )
         )
     return GuardSetup(rollout.id, rollout.release, tuple(services), plan.guard, plan.lease_s, make_key(rollout))

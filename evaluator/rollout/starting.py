@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +22,8 @@ from evaluator.intents.rollout_plans import explain_hold, read_plan
 from evaluator.pipeline.tailing import LATENESS_S, TailPlan
 from evaluator.policy import Policy, parse_policy
 from evaluator.policy.promotion import PromotionRules
-from evaluator.records import CANDIDATE, Release, StoredVerdict, VerdictWord
+from evaluator.policy.rollout import AB_TEST
+from evaluator.records import Release, StoredVerdict, VerdictWord
 from evaluator.records.intents import Person, PersonRole
 from evaluator.records.rollouts import (
     Act,
@@ -34,6 +34,7 @@ from evaluator.records.rollouts import (
     Observe,
     Rollout,
     RolloutPlan,
+    StepNeeds,
     to_plain,
 )
 from evaluator.rollout.acting import IntentEffects
@@ -45,7 +46,7 @@ from evaluator.rollout.guarding import GuardedTraffic, make_key, make_setup
 from evaluator.rollout.locking import driving_alone
 from evaluator.rollout.recording import StepRecorder
 from evaluator.rollout.returning import return_without_plan
-from evaluator.sources.access_logs.options import LogSettings
+from evaluator.rollout.winning import judge_test
 from evaluator.sources.access_logs.tail_state import list_followed
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
@@ -113,8 +114,15 @@ def check_start(store: Store, plan: RolloutPlan, draft: Rollout, release: Releas
             watch.try_all()
         finally:
             watch.close()
-        if CANDIDATE not in watch.router.router.arms():
-            raise HookError(f"the router of {service.service} has no arm {CANDIDATE}", hint="name its servers")
+        missing = [arm for arm in plan.candidates if arm not in watch.router.router.arms()]
+        if missing:
+            raise HookError(f"the router of {service.service} has no arm {missing[0]}", hint="name its servers")
+        moving = watch.router.router.explain_moving_users() if plan.strategy == AB_TEST else ""
+        if moving:
+            raise HookError(
+                f"the router of {service.service} does not keep each user in an arm: {moving}",
+                hint="docs/ab-test.md has configurations of HAProxy and nginx that do",
+            )
     make_tail_plans(store, draft, plan, policy, release)
     for step in plan.steps:
         if isinstance(step, Observe) and step.load is not None and not Path(step.load["locustfile"]).is_file():
@@ -134,7 +142,9 @@ def make_tail_plans(
     for service in make_setup(rollout, plan, policy, release).services:
         if service.access_log is None:
             continue
-        settings = _find_settings(service.log, _list_servers(service, rollout.release), policy, service.service)
+        router = ServiceRouter(service, "", rollout.release)
+        settings = find_settings(router.complete_log(), router.list_servers())
+        settings = replace(settings, options=replace(settings.options, service=service.service))
         tails[service.service] = TailPlan(
             store_path=store.path,
             release=Release(release.id),
@@ -144,18 +154,6 @@ def make_tail_plans(
             shortest_step_s=min(bakes, default=None),
         )
     return tails
-
-
-def _list_servers(service: Any, release: str) -> Mapping[str, Any]:
-    """List arm → servers, where the router of a service knows them."""
-    return ServiceRouter(service, "", release).list_servers()
-
-
-def _find_settings(log: Mapping[str, Any], servers: Mapping[str, Any], policy: Policy, service: str) -> LogSettings:
-    """Find how a log is read: as the policy says, with the servers of the router where it names none."""
-    settings = find_settings(log, servers)
-    sensitive = policy.promotion.sensitive
-    return replace(settings, options=replace(settings.options, service=service, sensitive=sensitive))
 
 
 def check_not_followed(store: Store, release: str, services: tuple[str, ...]) -> None:
@@ -281,7 +279,14 @@ class StoreJudge:
 
     def judge(self, position: int, look: JudgedAt) -> StepEvidence:
         """Judge a step on the data until now."""
-        return judge_step(Store.open(self.path), self.rollout, self.plan, position, look, datetime.now(UTC))
+        store, now = Store.open(self.path), datetime.now(UTC)
+        found = judge_step(store, self.rollout, self.plan, position, look, now)
+        step = self.plan.steps[position]
+        is_end = isinstance(step, Observe) and step.needs is StepNeeds.WINNER and look is not JudgedAt.MEANWHILE
+        # At the first look, requests have to be sound before outcomes are read; a person may let them be read then.
+        if not is_end or found.word is VerdictWord.NO_GO or (look is JudgedAt.BAKE and not found.no_harm):
+            return found
+        return judge_test(store, self.rollout, self.plan, position, look, now)
 
     def find_no_go(self, since: float) -> str:
         """Say that a verdict of the release is NO-GO, and why, if it was judged since the rollout began and a time.

@@ -19,13 +19,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from evaluator.errors import SourceError
 from evaluator.sources.access_logs.server_stats import ask_stats
 from evaluator.sources.load import free_port
 from evaluator.sources.sample import find_loadtests, start_process
+from evaluator.sources.sample_etcd import FOLDER
 from evaluator.sources.sample_router import SampleRouter, require_haproxy, wait_until_listening
 
 PROGRAM = "environments.py"
@@ -42,6 +43,8 @@ INSTANCES = 3
 
 BACKEND = "shop"
 
+CONFIGURATION = "configuration"
+"""Regression that is in no instance, but in what etcd has of the candidate."""
 KINDS: Mapping[str, Mapping[str, str]] = {
     "none": {},
     "errors": dict.fromkeys(ENVIRONMENTS, "errors"),
@@ -49,6 +52,7 @@ KINDS: Mapping[str, Mapping[str, str]] = {
     "production-errors": {PRODUCTION: "overload"},
     "hang": {PRODUCTION: "hang"},
     "dies": {PRODUCTION: "dies"},
+    CONFIGURATION: {},
 }
 """Regression of the candidate → environment → what its instances do there, as `loadtests/target.py` names it."""
 
@@ -114,6 +118,10 @@ class Environments:
     """HAProxy's, with level admin. Its path is short: longer ones are not possible."""
     load_users: int = 70
     """Of each arm, in test and pre-production."""
+    etcd: str = ""
+    """URL of the etcd from which instances read their configuration; empty: there is none."""
+    regression: str = "none"
+    """Of the candidate, one of KINDS."""
 
     @property
     def router(self) -> SampleRouter:
@@ -141,12 +149,17 @@ class Environments:
 
 @contextlib.contextmanager
 def prepare_environments(
-    folder: Path, versions: Mapping[str, str], regression: str, *, instances: int = INSTANCES
+    folder: Path, versions: Mapping[str, str], regression: str, *, instances: int = INSTANCES, etcd: str = ""
 ) -> Iterator[Environments]:
     """Write the files of the environments into a folder; at the end of the block all that was started is ended.
 
-    `versions`: arm → version. `regression`: of the candidate, one of KINDS. Raises SourceError.
+    `versions`: arm → version. `regression`: of the candidate, one of KINDS. `etcd`: the URL of the etcd that has the
+    configuration; empty: none does. Raises SourceError.
     """
+    if regression == CONFIGURATION and not etcd:
+        raise SourceError(
+            "the regression configuration needs etcd", hint="on Debian, as root: apt-get install etcd-server"
+        )
     folder = folder.resolve()
     shutil.copyfile(find_loadtests() / PROGRAM, folder / PROGRAM)
     ports = _find_ports(len(ENVIRONMENTS) * len(ARMS) * instances + 1)
@@ -157,6 +170,7 @@ def prepare_environments(
         "end_with": os.getpid(),
         "target": str(find_loadtests() / "target.py"),
         "versions": dict(versions),
+        "etcd": etcd,
         "environments": {
             name: {"ports": arms, "regressions": {"canary": KINDS[regression].get(name, "none")}}
             for name, arms in by_environment.items()
@@ -165,6 +179,7 @@ def prepare_environments(
     (folder / SETTINGS).write_text(json.dumps(settings, indent=1), encoding="utf-8")
     with tempfile.TemporaryDirectory(prefix="evaluator-demo-") as short:
         environments = Environments(folder, by_environment, ports.pop(), Path(short) / "haproxy.sock")
+        environments = replace(environments, etcd=etcd, regression=regression)
         try:
             yield environments
         finally:
@@ -290,6 +305,7 @@ def list_traces(environments: Environments, store: Path) -> list[str]:
     return [
         f"--end-with {os.getpid()}",
         f"-f {environments.folder / 'haproxy.cfg'}",
+        f"--data-dir {environments.folder / FOLDER} ",
         f"--host {environments.router.url} ",
         find_guard(store),
     ]

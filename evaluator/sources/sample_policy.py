@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from evaluator.sources.sample import find_loadtests
 from evaluator.sources.sample_environments import (
     ARMS,
     BACKEND,
+    CONFIGURATION,
     LOG_FORMAT,
     PRE_PRODUCTION,
     PRODUCTION,
@@ -20,6 +22,7 @@ from evaluator.sources.sample_environments import (
     TEST,
     Environments,
 )
+from evaluator.sources.sample_etcd import LARGE_PAGE, PAGE, find_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +174,7 @@ def _list_acts(environments: Environments, stages: Sequence[Mapping[str, Any]]) 
     before = {name: _deploy(environments, name) for name in judged}
     production = [
         *_deploy(environments, PRODUCTION, "canary"),
-        {"name": "configure production", "hooks": [_run(environments, "configure", PRODUCTION, undo="restore")]},
+        {"name": "configure production", "hooks": [_configure(environments)]},
     ]
     announce = {"name": "announce", "hooks": [_run(environments, "announce", "shop ${version} is live")]}
     teardown = [
@@ -200,6 +203,15 @@ def _deploy(environments: Environments, environment: str, arm: str = "") -> list
         {"name": f"deploy {environment}", "hooks": [_run(environments, "deploy", *words, undo="teardown")]},
         {"name": f"health of {environment}", "retry_for": "30s", "hooks": healthy},
     ]
+
+
+def _configure(environments: Environments) -> dict[str, Any]:
+    """Make the hook that gives the candidate its configuration in production; without etcd, it writes a file."""
+    if not environments.etcd:
+        return _run(environments, "configure", PRODUCTION, undo="restore")
+    page = LARGE_PAGE if environments.regression == CONFIGURATION else PAGE
+    key = find_key(PRODUCTION, "canary")
+    return {"etcd": {"url": environments.etcd, "key": key, "value": json.dumps({"page": page}), **_ON_LOOPBACK}}
 
 
 def _run(environments: Environments, what: str, *words: str, undo: str = "") -> dict[str, Any]:
@@ -235,6 +247,7 @@ _SEEN_IN: Mapping[str, tuple[str, str]] = {
     "production-errors": ("50 %", _FIRST),
     "hang": (_FIRST, _FIRST),
     "dies": (_FIRST, _FIRST),
+    CONFIGURATION: ("50 %", ""),
 }
 """Regression → the first stage of a canary release that can see it, and of the other strategies."""
 _BLIND = ("latency",)

@@ -24,6 +24,7 @@ from evaluator.records import (
     check_log_options,
     sum_counts,
 )
+from evaluator.records.access_logs import HIDDEN_NAMES
 from evaluator.records.arrays import FloatArray
 from evaluator.segments import REQUEST_SCHEMA
 from evaluator.stats.shaping.rare import OTHER_ENDPOINTS
@@ -200,6 +201,8 @@ class LogReader:
         rows = self._engine.execute(
             f"SELECT named, count(*) AS n FROM requests WHERE {_OTHER_SERVER} GROUP BY named ORDER BY n DESC, named"
         ).fetchall()
+        if self._options.sensitive and self._options.arm_from == "arm":  # values of a field, such as a header
+            rows = [(HIDDEN_NAMES, sum(count for _, count in rows))]
         return LogCounts(router=RouterFacts(other_servers=dict(rows)))
 
     def _pool_endpoints(self) -> LogCounts:

@@ -174,9 +174,11 @@ OTHER_TEXTS = "other exceptions"
 """Text of all exceptions beyond `MOST_TEXTS`."""
 
 _IDS = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|0[xX][0-9a-fA-F]+|[0-9a-fA-F]{12,}|[0-9]{6,}"
+_URLS = "(for|with) url: [^ '\"()]+"
+"""The address of a request in a text of Locust's clients: the endpoint says the same without identifiers."""
 
-_TEXT = f"regexp_replace(left(coalesce(exception, ''), {LONGEST_TEXT}), {quote(_IDS)}, '…', 'g')"
-"""Expression for the text of an exception without what differs each time: UUIDs, addresses of objects, long numbers.
+_TEXT = f"regexp_replace(left(coalesce(exception, ''), {LONGEST_TEXT}), {quote(f'{_URLS}|{_IDS}')}, '…', 'g')"
+"""Expression for the text of an exception without what differs each time: UUIDs, addresses, long numbers.
 
 Shorter numbers stay: HTTP statuses, ports, numbers of errors.
 """

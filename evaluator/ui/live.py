@@ -22,7 +22,7 @@ def show_unjudged(workspace: Workspace, view: ReleaseView) -> None:
     name, running = clean(view.release.id), list_running(view.runs)
     command = mark_up_command(workspace.command(view.release.id))
     if running:
-        advice = Markup("This page shows the first verdict by itself; {} gives one.").format(command)
+        advice = Markup("{} judges what is recorded; this page then shows the verdict.").format(command)
         word = "RECORDING …"
     else:
         landed = sum(run.landed for run in view.runs)

@@ -72,7 +72,7 @@ def show_releases() -> None:
     if not chosen:
         show_empty(f"None of the {len(summaries)} releases is like that.", "Clear the filters to see all of them.")
         return
-    _show_map(workspace, names, lives)
+    _show_map(workspace, chosen, lives)
     _show_list(chosen, lives)
 
 
@@ -149,19 +149,21 @@ def _find_activity(summary: ReleaseSummary, lives: Mapping[str, Life]) -> dateti
 # ------------------------------------------------------------------ by metrics
 
 
-def _show_map(workspace: Workspace, names: Collection[str], lives: Mapping[str, Life]) -> None:
+def _show_map(workspace: Workspace, chosen: Sequence[ReleaseSummary], lives: Mapping[str, Life]) -> None:
     """Show the latest verdict of each of these releases by the metrics of its service, a table for each service."""
     st.header("Releases by metrics")
+    # The service may have been set after the verdict.
+    releases = {summary.release.id: summary.release for summary in chosen}
     by_service: dict[str, list[Verdict]] = {}
     for verdict in sorted(read_latest(workspace), key=_find_judged_at, reverse=True):
-        if verdict.release.id in names:
-            by_service.setdefault(_name_services(verdict.release), []).append(verdict)
+        if verdict.release.id in releases:
+            by_service.setdefault(_name_services(releases[verdict.release.id]), []).append(verdict)
     if not by_service:
         show_empty("None of these releases was judged.", "Judge one:", workspace.command("RELEASE"))
         return
     show(LEGEND)
     for service, verdicts in by_service.items():
-        is_single = len(verdicts[0].release.services) == 1 and bool(service)
+        is_single = len(releases[verdicts[0].release.id].services) == 1 and bool(service)
         heading = link("service", service, service=service) if is_single else clean(service or "without a service")
         show_markup('<h3 class="ev-service">{}</h3>', heading)
         show(make_heat_map(build_heat_map(verdicts[:MOST_ROWS]), lives, f"{service or 'releases'} by metrics"))
@@ -230,6 +232,10 @@ def _show_list(summaries: Sequence[ReleaseSummary], lives: Mapping[str, Life]) -
 
 
 def _write_versions(release: Release) -> str:
-    """Write the versions of both arms of each service: `cart 1.4.1 → 1.5.0`; a dash without services."""
-    versions = [f"{service.name} {service.baseline or '?'} → {service.canary or '?'}" for service in release.services]
-    return ", ".join(versions) or "–"
+    """Write the versions of both arms of each service: `cart 1.4.1 → 1.5.0`; the services if none is known."""
+    versions = [
+        f"{service.name} {service.baseline or '?'} → {service.canary or '?'}"
+        for service in release.services
+        if service.baseline or service.canary
+    ]
+    return ", ".join(versions) or _name_services(release) or "–"

@@ -12,6 +12,7 @@ import yaml
 
 from evaluator.__main__ import run
 from evaluator.sources.sample_environments import find_processes
+from evaluator.store import Store
 
 END_S = 150
 PROGRAM = """
@@ -55,6 +56,13 @@ def list_acts(folder):
     return [line.split(" ", 1)[1] for line in lines]
 
 
+def list_configured(folder):
+    """What the hook of etcd was to do, and how it ended."""
+    store = Store.open(folder / "demo" / "rollout-1" / "evaluator.duckdb", decisions_only=True)
+    deliveries = store.control.deliveries()
+    return [(delivery.event, delivery.outcome.state) for delivery in deliveries if delivery.hook == "etcd"]
+
+
 def test_a_good_candidate_gets_all_users_and_one_that_hangs_is_off_within_seconds(begin_demo):
     # At once, because each of them mostly waits.
     good, good_folder = begin_demo("none")
@@ -80,7 +88,6 @@ def test_a_good_candidate_gets_all_users_and_one_that_hangs_is_off_within_second
     assert list_acts(good_folder) == [
         "deploy production baseline",
         "deploy production canary",
-        "configure production",
         "announce shop 1.5.0 is live",
         "teardown test",  # here and below: what the demo ends itself
         "teardown pre-production",
@@ -90,6 +97,7 @@ def test_a_good_candidate_gets_all_users_and_one_that_hangs_is_off_within_second
     assert (folder / "announcements.txt").read_text() == "shop 1.5.0 is live\n"
     assert (folder / "report.html").read_text().startswith("<!DOCTYPE html>")
     assert yaml.safe_load((folder / "evaluator.yaml").read_text())["rollout"]["strategy"] == "canary"
+    assert list_configured(good_folder) == [("step", "acknowledged")]
     last = json.loads((folder / "haproxy.log").read_text().splitlines()[-1])
     assert last["server"].startswith("c")
 
@@ -100,7 +108,8 @@ def test_a_good_candidate_gets_all_users_and_one_that_hangs_is_off_within_second
     assert "as it should be: 50 % is the first stage that can see it" in out
     assert "all traffic was at the baseline" in out
     assert "nothing is left running" in err
-    assert list_acts(bad_folder)[3:5] == ["restore production", "teardown production canary"]
+    assert list_acts(bad_folder)[2] == "teardown production canary"
+    assert list_configured(bad_folder) == [("step", "acknowledged"), ("undo", "acknowledged")]
     assert not find_processes([str(good_folder), str(bad_folder)])
 
 

@@ -184,7 +184,7 @@ def test_the_demo_ends_with_a_verdict_and_a_store(
     code = run(["demo", "--seconds", "15", "--regression", "latency"])
     captured = capsys.readouterr()
     # Where other tests leave the load generator no processor, the verdict has to be undecided for that reason.
-    saturated = "load_generator: saturated" in captured.out
+    saturated = "load generator: saturated" in captured.out
     assert (code, captured.out.split("  ")[0]) == ((3, "INCONCLUSIVE ?") if saturated else (1, "NO-GO ✗"))
     assert "shop@1.5.0-latency" in captured.out
     store = Store.open(Path("demo/evaluator.duckdb"))

@@ -106,7 +106,7 @@ def test_a_sample_ratio_that_is_off_forbids_go(folder, capfd):
     run(["import", "shop@2", "--outcomes", str(path)])
     code, plain = verdict(capfd)
     assert (code, plain["verdict"]) == (3, "inconclusive")
-    assert any("sample_ratio: users: baseline" in reason["text"] for reason in plain["reasons"])
+    assert any("sample ratio: users: baseline" in reason["text"] for reason in plain["reasons"])
     policy = POLICY + "health: {sample_ratio: {baseline: 55, treatment: 45}}\n"
     (folder / "evaluator.yaml").write_text(policy)
     assert verdict(capfd)[1]["verdict"] == "go"

@@ -15,10 +15,12 @@ from scipy.stats import binom
 from evaluator.assess import ReleaseData
 from evaluator.assess.requests import RequestPairs, pair_requests
 from evaluator.faults import find_fault, find_faults
+from evaluator.faults.clock import FaultClock
+from evaluator.faults.course import Course, find_failure_onset
 from evaluator.faults.failing import find_surprise
 from evaluator.faults.grid import build_grid
 from evaluator.faults.naming import name_units
-from evaluator.faults.onset import find_onset
+from evaluator.faults.onset import Onset, find_onset
 from evaluator.faults.scanning import Scope
 from evaluator.faults.slowing import model_times
 from evaluator.pipeline.assessing import judge_data
@@ -347,12 +349,45 @@ def test_too_many_cells_make_no_grid(monkeypatch):
         ([0, 0, 0, 30, 0, 0, 0, 0], 5.0, "step"),
         ([30, 0, 0, 0, 0, 0, 0, 0], 5.0, "start"),
         ([0, 0, 0, 30, 0, 0, 0, 0], 40.0, "growth"),
-        ([0, 0, 0, 30, 0, 0, 0, 0], 29.5, "not_known"),
+        ([0, 0, 0, 30, 0, 0, 0, 0], 27.5, "not_known"),
         ([1, 1, 1, 1, 1, 1, 1, 1], 0.0, "not_known"),
     ],
 )
 def test_an_onset_is_named_only_as_far_as_it_is_shown(gains, growth, kind):
-    assert find_onset(np.array(gains, float), growth, 300.0).kind == kind
+    assert find_onset(np.array(gains, float), growth, 300.0, 0.5).kind == kind
+
+
+def make_course(failing_s: dict[int, int], minutes: int) -> Course:
+    """The course of a place with ten requests in each of its buckets of 15 s, and failures in some (by second)."""
+    failures = np.zeros(minutes * 4)
+    for at_s, count in failing_s.items():
+        failures[at_s // 15] += count
+    return Course(np.full(failures.size, 10.0), failures, np.full(failures.size, 0.02), 15)
+
+
+def test_a_burst_long_before_does_not_move_the_onset():
+    since_ten_minutes = dict.fromkeys(range(600, 1200, 30), 1)
+    onset = find_failure_onset(make_course({135: 4} | since_ten_minutes, 20))
+    assert onset.kind == "step"
+    assert onset.elapsed_s == pytest.approx(600, abs=45)
+
+
+@pytest.mark.parametrize(("every_s", "is_near", "range_s"), [(15, True, 120), (120, False, 1500)])
+def test_an_onset_is_known_as_well_as_failures_are_frequent(every_s, is_near, range_s):
+    """It is before the first failure, by about the time between two."""
+    onset = find_failure_onset(make_course(dict.fromkeys(range(1800, 3600, every_s), 1), 60))
+    assert (onset.kind, onset.is_near) == ("step", is_near)
+    assert onset.earliest_s < 1800 < onset.latest_s
+    assert range_s / 3 < onset.latest_s - onset.earliest_s < range_s
+
+
+def test_an_onset_that_is_not_known_to_a_minute_is_a_range_alone():
+    clock = FaultClock(pair(draw(None)), "canary")
+    onset = clock.date(Onset("step", 240.0, 120.0, 420.0, is_near=False))
+    assert (onset.kind, onset.elapsed_s, onset.since) == ("step", None, None)
+    assert (onset.earliest_s, onset.latest_s) == (120.0, 420.0)
+    assert (onset.latest - onset.earliest).total_seconds() == 300.0
+    assert clock.date(Onset("step", 240.0, 120.0, 420.0)).elapsed_s == 240.0
 
 
 class Effects:

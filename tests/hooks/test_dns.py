@@ -10,7 +10,8 @@ import dns.message
 import dns.query
 import pytest
 from hooks_world import make_context, paste
-from metrics_servers import program
+from metrics_servers import program, wait_for
+from routers import ask, haproxy_router, service
 
 from evaluator.errors import PolicyError
 from evaluator.hooks import make_hook
@@ -54,6 +55,7 @@ ns 3600 A 127.0.0.1
 cart 2 A 10.0.0.1
 cart 2 A 10.0.0.2
 alias 300 CNAME cart.shop.test.
+gateway 1 A 127.0.0.1
 """
 
 
@@ -66,7 +68,7 @@ def server(tmp_path_factory):
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 20
-        while ask(port, "cart.shop.test", "A") is None:
+        while look_up(port, "cart.shop.test", "A") is None:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -76,7 +78,7 @@ def server(tmp_path_factory):
         process.wait(10)
 
 
-def ask(port, name, kind):
+def look_up(port, name, kind):
     try:
         answer = dns.query.tcp(dns.message.make_query(name, kind), "127.0.0.1", 2, port)
     except (OSError, EOFError, dns.exception.DNSException):
@@ -106,11 +108,11 @@ def test_changed_and_restored(server):
     assert outcome.state == "acknowledged", outcome
     assert outcome.earlier == {"values": ["10.0.0.1", "10.0.0.2"], "ttl": 2}
     assert timedelta(0) < outcome.effective_at - datetime.now(UTC) <= timedelta(seconds=2)
-    assert ask(server, "cart.shop.test", "A") == ["10.0.1.1"]
+    assert look_up(server, "cart.shop.test", "A") == ["10.0.1.1"]
     assert "already" in hook.execute(make_context()).did
     undone = hook.undo(make_context(), outcome.earlier)
     assert undone.state == "acknowledged", undone
-    assert ask(server, "cart.shop.test", "A") == ["10.0.0.1", "10.0.0.2"]
+    assert look_up(server, "cart.shop.test", "A") == ["10.0.0.1", "10.0.0.2"]
 
 
 def test_waits_until_the_earlier_ttl_has_run_out(server):
@@ -138,7 +140,7 @@ def test_other_types_and_records_that_were_not_there(name, kind, values, before,
     outcome = hook.execute(make_context())
     assert outcome.state == "acknowledged", outcome
     assert outcome.earlier["values"] == before
-    assert ask(server, f"{name}.shop.test", kind) == values
+    assert look_up(server, f"{name}.shop.test", kind) == values
     undone = hook.undo(make_context(), outcome.earlier)
     assert undone.state == "acknowledged", undone
     assert hook.read()["values"] == before
@@ -169,7 +171,7 @@ def test_a_change_in_between_is_not_overwritten(server, monkeypatch):
     monkeypatch.setattr(hook, "_read", read_and_lose)
     outcome = hook.execute(make_context())
     assert (outcome.state, "changed in the meantime" in outcome.did) == ("failed", True)
-    assert ask(server, "race.shop.test", "A") == ["10.9.9.9"]
+    assert look_up(server, "race.shop.test", "A") == ["10.9.9.9"]
 
 
 @pytest.mark.parametrize(
@@ -190,7 +192,7 @@ def test_what_is_refused_changes_nothing(wrong, server):
     for outcome in (hook.test(), hook.execute(make_context())):
         assert outcome.state == "failed"
         assert wrong.get("secret", SECRET) not in repr(outcome)
-    assert ask(server, "cart.shop.test", "A") == ["10.0.0.1", "10.0.0.2"]
+    assert look_up(server, "cart.shop.test", "A") == ["10.0.0.1", "10.0.0.2"]
 
 
 def test_a_key_that_may_not_update_is_refused_in_the_same_words(server):
@@ -223,11 +225,11 @@ def test_a_server_that_hangs_or_is_not_there():
 
 def test_test_and_dry_run_touch_nothing(server):
     hook = hook_for(server)
-    serial = ask(server, "shop.test", "SOA")
+    serial = look_up(server, "shop.test", "SOA")
     assert "10.0.0.1, 10.0.0.2 (TTL 2 s)" in hook.test().did
-    assert ask(server, "shop.test", "SOA") == serial
+    assert look_up(server, "shop.test", "SOA") == serial
     assert hook.execute(make_context(dry_run=True)).state == "acknowledged"
-    assert ask(server, "cart.shop.test", "A") == ["10.0.0.1", "10.0.0.2"]
+    assert look_up(server, "cart.shop.test", "A") == ["10.0.0.1", "10.0.0.2"]
 
 
 @pytest.mark.parametrize(
@@ -247,19 +249,52 @@ def test_what_cannot_be_meant_is_refused(wrong):
 
 @pytest.mark.parametrize("ttl", [-1, 1 << 40])
 def test_a_ttl_of_a_damaged_store_is_not_sent(ttl, server):
-    before = ask(server, "cart.shop.test", "A")
+    before = look_up(server, "cart.shop.test", "A")
     outcome = hook_for(server).undo(make_context(), {"values": ["10.0.0.9"], "ttl": ttl})
     assert (outcome.state, f"{ttl} cannot be a TTL" in outcome.did) == ("failed", True)
-    assert ask(server, "cart.shop.test", "A") == before
+    assert look_up(server, "cart.shop.test", "A") == before
 
 
 @pytest.mark.parametrize(("name", "kind"), [("cart", "A"), ("by-hand", "TXT")])
 def test_the_earlier_records_can_be_restored_by_hand(server, name, kind):
-    before = ask(server, f"{name}.shop.test", kind)
+    before = look_up(server, f"{name}.shop.test", kind)
     hook = hook_for(server, name=name, type=kind, values=['"it\'s $HOME"'] if kind == "TXT" else ["10.0.9.9"])
     earlier = hook.read()
     _, _ = paste(hook, environment={"KEY": SECRET})
-    assert ask(server, f"{name}.shop.test", kind) not in (before, [])
+    assert look_up(server, f"{name}.shop.test", kind) not in (before, [])
     lines, _ = paste(hook, undoes=True, earlier=earlier, environment={"KEY": SECRET})
-    assert ask(server, f"{name}.shop.test", kind) == before
+    assert look_up(server, f"{name}.shop.test", kind) == before
     assert SECRET not in lines
+
+
+BY_NAME = """
+  server-template cart 1 gateway.shop.test:{port} resolvers knot init-addr none resolve-prefer ipv4
+resolvers knot
+  nameserver knot 127.0.0.1:{dns_port}
+  timeout resolve 500ms
+  hold valid 500ms
+"""
+
+
+def test_users_behind_haproxy_follow_the_records_and_the_undo_after_their_ttl(server, tmp_path):
+    hook = hook_for(server, name="gateway", values=["127.0.0.2"], ttl=1)
+    with (
+        service("baseline") as baseline,
+        service("canary", ("127.0.0.2", baseline.port)),
+        haproxy_router(tmp_path, {}, backend=BY_NAME.format(port=baseline.port, dns_port=server)) as router,
+    ):
+
+        def list_versions():
+            return {ask(router.port, "/").version for _ in range(20)}
+
+        def wait_for_users(version, effective_at):
+            wait_for(lambda: list_versions() == {version}, f"all users are at {version}")
+            assert datetime.now(UTC) < effective_at + timedelta(seconds=10)
+
+        wait_for(lambda: list_versions() == {"baseline"}, "HAProxy has resolved the name")
+        done = hook.execute(make_context())
+        assert done.state == "acknowledged", done
+        wait_for_users("canary", done.effective_at)
+        undone = hook.undo(make_context(), done.earlier)
+        assert undone.state == "acknowledged", undone
+        wait_for_users("baseline", undone.effective_at)

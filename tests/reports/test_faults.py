@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 
 import pytest
@@ -20,6 +20,7 @@ from evaluator.reports.human import to_human
 
 SINCE = datetime(2026, 11, 25, 16, 18, tzinfo=UTC)
 STEP = FaultOnset("step", 480.0, SINCE, 450.0, 510.0, SINCE, SINCE)
+RANGE = FaultOnset("step", earliest_s=480.0, latest_s=840.0, earliest=SINCE, latest=SINCE + timedelta(minutes=6))
 FAULT = Fault(
     "canary",
     "failures",
@@ -88,6 +89,22 @@ SLOW = replace(FAULT, what="response_time", baseline=None, candidate=2.04, kinds
                 " about minute 8 of each run,"
                 " between minute 5 and minute 12: 5.07 % of 812 requests failed (baseline: 0.1 %), most with"
                 " ConnectionError('refused') and 502 (bad gateway)"
+            ),
+        ),
+        (
+            replace(FAULT, onset=RANGE),
+            (
+                "POST /cart/checkout fails more often on canary-3, beginning between 2026-11-25 16:18 UTC and"
+                " 2026-11-25 16:24 UTC (minute 8 to minute 14): 5.07 % of 812 requests failed"
+                " (baseline: 0.1 %), most with 503. Other endpoints and instances are as on the baseline"
+            ),
+        ),
+        (
+            replace(FAULT, onset=replace(RANGE, earliest=None, latest=None)),
+            (
+                "POST /cart/checkout fails more often on canary-3, beginning between minute 8 and minute 14 of each"
+                " run: 5.07 % of 812 requests failed (baseline: 0.1 %), most with 503."
+                " Other endpoints and instances are as on the baseline"
             ),
         ),
         (
@@ -169,7 +186,9 @@ def test_parts_of_the_html_report_are_links_to_sections_that_it_has():
     assert '<a href="#panels">' not in bare
 
 
-@pytest.mark.parametrize("onset", [STEP, FaultOnset("start"), FaultOnset("not_known"), replace(STEP, since=None)])
+@pytest.mark.parametrize(
+    "onset", [STEP, RANGE, FaultOnset("start"), FaultOnset("not_known"), replace(STEP, since=None)]
+)
 def test_a_fault_is_read_back_from_its_json(onset):
     verdict = replace(find_verdict("no_go"), faults=(replace(FAULT, onset=onset), SLOW))
     text = to_json(verdict)
@@ -206,6 +225,14 @@ def test_failures_of_each_arm_are_written_with_their_kinds_below_the_card():
     quiet = replace(FAILING, failures=(replace(COUNTS[0], failures=0, kinds=()),))
     assert "failures:" not in to_human(quiet, width=400)
     assert "failures:" not in to_human(replace(FAILING, faults=None), width=400)  # as with a GO
+
+
+def test_kinds_of_one_name_are_one():
+    kinds = (FailureKind(500, "HTTP 500 at a", 9), FailureKind(503, "", 7), FailureKind(500, "HTTP 500 at b", 4))
+    counts = (replace(COUNTS[0], failures=20, kinds=kinds),)
+    shown = to_human(replace(FAILING, failures=counts, faults=(replace(FAULT, kinds=(kinds[0], kinds[2])),)), width=400)
+    assert "(13 × 500, 7 × 503)" in shown
+    assert "500 and 500" not in shown
 
 
 def test_kinds_that_were_not_recorded_are_not_zero():

@@ -52,6 +52,13 @@ def test_where_no_time_is_enough_it_says_what_is(instances, remedy):
     assert remedy in how_long
 
 
+def test_more_instances_do_not_replace_the_time_of_the_other_gates():
+    slow = plan_for(95, 0.1, go_after_s=6360.0, go_instances=213.0)
+    hopeless = plan_for(50, 0.05, go_after_s=math.inf, go_instances=10.0)
+    how_long, _ = answer_plan([slow, hopeless], GOAL, 20.0)
+    assert how_long.endswith("for p50 to pass with a chance of 80 % or more: use 10 + 10 instances for 106 min.")
+
+
 def test_a_test_should_find_twice_what_is_allowed():
     rules = load_policy().rulebook.rules
     gates = [rule.margin.value for rule in rules if rule.role is Role.GATE and rule.margin and rule.margin.relative]

@@ -11,9 +11,10 @@ import urllib.request
 
 import pytest
 import yaml
+from hooks_world import make_context
 from metrics_servers import wait_for
 
-from evaluator.hooks import make_router
+from evaluator.hooks import make_hook, make_router
 from evaluator.policy import parse_policy
 from evaluator.records.rollouts import Act, Observe
 from evaluator.rollout.planning import make_plan
@@ -31,6 +32,7 @@ from evaluator.sources.sample_environments import (
     read_traffic,
     start_production_router,
 )
+from evaluator.sources.sample_etcd import start_etcd
 from evaluator.sources.sample_policy import Times, find_first_stage, write_policy
 
 VERSIONS = {"baseline": "1.4.1", "canary": "1.5.0"}
@@ -71,6 +73,46 @@ def can_connect(address):
     except OSError:
         return False
     return True
+
+
+def test_the_configuration_in_etcd_has_an_effect_that_is_measured_and_its_undo_takes_it_back(tmp_path):
+    with (
+        start_etcd(tmp_path) as url,
+        prepare_environments(tmp_path, VERSIONS, "configuration", instances=1, etcd=url) as environments,
+    ):
+        acts = yaml.safe_load(write_policy(environments, "shop@1.5.0", "canary", Times()))["rollout"]["acts"]
+        [entry] = next(act for act in acts["5 %"] if act["name"] == "configure production")["hooks"]
+        hook = make_hook("etcd", entry["etcd"])
+        environments.run("deploy", "production")
+        [[baseline], [candidate]] = [environments.list_addresses("production", arm) for arm in VERSIONS]
+        wait_for(lambda: can_connect(baseline) and can_connect(candidate), "the instances")
+
+        def measure(address):
+            began = time.monotonic()
+            for _ in range(5):
+                ask(address, "/products")
+            return time.monotonic() - began
+
+        assert measure(candidate) < 2 * measure(baseline)
+        done = hook.execute(make_context())
+        assert done.state == "acknowledged", done
+        wait_for(
+            lambda: measure(candidate) > 2 * measure(baseline), "a page of the candidate takes three times as long"
+        )
+        assert hook.undo(make_context(), done.earlier).state == "acknowledged"
+        wait_for(lambda: measure(candidate) < 2 * measure(baseline), "it takes as long as before")
+        hook_of_nonsense = make_hook("etcd", entry["etcd"] | {"value": '{"page": "many"}'})
+        assert hook_of_nonsense.execute(make_context()).state == "acknowledged"
+        time.sleep(2 * 0.5)  # it is read twice
+        assert measure(candidate) < 2 * measure(baseline)
+
+
+def test_a_configuration_without_etcd_is_refused(tmp_path):
+    with (
+        pytest.raises(sample_environments.SourceError, match="the regression configuration needs etcd"),
+        prepare_environments(tmp_path, VERSIONS, "configuration"),
+    ):
+        pass
 
 
 def test_instances_end_with_the_process_that_they_belong_to(environments, tmp_path):
@@ -125,9 +167,9 @@ def test_times_of_the_log_are_utc():
 @pytest.mark.parametrize(
     ("strategy", "first"),
     [
-        ("canary", ("", "test", "pre-production", "50 %", "5 %", "5 %")),
-        ("blue_green", ("", "test", "pre-production", "switch", "switch", "switch")),
-        ("big_bang", ("", "full", "", "full", "full", "full")),
+        ("canary", ("", "test", "pre-production", "50 %", "5 %", "5 %", "50 %")),
+        ("blue_green", ("", "test", "pre-production", "switch", "switch", "switch", "")),
+        ("big_bang", ("", "full", "", "full", "full", "full", "")),
     ],
 )
 def test_the_policy_makes_a_plan_by_each_strategy(tmp_path, strategy, first):

@@ -64,6 +64,11 @@ def test_kinds_are_counted_by_arm_endpoint_and_instance(store, new_run, rows, wr
         ("order 1234567 failed at 1764460800", "order … failed at …"),
         ("broken\npipe", "broken\npipe"),
         ("é" * 500, "é" * LONGEST_TEXT),
+        (
+            "HTTPError('500 Server Error: Internal Server Error for url: /cart/7?u=1')",
+            "HTTPError('500 Server Error: Internal Server Error …')",
+        ),
+        ("Max retries exceeded with url: /cart (Caused by X)", "Max retries exceeded … (Caused by X)"),
         (None, ""),
     ],
 )

@@ -3,6 +3,8 @@
 import re
 from html import unescape
 
+from stored import edit_decisions
+
 from evaluator.cli import COMMANDS
 from evaluator.store import Store
 
@@ -73,3 +75,12 @@ def test_commands_on_pages_exist(page, store_path, tmp_path, text):
     named = {name for shown in pages for name in re.findall(r"<code>evaluator (?:--store \S+ )?(\w+)", text(shown))}
     assert named
     assert named <= set(COMMANDS)
+
+
+def test_a_service_that_was_set_after_the_verdict_counts(page, own, text):
+    services = '[{"name": "basket", "baseline": "", "canary": ""}]'
+    edit_decisions(Store.open(own), "UPDATE releases SET services = ? WHERE id = 'cart@1.6.0'", services)
+    shown = text(page("releases", own))
+    table = shown[shown.index('aria-label="basket by metrics"') :]
+    assert "cart@1.6.0" in table[: table.index("</table>")]
+    assert '<td data-of="versions">basket</td>' in shown

@@ -52,12 +52,20 @@ def find_layout_of_file(path: Path, settings: LogSettings) -> LogLayout:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     return find_layout(
-        top_lines, str(path), log_format=settings.log_format, format=settings.format, columns=settings.columns
+        top_lines,
+        str(path),
+        log_format=settings.log_format,
+        format=settings.format,
+        columns=settings.columns,
+        sensitive=settings.options.sensitive,
     )
 
 
-def describe_bad_line(line: str) -> tuple[str, str]:
-    """Show a line that could not be read, without secrets; returns it with what it looks like, and what helps."""
+def describe_bad_line(line: str, *, sensitive: bool = False) -> tuple[str, str]:
+    """Show a line that could not be read, without secrets; returns it with what it looks like, and what helps.
+
+    `sensitive`: of a sensitive service, whose lines are not shown.
+    """
     text = line.rstrip("\r\n")
     what, hint = describe_line(text)
-    return show_line(text) + (f" (it looks like {what})" if what else ""), hint
+    return show_line(text, sensitive=sensitive) + (f" (it looks like {what})" if what else ""), hint

@@ -56,13 +56,14 @@ def find_layout(
     log_format: str = "",
     format: str = "auto",  # noqa: A002
     columns: Mapping[LogColumn, str] | None = None,
+    sensitive: bool = False,
 ) -> LogLayout:
     """Find how the lines of an access log are read.
 
     `top_lines`: the first lines of the file, at least some dozens if it has so many: the first may be cut, and lines
     that are no requests are passed over. `where`: name of the file, for errors. `log_format`: text of the format, as
     the router's configuration has it. `format`: one of FORMATS. `columns`: column → variable of the format, capture of
-    HAProxy (`capture.request.0`), or key of JSON, with a unit after a colon.
+    HAProxy (`capture.request.0`), or key of JSON, with a unit after a colon. `sensitive`: no error shows a line.
 
     Raises InputError if no format, or more than one, fits, or if lines lack what is needed; UnknownName.
     """
@@ -82,10 +83,10 @@ def find_layout(
                 HeadLine(line.number, line.text if text is None else text)
                 for line, text in zip(lines, unwrapped, strict=True)
             ]
-            layout = _choose_layout(contents, where, log_format, format, columns, prefix)
+            layout = _choose_layout(contents, where, log_format, format, columns, prefix, sensitive=sensitive)
             if layout is not None:
                 return replace(layout, wrapped_in=pointer, other_lines=_add_prefix(layout.other_lines, prefix))
-    raise _refuse(lines, where, log_format, format)
+    raise _refuse(lines, where, log_format, format, sensitive=sensitive)
 
 
 def _add_prefix(other_lines: str, prefix: str) -> str:
@@ -100,6 +101,8 @@ def _choose_layout(
     format: str,  # noqa: A002
     columns: Mapping[LogColumn, str],
     prefix: str,
+    *,
+    sensitive: bool,
 ) -> LogLayout | None:
     """Choose the layout that most lines have; `None` if no line has any. Raises InputError for mixed formats."""
     texts = [remove_prefix(line.text, prefix) for line in lines]
@@ -125,7 +128,7 @@ def _choose_layout(
             what = f"a line of {by_another.format}, with other fields" if by_another else what or "no known format"
             raise InputError(
                 f"{where}:{line.number}: formats are mixed: most lines are of {layout.format}, this one looks like "
-                f"{what}: {show_line(line.text)}",
+                f"{what}: {show_line(line.text, sensitive=sensitive)}",
                 hint="let each service write to a file of its own, and name its file" + (f"; {hint}" if hint else ""),
             )
     return layout
@@ -228,7 +231,14 @@ def _make_builder(dialect: FormatDialect, text: str, where: str) -> Callable[[Ma
 # ------------------------------------------------------------------ no layout
 
 
-def _refuse(lines: Sequence[HeadLine], where: str, log_format: str, format: str) -> InputError:  # noqa: A002
+def _refuse(
+    lines: Sequence[HeadLine],
+    where: str,
+    log_format: str,
+    format: str,  # noqa: A002
+    *,
+    sensitive: bool,
+) -> InputError:
     """Make the error for a file none of whose first lines is a request that can be read."""
     line = lines[min(1, len(lines) - 1)]  # the first one may be cut
     text = line.text
@@ -243,6 +253,6 @@ def _refuse(lines: Sequence[HeadLine], where: str, log_format: str, format: str)
     looks_like = f"looks like {what}" if what else "is of no known format"
     reason = f"is not {expected}: it {looks_like}" if expected else looks_like
     return InputError(
-        f"{where}:{line.number}: this line {reason}: {show_line(text)}",
+        f"{where}:{line.number}: this line {reason}: {show_line(text, sensitive=sensitive)}",
         hint=hint or "give the text of the log format, as the router's configuration has it, with --log-format",
     )

@@ -9,6 +9,7 @@ from evaluator.secrecy import REDACTED, SECRET_HEADERS
 from evaluator.sources.access_logs import apache, haproxy, nginx
 from evaluator.sources.access_logs.json_values import list_values, make_printable, parse_object, show_pointers
 
+_HIDDEN = "(it is not shown, because the service is sensitive)"
 MOST_SHOWN = 200
 """Characters of a line that an error shows."""
 
@@ -84,8 +85,13 @@ _NAMED_SECRET = re.compile(
 """A value after a name such as `password`, `api_key` or `Cookie`, in JSON or text."""
 
 
-def show_line(line: str) -> str:
-    """Show a line in an error: cut, without control characters, queries, passwords and values of secret headers."""
+def show_line(line: str, *, sensitive: bool = False) -> str:
+    """Show a line in an error: cut, without control characters, queries, passwords and values of secret headers.
+
+    `sensitive`: of a sensitive service, whose lines are not shown at all.
+    """
+    if sensitive:
+        return _HIDDEN
     line = re.sub(r"\?[^ \"'\\|]*", "?…", line)
     line = re.sub(r"(?i)\b(basic|bearer|digest|negotiate) [A-Za-z0-9+/=._~-]+", rf"\1 {REDACTED}", line)
     line = re.sub(r"://[^/@ \"]*@", f"://{REDACTED}@", line)
