@@ -111,7 +111,7 @@ def test_services_go_one_after_the_other_or_together(plan):
         ("name: dns", "name: deploy", "rollout.acts: two acts have the name deploy"),
         ("{access_log: /var/log/haproxy/cart.log}", "{}", ":10: rollout.stages[1]: users meet the candidate"),
         ("strategy: canary", "strategy: blue_green", ":10: rollout.stages[1]: this strategy moves all traffic at once"),
-        ("strategy: canary", "strategy: ab", ":3: rollout.strategy: must be 'canary', 'blue_green', 'ab_test' or 'big_bang'"),
+        ("strategy: canary", "strategy: ab", ":3: rollout.strategy: must be 'canary', 'blue_green', 'ab_test'"),
         ('name: "50 %"', 'name: "5 %"', ":11: rollout.stages[2]: the name 5 % is taken"),
         ("bake: 10m, ", "", ":10: rollout.stages[1]: 5 % needs no_harm, so it needs a time: bake: 10m"),
         ("share: 5%, ", "", ":10: rollout.stages[1]: 5 % has neither a load nor a share of the users"),
