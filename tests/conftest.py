@@ -25,6 +25,7 @@ LONGEST = (
     "rollout/test_kills.py",
     "rollout/test_lockstep.py",
     "test_rollout_tutorial.py",
+    "rollout/test_winning.py",
     "ui/test_journeys.py",
     "cli/test_promote.py",
     "sources/test_load.py",

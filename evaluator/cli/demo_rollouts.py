@@ -20,7 +20,7 @@ from evaluator.wording import count_of, format_count, format_duration
 if TYPE_CHECKING:
     from evaluator.records.rollouts import Event, RolloutPlan
 
-TIMES = Times(load_s=15, bake_s=15, last_s=10, least=100, users=40, shares=("5 %", "50 %"))
+TIMES = Times(load_s=15, bake_s=15, last_s=10, least=100, users=60, shares=("5 %", "50 %"))
 """Shorter than those of one demo: there are many."""
 BESIDE_S = 15.0
 """What one rollout takes beside its stages: starting and ending all (s)."""

@@ -19,6 +19,8 @@ USUAL_RATES = (0.4, 1.0, 2.5)
 """Possible ratios of the usual failures at a place to those that the baseline lets expect."""
 RISES = tuple(np.geomspace(0.003, 1.0, 14).tolist())
 """Possible rises of the share of requests that fail."""
+CHANCE_OF_GROWTH = 0.1
+"""Probability that failures grow slowly, before the data are seen: they begin suddenly most often."""
 SHAPES = (math.inf, 2.0)
 """Possible shapes of the gamma distribution of a fault's strength in a bucket: infinite if it is steady."""
 
@@ -56,7 +58,7 @@ def follow(
 def find_failure_onset(course: Course) -> Onset:
     """Find since when more requests of a course fail."""
     steps, growth = weigh_onsets(course)
-    return find_onset(steps, growth, course.bucket_s)
+    return find_onset(steps, growth, course.bucket_s, CHANCE_OF_GROWTH)
 
 
 def weigh_onsets(course: Course) -> tuple[FloatArray, float]:

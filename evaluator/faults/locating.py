@@ -10,9 +10,11 @@ import numpy as np
 
 from evaluator.faults.naming import Named, Profile, name_units
 from evaluator.faults.onset import Onset, find_onset
-from evaluator.faults.scanning import Scope
+from evaluator.faults.scanning import FEWEST_SLOTS, Scope
 from evaluator.faults.slowing import TimeModel
 
+CHANCE_OF_GROWTH = 0.25
+"""Probability that times grow slowly, before the data are seen: a leak is a usual cause, a sudden change more so."""
 LAST_PART = 1 / 3
 """Share of the run at whose end a slow growth is measured."""
 
@@ -34,11 +36,12 @@ class Place:
     def since(self, onset: Onset, slot_s: int, slots: int) -> Scope:
         """Return the scope since an onset, or since the slot that the scan found if the onset is no step.
 
-        `slots`: how many there are.
+        `slots`: how many there are. The scope has as many of them as a fault must have lasted for.
         """
         if onset.kind in {"not_known", "growth"}:
             return self.scope
-        return replace(self.scope, slot=min(math.ceil((onset.elapsed_s or 0.0) / slot_s - 0.5), slots - 1))
+        last = max(slots - FEWEST_SLOTS, 0)
+        return replace(self.scope, slot=min(math.ceil((onset.elapsed_s or 0.0) / slot_s - 0.5), last))
 
 
 class Model(Protocol):
@@ -78,7 +81,7 @@ def name_place(model: Model, scope: Scope) -> Place:
 def find_time_onset(model: TimeModel, scope: Scope, slot_s: float) -> Onset:
     """Find since when the times of a scope are longer."""
     steps, growth = model.weigh_onsets(scope)
-    return find_onset(steps, growth, slot_s * model.slots / steps.size)
+    return find_onset(steps, growth, slot_s * model.slots / steps.size, CHANCE_OF_GROWTH)
 
 
 def measure_slowing(model: TimeModel, scope: Scope, onset: Onset, slot_s: float) -> float | None:

@@ -19,8 +19,6 @@ LEAST_AT_START = 0.9
 """Least probability of an onset so near the start, for "from the start"."""
 CHANCE_OF_START = 0.2
 """Probability of the very start before the data are seen: many faults of a version are there from its start."""
-CHANCE_OF_GROWTH = 0.1
-"""Probability of a slow growth before the data are seen: a fault begins suddenly most often."""
 LEAST_LEAD = 1.0
 """Log odds by which a step must explain a fault better than a slow growth."""
 LEAST_OF_RANGE = 0.98
@@ -46,11 +44,11 @@ class Onset:
 NOT_KNOWN = Onset("not_known")
 
 
-def find_onset(steps: FloatArray, growth: float, cell_s: float) -> Onset:
+def find_onset(steps: FloatArray, growth: float, cell_s: float, chance_of_growth: float) -> Onset:
     """Find the onset from the log likelihoods of a step in each cell of the run, shape (cells,), and of a slow growth.
 
     Both are means over what is not known of the fault, such as its size. `cell_s`: length of a cell. Before the data
-    are seen, all times are as likely, but the start.
+    are seen, a growth has the probability `chance_of_growth`, and all times of a step are as likely, but the start.
     """
     end_s = steps.size * cell_s
     log_odds = np.append(
@@ -68,7 +66,7 @@ def find_onset(steps: FloatArray, growth: float, cell_s: float) -> Onset:
         """Return the time before which the onset lies with this probability."""
         return float(np.interp(chance, cumulated, edges_s))
 
-    lead_of_growth = growth + math.log(CHANCE_OF_GROWTH / (1 - CHANCE_OF_GROWTH)) - evidence
+    lead_of_growth = growth + math.log(chance_of_growth / (1 - chance_of_growth)) - evidence
     at_start = float(find_chance(max(TOLERANCE_S, cell_s)))
     if at_start >= LEAST_AT_START and of_start >= at_start / 2:
         return Onset("start") if lead_of_growth < 0 else Onset("growth")

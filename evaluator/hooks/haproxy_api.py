@@ -31,8 +31,8 @@ class HaProxyOptions(NetworkOptions):
     backend: ServerName = Field("", description="The backend whose servers share the requests.")
     map: Annotated[Text, Field(pattern=r"^[^\s;#]+$")] | None = Field(
         None,
-        description="Or the map, as HAProxy's configuration names it, that gives each user's slot a backend: each user "
-        "keeps an arm.",
+        description="Or the map, as HAProxy's configuration names it, that gives each user's hash value a backend: "
+        "each user keeps an arm.",
     )
     servers: dict[ArmName, names_of(ServerName)] = Field(  # type: ignore[valid-type] # a type that a function makes
         description="Arm to its servers: {baseline: [b1, b2], canary: [c1, c2]}; with map to its backend: {baseline: "

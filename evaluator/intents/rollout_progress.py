@@ -80,6 +80,8 @@ class RolloutProgress:
     """The arm that has won, also in the steps after that; empty: none has, or nothing is to win."""
     is_sound: bool = False
     """Can the data of its newest look for a winner be believed?"""
+    doubt: str = ""
+    """Why they cannot: a part of a sentence; empty: they can, or nothing is to win."""
     asked_at: float | None = None
     """When people were asked about the current step; None: they were not."""
     agreed: frozenset[str] = frozenset()
@@ -255,7 +257,8 @@ def _follow_step(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> 
         looks = (*progress.looks, event.look) if is_new else progress.looks
         judged = replace(progress, looks=looks, verdict=event.verdict, why=event.text, no_harm=event.no_harm)
         is_won = event.verdict == GO and event.is_sound
-        return replace(judged, winner=event.arm if is_won else progress.winner, is_sound=event.is_sound)
+        winner = event.arm if is_won else progress.winner
+        return replace(judged, winner=winner, is_sound=event.is_sound, doubt="" if event.is_sound else event.text)
     # An answer counts only after the question: what was agreed to must have been shown.
     if event.kind is EventKind.AGREED and progress.asked_at is not None:
         return replace(progress, agreed=progress.agreed | {event.person})
@@ -277,6 +280,6 @@ def _change_state(plan: RolloutPlan, progress: RolloutProgress, event: Event) ->
     if state is StepState.BEGUN:
         return changed if progress.states[number] is StepState.BEGUN else replace(changed, begun_at=event.at)
     if changed.position(plan) != progress.position(plan):
-        changed = replace(changed, begun_at=None, looks=(), verdict="", why="", no_harm=False, is_sound=False)
+        changed = replace(changed, begun_at=None, looks=(), verdict="", why="", no_harm=False, is_sound=False, doubt="")
         return replace(changed, asked_at=None, agreed=frozenset(), declined_by="")
     return changed

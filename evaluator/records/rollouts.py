@@ -349,7 +349,7 @@ class Event:
     note: str = ""
     """Of `judged`: a sentence on all services together."""
     arm: str = ""
-    """Of `judged`: the arm that won; empty: none."""
+    """Of `judged`, and of `ended` if it was promoted: the arm that won an A/B test; empty: none."""
     is_sound: bool = False
     """Of `judged`, where an arm is to win: can its data be believed? Then no winner means that no arm has won."""
     outcome: RolloutOutcome | None = None

@@ -134,6 +134,14 @@ class StepFindings(Protocol):
     def note(self) -> str:
         """A sentence on all services together; empty: they are not judged together."""
 
+    @property
+    def arm(self) -> str:
+        """The arm that won; empty: none has."""
+
+    @property
+    def is_sound(self) -> bool:
+        """Where an arm is to win: can the data be believed?"""
+
 
 class StepJudge(Protocol):
     """The verdicts of the steps."""

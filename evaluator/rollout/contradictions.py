@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from evaluator.errors import EvaluatorError, UnknownName
 from evaluator.health.per_instance_load import MOST
 from evaluator.health.replication import ENOUGH
+from evaluator.hooks.router import make_router
 from evaluator.policy import Policy
 from evaluator.policy.rollout import RolloutSection, StageSection
 from evaluator.records import BASELINE, EvidenceKind, Rulebook
@@ -21,7 +23,7 @@ LEAST_BAKE_S = 12.0
 def refuse_contradictions(policy: Policy, section: RolloutSection) -> None:
     """Raise PolicyError with file and line for the first stage that can never show what it needs."""
     for number, stage in enumerate(section.stages):
-        if stage.share is None or stage.share == 1 or stage.load is not None or stage.needs == "nothing":
+        if stage.user_share is None or stage.user_share == 1 or stage.load is not None or stage.needs == "nothing":
             continue
         key_path = ("rollout", "stages", number)
         if (stage.bake or 0.0) < LEAST_BAKE_S:
@@ -37,6 +39,39 @@ def refuse_contradictions(policy: Policy, section: RolloutSection) -> None:
                 raise policy.refuse(
                     key_path, sentence, hint="change the stage or the servers; needs: no_harm is possible"
                 )
+
+
+def refuse_impossible_test(policy: Policy, section: RolloutSection, services: Sequence[str]) -> None:
+    """Raise PolicyError for an A/B test that cannot be decided: by its metrics, its router, its arms, its services."""
+    if len(services) != 1:
+        raise policy.refuse(
+            ("rollout", "strategy"),
+            f"an A/B test is of one service, and this policy has {len(services)}: {', '.join(services)}",
+            hint="order: [shop], and a policy for each service",
+        )
+    gates = [rule for rule in policy.rulebook.on(EvidenceKind.OUTCOMES) if rule.role == "gate"]
+    if not gates:
+        raise policy.refuse(
+            ("rollout", "strategy"),
+            "an A/B test is decided by outcomes of users, and no metric of outcomes decides in this policy",
+            hint="metrics: [{name: conversion, type: outcome_proportion, outcome: bought, margin: 0%}]",
+        )
+    candidates = next(list(stage.shares) for stage in section.stages if stage.shares)
+    for acts in section.acts.values():
+        for act in acts:
+            if act.arm is not None and act.arm not in (BASELINE, *candidates):
+                raise policy.refuse(("rollout", "acts"), UnknownName("arm", act.arm, [BASELINE, *candidates]).message)
+    for service, entry in section.router.items():
+        try:
+            router = make_router(entry.kind, entry.options)
+        except EvaluatorError:  # such as a secret that is not there; the start needs it
+            continue
+        if not router.keeps_clients():
+            raise policy.refuse(
+                ("rollout", "router", service),
+                f"{router.explain_moving_users()}, and an A/B test needs a router that keeps each user in an arm",
+                hint="haproxy with map, or nginx with split: docs/ab-test.md has both configurations",
+            )
 
 
 def count_servers(section: RolloutSection, service: str) -> Mapping[str, int]:

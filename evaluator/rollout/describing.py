@@ -36,6 +36,7 @@ _CODES = {
     StopCause.NO_GO: TURNED_BACK,
     StopCause.GUARD: TURNED_BACK,
     StopCause.PEOPLE: NOT_ALLOWED,
+    StopCause.NO_WINNER: NOT_ALLOWED,
     StopCause.FAILURE: FAILED,
 }
 
@@ -60,10 +61,17 @@ _TEXTS = {
 }
 
 
+def describe_outcome(outcome: RolloutOutcome, winner: str = "") -> str:
+    """Describe how a rollout ended. `winner`: the arm that won an A/B test; empty: none, or it was no test."""
+    if outcome is RolloutOutcome.PROMOTED and winner:
+        return f"promoted: all users have {winner}, the arm that won"
+    return OUTCOMES[outcome]
+
+
 def describe_event(plan: RolloutPlan, event: Event) -> str:
     """Describe an event in one line."""
     if event.kind is EventKind.ENDED and event.outcome is not None:
-        return f"{plan.release} is {OUTCOMES[event.outcome]}"
+        return f"{plan.release} is {describe_outcome(event.outcome, event.arm)}"
     what = _describe_judgement(event) if event.kind is EventKind.JUDGED else _TEXTS.get(event.kind, str(event.kind))
     if event.person:
         what = f"{what} by {event.person}"
@@ -79,6 +87,8 @@ def _describe_judgement(event: Event) -> str:
     if not event.verdict:
         return "has ended"
     word = event.verdict.replace("_", "-").upper()
+    if event.arm:
+        return f"is {word}: {event.arm} has won"
     harm = ", no harm shown" if event.no_harm else ""
     return f"is {word}{harm} ({LOOKS[event.look]})"
 
@@ -125,7 +135,7 @@ def describe_now(
     `now`: seconds since 1970. `missing`: what the newest judgement found missing.
     """
     if progress.outcome is not None:
-        return f"{plan.release} is {OUTCOMES[progress.outcome]}"
+        return f"{plan.release} is {describe_outcome(progress.outcome, progress.winner)}"
     if progress.going_back and progress.held:
         return f"{plan.release} is to go back, and is held: {progress.why_held}"
     if progress.going_back:

@@ -127,7 +127,7 @@ class Driver:
             case Todo.UNDO:
                 self._undo(decision.why, progress)
             case Todo.READ_BACK:
-                self._read_back()
+                self._read_back(progress.winner or CANDIDATE)
             case Todo.END:
                 self._end(decision)
             case _:
@@ -214,7 +214,8 @@ class Driver:
                 return
             self._add_of_step(
                 EventKind.JUDGED, decision, look=decision.look, verdict=str(found.word), no_harm=found.no_harm,
-                data_hash=found.data_hash, text="; ".join(found.missing), note=found.note,
+                data_hash=found.data_hash, text="; ".join(found.missing), note=found.note, arm=found.arm,
+                is_sound=found.is_sound,
             )  # fmt: skip
             return
 
@@ -304,8 +305,8 @@ class Driver:
         except EvaluatorError as error:
             return error.message
 
-    def _read_back(self) -> None:
-        """Ask the routers whether the candidate has all traffic; then the guard has nothing more to watch."""
+    def _read_back(self, arm: str) -> None:
+        """Ask the routers whether a candidate has all traffic; then the guard has nothing more to watch."""
         now = self.parts.clock.now()
         try:
             status = self.parts.traffic.renew()
@@ -313,7 +314,7 @@ class Driver:
             self._say_once(f"the shares cannot be read back: {error.message}")
             self.parts.clock.wait(POLL_S)
             return
-        if problem := is_at_candidate(self.plan, status.realised):
+        if problem := is_at_candidate(self.plan, status.realised, arm):
             self._add(Event(EventKind.DRIFTED, now, text=problem))
             # The guard sets the shares again at its next look at the router.
             until = self.parts.clock.monotonic() + self.plan.guard.health_s + POLL_S
@@ -327,7 +328,7 @@ class Driver:
             self._say_once(f"the watch of the guard has not ended, so what comes last waits: {error.message}")
             self._pause(POLL_S)
             return
-        text = "; ".join(filter(None, (f"all traffic is at {CANDIDATE}", status.counted)))
+        text = "; ".join(filter(None, (f"all traffic is at {arm}", status.counted)))
         self._add(Event(EventKind.READ_BACK, now, text=text))
 
     def _end(self, decision: Decision) -> None:
@@ -343,7 +344,8 @@ class Driver:
                 if clock.monotonic() >= until:
                     break
                 clock.wait(POLL_S)
-        self._add(Event(EventKind.ENDED, self.parts.clock.now(), outcome=decision.outcome))
+        winner = self._progress.winner if self._progress and decision.outcome is RolloutOutcome.PROMOTED else ""
+        self._add(Event(EventKind.ENDED, self.parts.clock.now(), outcome=decision.outcome, arm=winner))
 
     # ------------------------------------------------------------------ what people say
 

@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from evaluator.errors import EvaluatorError, SourceError
+from evaluator.intents.rollout_plans import find_winner
 from evaluator.pipeline.tailing import StopRequest, TailPlan, tail_release
-from evaluator.records import BASELINE, CANDIDATE, RunState
-from evaluator.records.rollouts import JudgedAt, Observe, Rollout
+from evaluator.records import RunState
+from evaluator.records.rollouts import JudgedAt, Observe, Rollout, split_traffic
 from evaluator.segments import data_folder, run_folder, to_folder_name
 from evaluator.sources.access_logs.rollout_steps import RolloutStep, begin_step, read_steps
 from evaluator.sources.access_logs.tail_state import read_tail_state
 from evaluator.store import Store
+from evaluator.store.rollouts import Rollouts
 
 Say = Callable[[str], None]
 
@@ -86,9 +88,9 @@ class LogInThread:
         steps = read_steps(self.folder, self.service)
         return next((step for step in steps if step.name == name and step.started >= begun_at - 1), None)
 
-    def begin_step(self, step: Observe) -> None:
-        """Let the requests from now on belong to a step."""
-        shares = {BASELINE: round(1 - step.share, 9), CANDIDATE: step.share}
+    def begin_step(self, step: Observe, winner: str) -> None:
+        """Let the requests from now on belong to a step. `winner`: the arm that won; empty: none has."""
+        shares = split_traffic(step, winner)
         seconds = step.bake_s or None
         begin_step(self.folder, self.service, step.name, shares=shares, seconds=seconds, now=time.time())
 
@@ -255,7 +257,7 @@ class StepRecorder:
         for log in self._list_logs(step):
             log.ensure()
             if log.is_followed() and log.find_step(step.name, begun_at) is None:
-                log.begin_step(step)
+                log.begin_step(step, find_winner(Rollouts(self.store.control.file).events(self.rollout.id)))
 
     def is_closed(self, position: int, step: Observe, look: JudgedAt, begun_at: float) -> bool:
         """Are all data of a look recorded?"""

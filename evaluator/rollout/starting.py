@@ -22,7 +22,8 @@ from evaluator.intents.rollout_plans import explain_hold, read_plan
 from evaluator.pipeline.tailing import LATENESS_S, TailPlan
 from evaluator.policy import Policy, parse_policy
 from evaluator.policy.promotion import PromotionRules
-from evaluator.records import CANDIDATE, Release, StoredVerdict, VerdictWord
+from evaluator.policy.rollout import AB_TEST
+from evaluator.records import Release, StoredVerdict, VerdictWord
 from evaluator.records.intents import Person, PersonRole
 from evaluator.records.rollouts import (
     Act,
@@ -33,6 +34,7 @@ from evaluator.records.rollouts import (
     Observe,
     Rollout,
     RolloutPlan,
+    StepNeeds,
     to_plain,
 )
 from evaluator.rollout.acting import IntentEffects
@@ -44,6 +46,7 @@ from evaluator.rollout.guarding import GuardedTraffic, make_key, make_setup
 from evaluator.rollout.locking import driving_alone
 from evaluator.rollout.recording import StepRecorder
 from evaluator.rollout.returning import return_without_plan
+from evaluator.rollout.winning import judge_test
 from evaluator.sources.access_logs.tail_state import list_followed
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
@@ -111,8 +114,15 @@ def check_start(store: Store, plan: RolloutPlan, draft: Rollout, release: Releas
             watch.try_all()
         finally:
             watch.close()
-        if CANDIDATE not in watch.router.router.arms():
-            raise HookError(f"the router of {service.service} has no arm {CANDIDATE}", hint="name its servers")
+        missing = [arm for arm in plan.candidates if arm not in watch.router.router.arms()]
+        if missing:
+            raise HookError(f"the router of {service.service} has no arm {missing[0]}", hint="name its servers")
+        moving = watch.router.router.explain_moving_users() if plan.strategy == AB_TEST else ""
+        if moving:
+            raise HookError(
+                f"the router of {service.service} does not keep each user in an arm: {moving}",
+                hint="docs/ab-test.md has configurations of HAProxy and nginx that do",
+            )
     make_tail_plans(store, draft, plan, policy, release)
     for step in plan.steps:
         if isinstance(step, Observe) and step.load is not None and not Path(step.load["locustfile"]).is_file():
@@ -269,7 +279,14 @@ class StoreJudge:
 
     def judge(self, position: int, look: JudgedAt) -> StepEvidence:
         """Judge a step on the data until now."""
-        return judge_step(Store.open(self.path), self.rollout, self.plan, position, look, datetime.now(UTC))
+        store, now = Store.open(self.path), datetime.now(UTC)
+        found = judge_step(store, self.rollout, self.plan, position, look, now)
+        step = self.plan.steps[position]
+        is_end = isinstance(step, Observe) and step.needs is StepNeeds.WINNER and look is not JudgedAt.MEANWHILE
+        # At the first look, requests have to be sound before outcomes are read; a person may let them be read then.
+        if not is_end or found.word is VerdictWord.NO_GO or (look is JudgedAt.BAKE and not found.no_harm):
+            return found
+        return judge_test(store, self.rollout, self.plan, position, look, now)
 
     def find_no_go(self, since: float) -> str:
         """Say that a verdict of the release is NO-GO, and why, if it was judged since the rollout began and a time.

@@ -147,7 +147,7 @@ def test_the_table_of_all_says_what_caught_it_and_what_was_planned():
         return EndedDemo(cases[name][0], Ending(0, ""), traffic, sent)
 
     assert make_row(make("promoted", 1000, 0, 1000), "canary", "none")[:7] == (
-        "canary", "none", "promoted", "5.07 min", "1,000 requests", "0", "–"
+        "canary", "none", "promoted", "5.1 min", "1,000 requests", "0", "–"
     )  # fmt: skip
     *row, caught, planned = make_row(make("back", 900, 150, 910), "canary", "production-errors")
     assert row == ["canary", "production-errors", "rolled back", "12.8 min", "910 requests", "160"]

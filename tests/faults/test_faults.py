@@ -349,12 +349,12 @@ def test_too_many_cells_make_no_grid(monkeypatch):
         ([0, 0, 0, 30, 0, 0, 0, 0], 5.0, "step"),
         ([30, 0, 0, 0, 0, 0, 0, 0], 5.0, "start"),
         ([0, 0, 0, 30, 0, 0, 0, 0], 40.0, "growth"),
-        ([0, 0, 0, 30, 0, 0, 0, 0], 29.5, "not_known"),
+        ([0, 0, 0, 30, 0, 0, 0, 0], 27.5, "not_known"),
         ([1, 1, 1, 1, 1, 1, 1, 1], 0.0, "not_known"),
     ],
 )
 def test_an_onset_is_named_only_as_far_as_it_is_shown(gains, growth, kind):
-    assert find_onset(np.array(gains, float), growth, 300.0).kind == kind
+    assert find_onset(np.array(gains, float), growth, 300.0, 0.5).kind == kind
 
 
 def make_course(failing_s: dict[int, int], minutes: int) -> Course:

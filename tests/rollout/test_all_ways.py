@@ -19,6 +19,7 @@ from evaluator.records.rollouts import (
     Observe,
     RolloutOutcome,
     RolloutPlan,
+    StepNeeds,
     Unanswered,
 )
 from evaluator.rollout.deciding import Decision, Todo, decide
@@ -43,6 +44,13 @@ SECTIONS = {
     "blue_green": {
         "stages": [TEST | {"needs": "go"}, {"name": "switch", "share": "100%", "needs": "nothing", "bake": "9s"}]
     },
+    "ab_test": {
+        "outcomes": {"files": ["o.csv"]},
+        "stages": [
+            {"name": "half", "shares": {"b": "25%", "c": "25%"}, "needs": "winner", "bake": "60s"},
+            {"name": "full", "share": "100%", "needs": "nothing", "bake": "60s"},
+        ],
+    },
     "big_bang": {"stages": [{"name": "all", "share": "100%", "needs": "nothing", "bake": "9s", "agree": 2}]},
 }
 TIMES = (0.0, 60.0, 120.0, 10_000.0)
@@ -52,7 +60,8 @@ TIMES = (0.0, 60.0, 120.0, 10_000.0)
 def make_plan(
     strategy: str, *, unanswered: str = "baseline", irreversible: bool = False, keeps_baseline: bool = False
 ) -> RolloutPlan:
-    acts = ACTS if strategy != "big_bang" else {name: acts for name, acts in ACTS.items() if name != "test"}
+    has_test = strategy not in ("big_bang", "ab_test")
+    acts = ACTS if has_test else {name: acts for name, acts in ACTS.items() if name != "test"}
     if strategy != "big_bang":  # two final acts are enough in one of them: each makes five times as many states
         acts = acts | {"always": ACTS["always"][:1]}
     if irreversible:
@@ -69,7 +78,7 @@ def make_plan(
     )  # fmt: skip
 
 
-def list_answers(decision: Decision) -> Iterator[tuple[Event, ...]]:
+def list_answers(decision: Decision, needs: StepNeeds | None = None) -> Iterator[tuple[Event, ...]]:
     """List what may happen when a driver does what was decided; at first nothing: it is killed before it writes."""
     yield ()
 
@@ -83,6 +92,10 @@ def list_answers(decision: Decision) -> Iterator[tuple[Event, ...]]:
             yield from ((begun, at(kind)) for kind in (EventKind.DONE, EventKind.FAILED, EventKind.UNKNOWN))
         case Todo.OBSERVE:
             yield (at(EventKind.BEGUN),)
+        case Todo.JUDGE if needs is StepNeeds.WINNER:
+            yield (at(EventKind.JUDGED, look=decision.look, verdict="go", arm="c", is_sound=True),)
+            for verdict, is_sound in (("inconclusive", True), ("inconclusive", False), ("no_go", True), ("go", False)):
+                yield (at(EventKind.JUDGED, look=decision.look, verdict=verdict, is_sound=is_sound),)
         case Todo.JUDGE:
             for verdict, no_harm in (("go", True), ("inconclusive", True), ("inconclusive", False), ("no_go", False)):
                 yield (at(EventKind.JUDGED, look=decision.look, verdict=verdict, no_harm=no_harm),)
@@ -190,6 +203,8 @@ def check_decision(plan: RolloutPlan, progress: RolloutProgress, decision: Decis
         is_tried_again = progress.tries_again and states[decision.step] is StepState.FAILED
         assert is_tried_again or states[decision.step] in (StepState.WAITING, StepState.BEGUN), "no act twice"
         before = states[: decision.step]
+        if step.to_winner:
+            assert progress.winner == "c", "only an arm that has won"
         if not step.final:
             assert set(before) <= {StepState.DONE}, "everything before it has passed"
             assert not progress.going_back
@@ -215,6 +230,7 @@ def check_decision(plan: RolloutPlan, progress: RolloutProgress, decision: Decis
         assert not set(finals) & {StepState.WAITING, StepState.BEGUN}, "each final act was executed"
         assert progress.exposed(plan) == (0 if progress.going_back else 1)
         assert (decision.outcome is RolloutOutcome.PROMOTED) == (not progress.going_back)
+        assert progress.going_back or plan.strategy != "ab_test" or progress.winner == "c"
         if decision.outcome is RolloutOutcome.ROLLED_BACK:
             steps = zip(plan.steps[: plan.body], states[: plan.body], strict=True)
             acts = [state for step, state in steps if isinstance(step, Act)]
@@ -252,7 +268,8 @@ def explore(name: str) -> dict[RolloutProgress, set[RolloutProgress]]:
         ways = [(event,) for event in list_interruptions(plan, progress)]
         for decision in decisions:
             check_decision(plan, progress, decision)
-            ways += list_answers(decision)
+            step = plan.steps[decision.step] if 0 <= decision.step < len(plan.steps) else None
+            ways += list_answers(decision, step.needs if isinstance(step, Observe) else None)
         for events in ways:
             after = progress
             for event in events:
@@ -277,6 +294,7 @@ PLANS = {
     "canary, no way back at its end": make_plan("canary", irreversible=True),
     "blue_green": make_plan("blue_green"),
     "big_bang": make_plan("big_bang"),
+    "ab_test": make_plan("ab_test"),
 }
 
 
