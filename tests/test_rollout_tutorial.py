@@ -177,7 +177,7 @@ def test_the_tutorial_does_what_its_lines_say(place, tmp_path, capfd):
         assert list_calls(world)[-1] == "teardown production canary"
         assert "a message cannot be taken back" in said
         assert "people were not notified" in said
-        # Once there is a mail server again, people are told.
+        # Once there is a mail server again, people get the mail.
         mailbox = mail.enter_context(receiving_mail(mailbox.port))
         request = re.search(r"^(i\d+) rollback", said, re.MULTILINE)[1]
         assert run(["hooks", "retry", request]) == 4

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 TIMES = Times(load_s=15, bake_s=15, last_s=10, least=100, users=60, shares=("5 %", "50 %"))
 """Shorter than those of one demo: there are many."""
-BESIDE_S = 15.0
-"""What one rollout takes beside its stages: starting and ending all (s)."""
+AROUND_S = 15.0
+"""What one rollout takes in addition to its stages: starting and ending all (s)."""
 CLOSING_S = 12.0
-"""What one stage takes beside its time: deploying, waiting for the last requests, judging (s)."""
+"""What one stage takes in addition to its time: deploying, waiting for the last requests, judging (s)."""
 LONGEST_TEXT = 80
 BAD = "production-errors"
 HEAD = ("strategy", "candidate", "ended", "after", "met the candidate", "failed", "what caught it", "planned")
@@ -67,27 +67,31 @@ def command(session: Session, regression: str, strategies: tuple[str, ...]) -> i
 
 def run_demos(session: Session, parent: Path, strategies: Sequence[str], regression: str, times: Times) -> int:
     """Run a good and a bad candidate by each strategy, print the table, and return the exit code."""
+    from evaluator.reports.base import align_columns
+
     cases = [(strategy, kind) for strategy in strategies for kind in ("none", regression)]
     longest = format_duration(sum(_expect_s(strategy, times) for strategy, _ in cases))
     session.say(f"{len(cases)} rollouts, one after the other, at most {longest} on two cores; Ctrl-C ends all of them")
-    ended: list[EndedDemo] = []
-    rows = []
-    for number, (strategy, kind) in enumerate(cases, start=1):
-        session.say(f"{number} of {len(cases)}: {strategy}, the candidate: {kind}")
-        ended.append(_run_one(session, parent, strategy, kind, times))
-        rows.append(make_row(ended[-1], strategy, kind))
-        session.say(f"  {ended[-1].ending.text}")
-    from evaluator.reports.base import align_columns
-
-    emit("\n".join([*align_columns([HEAD, *rows], make_page()), "", *NOTES]))
-    return max(each.ending.code for each in ended)
+    code = 0
+    rows: list[tuple[str, ...]] = [HEAD]
+    try:
+        for number, (strategy, kind) in enumerate(cases, start=1):
+            session.say(f"{number} of {len(cases)}: {strategy}, the candidate: {kind}")
+            ended = _run_one(session, parent, strategy, kind, times)
+            rows.append(make_row(ended, strategy, kind))
+            session.say(f"  {ended.ending.text}")
+            code = max(code, ended.ending.code)
+    finally:  # also of those that ended before Ctrl-C
+        if len(rows) > 1:
+            emit("\n".join([*align_columns(rows, make_page()), "", *NOTES]))
+    return code
 
 
 def _expect_s(strategy: str, times: Times) -> float:
-    """Expect how long a rollout takes at most (s): its stages, and what comes in between on two cores."""
+    """Expect how long a rollout takes at most (s): its stages, and what comes in between, on two cores."""
     judged = {"canary": len(times.shares) * times.bake_s + 2 * times.load_s, "blue_green": 2 * times.load_s}
     stages = {"canary": len(times.shares) + 3, "blue_green": 3}.get(strategy, 1)
-    return BESIDE_S + judged.get(strategy, 0.0) + times.last_s + stages * CLOSING_S
+    return AROUND_S + judged.get(strategy, 0.0) + times.last_s + stages * CLOSING_S
 
 
 def _run_one(session: Session, parent: Path, strategy: str, kind: str, times: Times) -> EndedDemo:
