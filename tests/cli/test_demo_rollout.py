@@ -27,7 +27,7 @@ from evaluator.cli.demo_rollouts import run_demos
 from evaluator.sources.sample_policy import Times
 times = Times(load_s=0, bake_s=12, last_s=2, least=20, users=15, shares=("50 %",))
 if sys.argv[1] == "all":
-    print("EXIT", run_demos(Session(), Path("demo"), ["big_bang", "canary"], "dies", times))
+    print("EXIT", run_demos(Session(), Path("demo"), ["canary"], "dies", times))
 else:
     print("EXIT", run_demo(Session(), Path("demo"), "canary", sys.argv[1], times))
 """
@@ -77,18 +77,17 @@ def test_a_good_candidate_gets_all_users_and_one_that_hangs_is_off_within_second
     stopped, stopped_folder = begin_demo("all")
 
     until = time.monotonic() + END_S
-    canary_log = stopped_folder / "demo" / "rollout-3" / "rollout.log"
-    while not canary_log.exists() or "observe 50 %: begun" not in canary_log.read_text():
+    stopped_log = stopped_folder / "demo" / "rollout-1" / "rollout.log"
+    while not stopped_log.exists() or "observe 50 %: begun" not in stopped_log.read_text():
         assert stopped.poll() is None, read(stopped_folder)
         assert time.monotonic() < until, read(stopped_folder)
         time.sleep(0.1)
     stopped.send_signal(signal.SIGINT)
     assert stopped.wait(timeout=END_S) != 0
     said = read(stopped_folder)[1]
-    assert "4 rollouts, one after the other, at most" in said
-    assert "1 of 4: big_bang, the candidate: none\n  as it should be: the candidate has all traffic" in said
-    assert "2 of 4: big_bang, the candidate: dies\n  as it should be: full is the first stage that can see it" in said
-    assert said.splitlines()[-1] == "Interrupted" or "3 of 4: canary, the candidate: none" in said
+    assert said.startswith("2 rollouts, one after the other, at most ")
+    assert "1 of 2: canary, the candidate: none" in said
+    assert "2 of 2" not in said
     assert not find_processes([str(stopped_folder)])
 
     good.wait(timeout=END_S)
