@@ -25,6 +25,7 @@ LONGEST = (
     "rollout/test_kills.py",
     "rollout/test_lockstep.py",
     "rollout/test_rolling.py",
+    "test_rollout_tutorial.py",
     "rollout/test_winning.py",
     "rollout/test_rolling_kills.py",
     "ui/test_journeys.py",
