@@ -246,7 +246,7 @@ class HaProxyInstances(HaProxyBackend):
             left = self.wait_for_sessions(self.batch.servers, self.batch.wait)
             cookie = self._read_known().cookie
         except HookError as error:  # they are drained all the same, and have to be undrained
-            raise MaybeSent(f"{names} were drained, and their sessions cannot be counted: {error.message}") from None
+            raise MaybeSent(f"the drain of {names} was done, but not what followed: {error.message}") from None
         text = f"{names} get no new requests; {left or 'none of theirs is in progress'}"
         if not cookie:
             return text
