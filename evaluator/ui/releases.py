@@ -86,7 +86,11 @@ def _filter(summaries: Sequence[ReleaseSummary], lives: Mapping[str, Life]) -> l
     """
     name_column, service_column = st.columns([2, 1])
     part = name_column.text_input(
-        "Releases that contain", key="q", bind="query-params", max_chars=200, placeholder="a part of a name, then Enter"
+        "Releases that contain",
+        key="q",
+        bind="query-params",
+        max_chars=200,
+        placeholder="a part of a name, then press Enter",
     )
     services = sorted({service.name for summary in summaries for service in summary.release.services if service.name})
     _refuse_unknown("service", "of", services)
