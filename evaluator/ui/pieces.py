@@ -11,7 +11,7 @@ import streamlit as st
 from markupsafe import Markup
 
 from evaluator.figures.base import PALETTE
-from evaluator.records import BASELINE, Comparison, Finding, Verdict, VerdictWord
+from evaluator.records import Comparison, Finding, Verdict, VerdictWord
 from evaluator.records.life import Life, LifeState
 from evaluator.reports import VERDICT_WORDS, plain_text
 from evaluator.reports.base import (
@@ -327,11 +327,11 @@ def to_css_color(color: str) -> str:
 
 
 def make_legend(colors: Mapping[str, str]) -> Markup:
-    """Make the legend of the figures: the line and name of each arm, the baseline's dashed; `colors` by arm."""
+    """Make the legend of the figures: line and name of each arm; `colors` by arm, the baseline first, which is dashed."""
     keys = Markup("").join(
         Markup('<span><span class="ev-key" style="color:{}{}"></span>{}</span>').format(
-            color, ";border-top-style:dashed" if name == BASELINE else "", clean(name)
+            color, "" if index else ";border-top-style:dashed", clean(name)
         )
-        for name, color in colors.items()
+        for index, (name, color) in enumerate(colors.items())
     )
     return Markup('<p class="ev-legend">{}</p>').format(keys)

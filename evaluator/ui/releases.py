@@ -233,7 +233,7 @@ def _show_list(summaries: Sequence[ReleaseSummary], lives: Mapping[str, Life]) -
             ) if activity else "–",
         )  # fmt: skip
 
-    head = ("release", "verdict", "state", "versions", "requests", "newest activity")
+    head = ("release", "verdict", "state", "versions", "rows", "newest activity")
     show_table(head, map(make_row, summaries), caption="all releases")
 
 
