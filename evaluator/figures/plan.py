@@ -35,7 +35,8 @@ def draw_plan(plans: Sequence[GatePlan], grids: Sequence[Grid], strategies: Sequ
     panels = []
     for plan, grid in zip(plans, grids, strict=True):
         rule, unit = plan.precision.rule, plan.precision.unit
-        subtitle = f"{format_margin(rule.margin, unit)} allowed (dashed); {plan.go_chance * 100:.0f} % chance of GO if unchanged"
+        chance = f"{100 * plan.go_chance:.0f} % chance of GO if unchanged"
+        subtitle = f"{format_margin(rule.margin, unit)} allowed (dashed); {chance}"
         title = alt.TitleParams(name_metric(rule), subtitle=subtitle, anchor="start")
         panels.append(_layer_precision(plan, grid).properties(title=title, **PANEL_SIZE))
     precision = alt.concat(*panels, columns=2).resolve_scale(color="shared")
@@ -43,7 +44,8 @@ def draw_plan(plans: Sequence[GatePlan], grids: Sequence[Grid], strategies: Sequ
         {
             "rollout": row.label,
             "exposed": row.exposed,
-            "text": f"stopped before full in {row.stopped * 100:.0f} %; completed if unchanged in {row.completes * 100:.0f} %",
+            "text": f"stopped before full in {100 * row.stopped:.0f} %; "
+            f"completed if unchanged in {100 * row.completes:.0f} %",
         }
         for row in strategies
     ]

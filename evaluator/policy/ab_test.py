@@ -44,6 +44,11 @@ class OutcomesSection(Section):
         "table `outcomes`.",
     )
     database: str = Field("", description="With query: a file of DuckDB, which is opened for reading.")
+    assigned: list[Text] = Field(
+        default_factory=list,
+        description="Files, CSV or Parquet, of all users that were assigned, with the columns of user, arm and time: "
+        "outcomes of other users, or of half of them, let no arm win.",
+    )
     unit: str = Field("", description="Column of the user.  Default: as `evaluator import --outcomes` finds it.")
     arm: str = Field("", description="Column of the arm.  Default: as above.")
     baseline: str = Field("", description="Value of that column which is the baseline.  Default: as above.")

@@ -43,6 +43,10 @@ class TrafficStatus(Protocol):
         """Have all routers said, when they were read back, that all traffic is at the baseline?"""
 
     @property
+    def kept(self) -> str:
+        """Why users stay at new instances until these are restored; empty: they return, or that is tried again."""
+
+    @property
     def counted(self) -> str:
         """What routers have counted of the candidates' requests: a part of a sentence; empty if they do not say."""
 

@@ -216,14 +216,15 @@ def _ask(plan: RolloutPlan, progress: RolloutProgress, position: int, now: float
 def _go_back(plan: RolloutPlan, progress: RolloutProgress) -> Decision:
     """Return the traffic first; then undo the acts; then the final acts.
 
+    Where instances were replaced, users return as far as old ones can carry them; undoing restores the others.
     Where acts may have taken down the servers of the baseline, they are undone first: users return only if that, a hook
     of the policy, the router or a person says that the baseline serves, and otherwise people are waited for.
     """
+    if progress.held:
+        return Decision(Todo.WAIT, why=progress.why_held)
     if progress.taken_down_by:
-        if progress.held:
-            return Decision(Todo.WAIT, why=progress.why_held)
         return Decision(Todo.UNDO, why=progress.why_back)
-    if not progress.returned and progress.was_shifted(plan):
+    if not progress.returned and not progress.kept and progress.was_shifted(plan):
         return Decision(Todo.RETURN, why=progress.why_back)
     if any(progress.states[number] in MAY_HAVE_ACTED for number in list_undoable(plan)):
         return Decision(Todo.UNDO, why=progress.why_back)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from evaluator.intents.rollout_progress import RolloutProgress, StepState, fold
+from evaluator.records import BASELINE, CANDIDATE
 from evaluator.records.rollouts import (
     Act,
     Event,
@@ -53,6 +54,7 @@ _TEXTS = {
     EventKind.STOPPED: "goes back to the baseline",
     EventKind.RETURNED: "all traffic is at the baseline again",
     EventKind.RETURN_FAILED: "the traffic could not be returned, and it is tried again",
+    EventKind.KEPT: "users stay at new instances until these are restored",
     EventKind.UNDO_BEGUN: "the acts are being undone",
     EventKind.UNDONE: "the acts are undone",
     EventKind.UNDO_FAILED: "not all acts are undone",
@@ -160,12 +162,30 @@ def _list_parts(
         yield step.environment
         if step.needs is not StepNeeds.NOTHING:
             yield f"needs {step.needs.label}"
+    yield from describe_new_instances(plan, position, progress)
     if exposed := progress.exposed(plan):
         yield f"{format_number(100 * exposed)} % of the users"
     if decision.until is not None and decision.todo is Todo.WAIT:
         yield f"{format_duration(max(round(decision.until - now), 0))} left"
     if text := explain_missing(plan, progress, missing):
         yield text
+
+
+def describe_new_instances(plan: RolloutPlan, position: int, progress: RolloutProgress | None = None) -> Iterator[str]:
+    """Yield how many instances of each service have the new version in a step; nothing if none are replaced.
+
+    `progress`: leaves out services of which no batch has begun yet.
+    """
+    for service in plan.services:
+        changed = plan.find_change_of_arms(position, service)
+        acts = [step for step in plan.steps if isinstance(step, Act) and step.arms and service in step.services]
+        is_begun = changed is not None and (progress is None or progress.states[changed] is not StepState.WAITING)
+        if not acts or not is_begun:
+            continue
+        new = len(plan.find_arms(position, service).get(CANDIDATE, ()))
+        of_all = count_of(len(acts[-1].arms[BASELINE]) + len(acts[-1].arms[CANDIDATE]), "instance")
+        name = f" of {service}" if len(plan.services) > 1 else ""
+        yield f"{new} of {of_all}{name} {'is' if new == 1 else 'are'} new"
 
 
 def write_ways_on(plan: RolloutPlan, progress: RolloutProgress) -> str:

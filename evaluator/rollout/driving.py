@@ -123,7 +123,7 @@ class Driver:
             case Todo.STOP:
                 self._stop_rollout(progress, decision.why, decision.cause)
             case Todo.RETURN:
-                self._return(decision.why)
+                self._return(decision.why, progress)
             case Todo.UNDO:
                 self._undo(decision.why, progress)
             case Todo.READ_BACK:
@@ -255,23 +255,34 @@ class Driver:
         if problem := progress.explain_no_return(self.plan):
             self._hold(f"{why}; {problem}")
             return
-        if progress.was_shifted(self.plan):
+        if progress.was_shifted(self.plan) and self._has_guard(progress):
             with suppress(EvaluatorError):  # it is tried again
                 self.parts.traffic.back(why, "driver")
         self._add(Event(EventKind.STOPPED, self.parts.clock.now(), text=why, cause=cause))
+
+    def _has_guard(self, progress: RolloutProgress) -> bool:
+        """Can the guard return users? Not to old instances, once all were replaced for good and its watch has ended."""
+        return not (self.plan.replaces_instances and progress.confirmed)
 
     def _hold(self, why: str) -> None:
         """Hold a rollout until a person decides, and say by which commands."""
         self._add(Event(EventKind.HELD, self.parts.clock.now(), text=why))
         self.parts.report.say(write_ways_on(self.plan, self._read_progress()))
 
-    def _return(self, why: str) -> None:
+    def _return(self, why: str, progress: RolloutProgress) -> None:
         """Return the traffic once; if that fails, the next decision is the same."""
         problem = ""
+        if not self._has_guard(progress):
+            text = "all instances have the new version, and are restored one batch after the other"
+            self._add(Event(EventKind.KEPT, self.parts.clock.now(), text=text))
+            return
         try:
             status = self.parts.traffic.back(why, "driver")
             if status.is_returned:
                 self._add(Event(EventKind.RETURNED, self.parts.clock.now(), text=status.counted))
+                return
+            if status.kept:
+                self._add(Event(EventKind.KEPT, self.parts.clock.now(), text=status.kept))
                 return
         except EvaluatorError as error:
             problem = error.message
@@ -290,6 +301,9 @@ class Driver:
         while (result := self._call_act(lambda: self.parts.effects.roll_back(why))).state == "waiting":
             self._say_once(f"the acts are not undone yet: {result.text}")
             self._pause(POLL_S)
+        if progress.kept and result.state != "done":  # users may be at instances that are not restored
+            self._hold(f"not all instances are restored: {result.text}")
+            return
         if progress.taken_down_by:
             if problem := self._explain_not_returned():
                 self._hold(f"the acts are not undone: {result.text or problem}")

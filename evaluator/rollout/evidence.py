@@ -242,7 +242,8 @@ class _Asked:
             self.look is JudgedAt.MEANWHILE and self.judged_at.timestamp() >= started + self.step.bake_s
         )
         seconds = self.step.deadline_s if is_late else self.step.bake_s
-        return StepTime(self.step, started, started + seconds, list_servers(self.rollout, service))
+        servers = self.plan.find_arms(self.position, service) or list_servers(self.rollout, service)
+        return StepTime(self.step, started, started + seconds, servers)
 
     def is_read(self, runs: Sequence[Run], time: StepTime) -> bool:
         """Were all requests of the look read?"""

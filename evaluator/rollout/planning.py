@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evaluator.errors import PolicyError
 from evaluator.policy import Policy
-from evaluator.policy.rollout import AB_TEST, RolloutSection
+from evaluator.policy.rollout import AB_TEST, ROLLING, RolloutSection
 from evaluator.records import BASELINE, CANDIDATE
 from evaluator.records.rollouts import GuardLimits, Observe, RolloutPlan, StepNeeds, Unanswered
 from evaluator.rollout.contradictions import refuse_contradictions, refuse_impossible_test
@@ -93,6 +93,17 @@ def _check_routers(policy: Policy, section: RolloutSection, services: tuple[str,
             hint=f"the services are {', '.join(services)}",
         )
     for service, entry in section.router.items():
+        is_rolling = section.strategy == ROLLING
+        if entry.options.get("instances") and not is_rolling:
+            raise policy.refuse(
+                ("rollout", "router", service),
+                "it names instances, which only strategy: rolling replaces",
+                hint=f"servers: {{{BASELINE}: [b1, b2], {CANDIDATE}: [c1, c2]}}",
+            )
+        if is_rolling and entry.options.get("batch"):
+            raise policy.refuse(
+                ("rollout", "router", service), "it names a batch: the stages do that", hint="remove it"
+            )
         servers = entry.options.get("servers")
         candidates = next((list(stage.shares) for stage in section.stages if stage.shares), [CANDIDATE])
         if isinstance(servers, Mapping) and not {BASELINE, *candidates} <= set(servers):
@@ -103,7 +114,7 @@ def _check_routers(policy: Policy, section: RolloutSection, services: tuple[str,
                 hint=f"servers: {{{BASELINE}: [b1, b2], {candidates[0]}: [c1, c2]}}",
             )
     missing = [service for service in services if service not in section.router]
-    if missing and any(stage.user_share is not None for stage in section.stages):
+    if missing and any(stage.has_users for stage in section.stages):
         raise PolicyError(
             f"{policy.origin}: rollout.router has no router of {', '.join(missing)}",
             hint="name the hook that changes its traffic, such as {haproxy: {socket: …, backend: …}}",

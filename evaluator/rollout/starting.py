@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from evaluator.errors import EvaluatorError, HookError, PlanNotReadable, PolicyError, Refused, StoreBusy, StoreError
+from evaluator.guard.instances import make_watch
 from evaluator.guard.recognise import find_settings
 from evaluator.guard.routers import ServiceRouter
 from evaluator.guard.setup import GuardSetup
-from evaluator.guard.watch import ServiceWatch
+from evaluator.hooks.templates import VERSIONS, list_words
 from evaluator.intents import may, why_not
 from evaluator.intents.baseline_servers import describe_missing_baseline
 from evaluator.intents.executing import LoadPolicy
@@ -23,7 +24,7 @@ from evaluator.pipeline.tailing import LATENESS_S, TailPlan
 from evaluator.policy import Policy, parse_policy
 from evaluator.policy.promotion import PromotionRules
 from evaluator.policy.rollout import AB_TEST
-from evaluator.records import Release, StoredVerdict, VerdictWord
+from evaluator.records import BASELINE, CANDIDATE, Release, StoredVerdict, VerdictWord
 from evaluator.records.intents import Person, PersonRole
 from evaluator.records.rollouts import (
     Act,
@@ -42,7 +43,7 @@ from evaluator.rollout.collaborators import Collaborators, ProgressReport, Syste
 from evaluator.rollout.describing import find_exit_code
 from evaluator.rollout.driving import Driver
 from evaluator.rollout.evidence import StepEvidence, freeze_policy, judge_step
-from evaluator.rollout.guarding import GuardedTraffic, make_key, make_setup
+from evaluator.rollout.guarding import GuardedTraffic, list_versions, make_key, make_setup
 from evaluator.rollout.locking import driving_alone
 from evaluator.rollout.recording import StepRecorder
 from evaluator.rollout.returning import return_without_plan
@@ -109,7 +110,7 @@ def check_start(store: Store, plan: RolloutPlan, draft: Rollout, release: Releas
                 f"rollout.live names no access log of {service.service}, so nothing would show what its users get",
                 hint="live: {access_log: {SERVICE: FILE}}; readings of Prometheus alone do not drive a rollout",
             )
-        watch = ServiceWatch(service, "", release.id, plan.guard, time.monotonic)
+        watch = make_watch(service, "", release.id, plan.guard, time.monotonic)
         try:
             watch.try_all()
         finally:
@@ -123,6 +124,7 @@ def check_start(store: Store, plan: RolloutPlan, draft: Rollout, release: Releas
                 f"the router of {service.service} does not keep each user in an arm: {moving}",
                 hint="docs/ab-test.md has configurations of HAProxy and nginx that do",
             )
+    _check_versions(plan, policy, release)
     make_tail_plans(store, draft, plan, policy, release)
     for step in plan.steps:
         if isinstance(step, Observe) and step.load is not None and not Path(step.load["locustfile"]).is_file():
@@ -130,6 +132,26 @@ def check_start(store: Store, plan: RolloutPlan, draft: Rollout, release: Releas
                 f"{policy.origin}: the load of {step.name} has no locustfile {step.load['locustfile']} in this folder",
                 hint="`evaluator init` writes one; paths are those from the folder in which the rollout is driven",
             )
+
+
+def _check_versions(plan: RolloutPlan, policy: Policy, release: Release) -> None:
+    """Raise PolicyError if hooks that replace instances name a version that is not known: none could be restored."""
+    section = policy.rollout.instances if policy.rollout else None
+    if section is None:
+        return
+    options = json.dumps([dict(entry.options) for entry in (*section.replace, *section.health)])
+    named = set(list_words(options)) & set(VERSIONS)
+    for service in plan.services:
+        words = list_versions(release, service)
+        unknown = {BASELINE: not words["baseline"], CANDIDATE: not words["canary"]}
+        needed = {BASELINE: named & {"baseline", "version"}, CANDIDATE: named & {"canary", "version"}}
+        for arm, is_unknown in unknown.items():
+            if is_unknown and needed[arm]:
+                raise PolicyError(
+                    f"rollout.instances has hooks with ${{{min(needed[arm])}}}, and the version of {arm} of {service} "
+                    "is not known, so its instances could not be replaced and restored",
+                    hint="start it with --baseline-version and --canary-version",
+                )
 
 
 def make_tail_plans(
@@ -217,7 +239,7 @@ def drive_rollout(store: Store, rollout: Rollout, settings: DriverSettings) -> i
             traffic=traffic,
             effects=_make_effects(store, rollout, plan, traffic, settings),
             judge=StoreJudge(store.path, rollout, plan),
-            observing=StepRecorder(store, rollout, tails, settings.policy_path, settings.report.say),
+            observing=StepRecorder(store, rollout, plan, tails, settings.policy_path, settings.report.say),
             clock=SystemClock(settings.stop),
             report=settings.report,
             start_call=ThreadCall,

@@ -18,6 +18,7 @@ from evaluator.records.rollouts import Event, EventKind, Observe, Rollout, Rollo
 from evaluator.rollout.deciding import decide
 from evaluator.rollout.describing import (
     describe_event,
+    describe_new_instances,
     describe_now,
     describe_outcome,
     explain_missing,
@@ -147,6 +148,7 @@ def _describe_steps(plan: RolloutPlan, progress: RolloutProgress) -> Iterator[st
         if isinstance(step, Observe) and step.needs is not StepNeeds.NOTHING:
             facts.append(f"needs {step.needs.label}")
         if isinstance(step, Observe) and step.share:
+            facts += describe_new_instances(plan, number)
             facts.append(f"{format_number(100 * step.share)} % of the users")
         if is_now:
             facts.append("now")

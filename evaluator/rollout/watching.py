@@ -156,6 +156,8 @@ class RolloutWatch:
                 self._add(Event(EventKind.STOPPED, now, person=status.by if is_person else "", text=text, cause=cause))
         elif status.is_returned and progress.was_shifted(self.plan):
             self._add(Event(EventKind.RETURNED, now, text=status.counted))
+        elif status.kept and not progress.kept and progress.was_shifted(self.plan):
+            self._add(Event(EventKind.KEPT, now, text=status.kept))
 
     def _look_for_drift(self, progress: RolloutProgress, status: TrafficStatus) -> None:
         """Write each drift once; the guard sets the shares again. The second one turns the rollout back (`decide`)."""

@@ -30,6 +30,7 @@ from evaluator.records import (
     Finding,
     Level,
     OutcomeOptions,
+    OutcomePlan,
     Release,
     Run,
     Service,
@@ -44,7 +45,7 @@ from evaluator.rollout.evidence import OF_OUTCOMES, StepEvidence, hash_texts, na
 from evaluator.sources.outcomes import plan_outcomes
 from evaluator.store import Store
 from evaluator.store.outcome_files import describe_outcomes
-from evaluator.store.outcome_periods import RowTimes, split_by_time, write_query_result
+from evaluator.store.outcome_periods import RowTimes, compare_assigned, split_by_time, write_query_result
 from evaluator.store.rollouts import Rollouts
 from evaluator.wording import format_count
 
@@ -54,6 +55,8 @@ MOST_GAP = 0.05
 """Time without rows at the begin or the end of a stage, as a share of its time, that chance does not explain."""
 CHANCE = 20
 """So many times the mean time between two rows is no chance."""
+MOST_LOST = 0.01
+"""Largest share of users that were not assigned, or have no outcomes."""
 _OF_SAMPLE = ("sample_ratio", "assignment", "coverage", "missing_outcomes")
 """Checks that also an earlier stage has to pass."""
 
@@ -143,9 +146,11 @@ def _name_look(rollout: Rollout, look: JudgedAt) -> str:
 def _find_imported(store: Store, rollout: Rollout, periods: Sequence[SplitTime], look: JudgedAt) -> _Imported | None:
     """Find the outcomes that an earlier process has read for this look; None: not all of them are there.
 
-    With times, they are read again, because what these say was not stored; the rows are not imported again.
+    With times or assigned users, they are read again, because what these say was not stored; the rows are not imported
+    again.
     """
-    if _read_section(rollout).time:
+    section = _read_section(rollout)
+    if section.time or section.assigned:
         return None
     name = _name_look(rollout, look)
     runs = [run for run in store.data.runs(rollout.release) if run.fingerprint.get("look") == name]
@@ -180,12 +185,14 @@ def _import(store: Store, rollout: Rollout, periods: Sequence[SplitTime], look: 
         runs = []
         for period, files_of_period in zip(periods, paths, strict=True):
             release = Release(rollout.release)
-            landed, _, _ = import_outcomes(
+            landed, _, imported = import_outcomes(
                 store, release, files_of_period, options, query=query, step=period.step.name,
                 fingerprint={"look": _name_look(rollout, look)},
             )  # fmt: skip
             (run_id,) = landed.runs
             runs.append(next(run for run in store.data.runs(rollout.release) if run.id == run_id))
+        if section.assigned:
+            findings += tuple(_check_assigned(imported, periods[-1], section))
     return _Imported(tuple(runs), findings)
 
 
@@ -202,13 +209,18 @@ def _fetch(
         path = folder / "outcomes.parquet"
         write_query_result(section.query, section.database, times, path)
         return [str(path)], ""
-    files = []
-    for pattern in section.files:
+    return _list_files(section.files), section.query
+
+
+def _list_files(patterns: Sequence[str]) -> list[str]:
+    """List the files that match patterns. Raises InputError if none matches one of them."""
+    files: list[str] = []
+    for pattern in patterns:
         found = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]  # noqa: PTH207 - also absolute
         if not found:
-            raise InputError(f"no file matches {pattern}", hint="rollout: {outcomes: {files: […]}} names them")
+            raise InputError(f"no file matches {pattern}", hint="the policy names it in rollout.outcomes")
         files += found
-    return files, section.query
+    return files
 
 
 def _run_command(section: OutcomesSection, rollout: Rollout, times: Mapping[str, float], path: Path) -> None:
@@ -283,6 +295,25 @@ def _check_times(times: RowTimes, periods: Sequence[SplitTime], section: Outcome
         ):
             if gap > allowed:
                 yield fail("step_window", f"{period.step.name} has no rows of outcomes {where} UTC", remedy)
+
+
+def _check_assigned(plan: OutcomePlan, period: SplitTime, section: OutcomesSection) -> Iterator[Finding]:
+    """Check that the outcomes are those of the users that were assigned, and of all of them."""
+    found = compare_assigned(
+        plan, _list_files(section.assigned), section.time, section.time_zone, (period.begin, period.end)
+    )
+    if found.strangers + found.elsewhere > MOST_LOST * found.units:
+        text = (
+            f"of {format_count(found.units)} users with outcomes, {format_count(found.strangers)} were not assigned, "
+            f"and {format_count(found.elsewhere)} were assigned to another arm"
+        )
+        yield fail("assignment", text, "are these the outcomes of this test?")
+    if not found.assigned or found.missing > MOST_LOST * found.assigned:
+        text = (
+            f"{format_count(found.missing)} of {format_count(found.assigned)} users that were assigned in "
+            f"{period.step.name} have no outcomes"
+        )
+        yield fail("coverage", text, "let the outcomes have a row for each user, also for those that did nothing")
 
 
 def _check_units(runs: Sequence[Run], store: Store, periods: Sequence[SplitTime], least: int) -> Iterator[Finding]:

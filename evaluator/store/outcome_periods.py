@@ -12,7 +12,7 @@ import duckdb
 
 from evaluator.errors import InputError
 from evaluator.records import OutcomePlan
-from evaluator.store.engine import open_engine, path_for_engine, quote, quote_name
+from evaluator.store.engine import open_engine, path_for_engine, quote, quote_files, quote_name
 from evaluator.store.outcome_files import opened_files, select_typed
 
 _WITH_ZONE = r".*\d{2}:\d{2}.*(?:[Zz]|[+-]\d{2}(?::?\d{2})?)"
@@ -52,13 +52,7 @@ def split_by_time(
     `column`: has the time of a row, as text, time, or seconds or milliseconds since 1970. `zone`: of times that name
     none; empty: these are no times. Raises InputError.
     """
-    name = quote_name(column)
-    text = f"trim(CAST({name} AS VARCHAR))"
-    in_zone = f"timezone({quote(zone)}, TRY_CAST({text} AS TIMESTAMP))" if zone else "NULL"
-    instant = f"""CASE WHEN regexp_full_match({text}, {quote(_WITH_ZONE)}) THEN TRY_CAST({text} AS TIMESTAMPTZ)
-        WHEN regexp_full_match({text}, {quote(_SECONDS)}) THEN to_timestamp(TRY_CAST({text} AS DOUBLE))
-        WHEN regexp_full_match({text}, {quote(_MILLISECONDS)}) THEN to_timestamp(TRY_CAST({text} AS DOUBLE) / 1000)
-        ELSE {in_zone} END"""
+    name, instant = quote_name(column), _write_instant(column, zone)
     files = []
     try:
         with opened_files(plan) as opened, open_engine() as engine:
@@ -82,6 +76,80 @@ def split_by_time(
     except duckdb.Error as error:
         raise InputError(f"the outcomes cannot be read: {_shorten(error)}") from error
     return RowTimes(tuple(files), int(rows), int(without_zone), _to_time(newest))
+
+
+def _write_instant(column: str, zone: str) -> str:
+    """Write SQL for the time of a row; NULL if it cannot be read, or names no zone while `zone` is empty."""
+    text = f"trim(CAST({quote_name(column)} AS VARCHAR))"
+    in_zone = f"timezone({quote(zone)}, TRY_CAST({text} AS TIMESTAMP))" if zone else "NULL"
+    return f"""CASE WHEN regexp_full_match({text}, {quote(_WITH_ZONE)}) THEN TRY_CAST({text} AS TIMESTAMPTZ)
+        WHEN regexp_full_match({text}, {quote(_SECONDS)}) THEN to_timestamp(TRY_CAST({text} AS DOUBLE))
+        WHEN regexp_full_match({text}, {quote(_MILLISECONDS)}) THEN to_timestamp(TRY_CAST({text} AS DOUBLE) / 1000)
+        ELSE {in_zone} END"""
+
+
+@dataclass(frozen=True, slots=True)
+class AssignedUsers:
+    """How the users of outcomes compare with those that were assigned."""
+
+    units: int
+    """Users in the outcomes."""
+    strangers: int
+    """Those of them that were not assigned."""
+    elsewhere: int
+    """Those of them that were assigned only to another arm."""
+    assigned: int
+    """Users that were assigned in the time that is judged."""
+    missing: int
+    """Those of them that have no outcomes."""
+
+
+def compare_assigned(
+    outcomes: OutcomePlan, assigned: Sequence[str], time: str, zone: str, period: tuple[float, float]
+) -> AssignedUsers:
+    """Compare the users of outcomes with those of files that say who was assigned to which arm.
+
+    `time`: column of the time of an assignment, where the files have it: only users of this period (begin and end,
+    epoch s) have to have outcomes. Raises InputError.
+    """
+    is_parquet = all(path.endswith(".parquet") for path in assigned)
+    files = quote_files(assigned)
+    table = f"read_parquet({files})" if is_parquet else f"read_csv({files}, header = true, all_varchar = true)"
+    unit, arm = (f"trim(CAST({quote_name(name)} AS VARCHAR))" for name in (outcomes.unit, outcomes.arm))
+    try:
+        with opened_files(outcomes) as opened, open_engine() as engine:
+            names = [str(row[0]) for row in engine.execute(f"DESCRIBE SELECT * FROM {table}").fetchall()]
+            lacking = [name for name in (outcomes.unit, outcomes.arm) if name not in names]
+            if lacking:
+                raise InputError(
+                    f"{assigned[0]}, which says who was assigned, has no column {' and '.join(lacking)}",
+                    hint="it needs the columns of user and arm under the names that the outcomes have",
+                )
+            begin, end = (repr(float(seconds)) for seconds in period)
+            instant = f"epoch({_write_instant(time, zone)})" if time in names else "NULL"
+            in_time = f"coalesce({instant} >= {begin} AND {instant} < {end}, {str(time not in names).lower()})"
+            engine.execute(
+                f"""CREATE TEMP TABLE assigned AS SELECT {unit} AS unit, {arm} AS arm, bool_or({in_time}) AS counts
+                FROM {table} GROUP BY 1, 2"""
+            )
+            engine.execute(
+                f"CREATE TEMP TABLE seen AS SELECT DISTINCT {unit} AS unit, {arm} AS arm FROM ({select_typed(opened)})"
+            )
+            [row] = engine.execute(_COMPARE_ASSIGNED).fetchall()
+    except duckdb.Error as error:
+        raise InputError(f"{assigned[0]}, which says who was assigned, cannot be read: {_shorten(error)}") from error
+    return AssignedUsers(*(int(count) for count in row))
+
+
+_COMPARE_ASSIGNED = """
+SELECT
+    (SELECT count(DISTINCT unit) FROM seen),
+    (SELECT count(DISTINCT unit) FROM seen WHERE unit NOT IN (SELECT unit FROM assigned)),
+    (SELECT count(DISTINCT unit) FROM seen ANTI JOIN assigned USING (unit, arm)
+        WHERE unit IN (SELECT unit FROM assigned)),
+    (SELECT count(DISTINCT unit) FROM assigned WHERE counts),
+    (SELECT count(DISTINCT unit) FROM assigned WHERE counts AND unit NOT IN (SELECT unit FROM seen))
+"""
 
 
 def write_query_result(query: str, database: str, times: Mapping[str, float], path: Path) -> None:

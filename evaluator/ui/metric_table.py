@@ -20,7 +20,7 @@ from evaluator.wording import clip_interval, count_of, name_comparison, name_met
 MIN_LINE = 5.0
 """Length of the line before an arrow, percent of the width, if the whole interval lies beyond the axis."""
 LAST_NAME, MIDDLE = 75.0, 55.0
-"""Places on the axis, percent of the width: the last one beside which a name fits, and about the middle."""
+"""Places on the axis, percent of the width: the last one to whose right a name fits, and about the middle."""
 MOST_NAMES = 6
 """Metrics that the title of a folded part names."""
 COLUMNS = ("status", "metric", "change", "allowed", "baseline", "candidate", "role")

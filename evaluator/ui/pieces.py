@@ -327,7 +327,7 @@ def to_css_color(color: str) -> str:
 
 
 def make_legend(colors: Mapping[str, str]) -> Markup:
-    """Make the legend of the figures: line and name of each arm; `colors` by arm, the baseline first, which is dashed."""
+    """Make the legend of the figures: line and name of each arm; `colors` by arm, the dashed baseline first."""
     keys = Markup("").join(
         Markup('<span><span class="ev-key" style="color:{}{}"></span>{}</span>').format(
             color, "" if index else ";border-top-style:dashed", clean(name)

@@ -203,6 +203,46 @@ def test_times_in_the_wrong_zone_let_no_arm_win(store, tmp_path):
     assert_cannot_win(judge(store, rollout))
 
 
+# ------------------------------------------------------------------ who was assigned
+
+
+def write_assigned(path, rows):
+    lines = [f"{user},{arm},{at.isoformat()}" for user, arm, _, at in rows]
+    path.write_text("\n".join(["user_id,variant,at", *lines]) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("keep", "change", "says"),
+    [
+        (lambda n: True, lambda user, arm: (user, arm), ""),
+        (lambda n: n % 2, lambda user, arm: (user, arm), "6,000 of 12,000 users that were assigned in 25 % have no"),
+        (lambda n: True, lambda user, arm: (f"x{user}", arm), "12,000 users with outcomes, 12,000 were not assigned"),
+        (lambda n: True, lambda user, arm: (user, {"A": "A", "b": "c", "c": "b"}[arm]), "assigned to another arm"),
+    ],
+)
+def test_outcomes_have_to_be_those_of_all_users_that_were_assigned(store, tmp_path, keep, change, says):
+    rows = make_rows()
+    write(
+        tmp_path / "outcomes.csv", [(*change(user, arm), *rest) for n, (user, arm, *rest) in enumerate(rows) if keep(n)]
+    )
+    write_assigned(tmp_path / "assigned.csv", rows)
+    files = {name: [str(tmp_path / f"{name}.csv")] for name in ("outcomes", "assigned")}
+    evidence = judge(store, start(store, {"files": files["outcomes"], "assigned": files["assigned"]}))
+    if says:
+        assert_cannot_win(evidence, says)
+    else:
+        assert evidence.arm == "c", evidence.missing
+
+
+@pytest.mark.parametrize(("text", "says"), [("id,variant\nu,A\n", "no column user_id"), (None, "no file matches")])
+def test_files_that_do_not_say_who_was_assigned_let_no_arm_win(store, tmp_path, text, says):
+    write(tmp_path / "outcomes.csv", make_rows())
+    if text:
+        (tmp_path / "assigned.csv").write_text(text)
+    outcomes = {"files": [str(tmp_path / "outcomes.csv")], "assigned": [str(tmp_path / "assigned*.csv")]}
+    assert_cannot_win(judge(store, start(store, outcomes)), says)
+
+
 # ------------------------------------------------------------------ sources
 
 

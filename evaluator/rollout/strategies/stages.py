@@ -36,7 +36,7 @@ def _to_act(act: ActSection, stage: str, *, final: bool) -> Act:
 def list_without_traffic(section: RolloutSection, services: Sequence[str]) -> Iterator[Step]:
     """List the steps of the stages in which no user meets the candidate, with all services at once."""
     for stage in section.stages:
-        if stage.user_share is None:
+        if not stage.has_users:
             yield from list_acts(section, stage.name)
             yield observe(stage, services)
 
@@ -78,8 +78,8 @@ def list_last(section: RolloutSection) -> Iterator[Act]:
     yield from list_acts(section, "always", final=True)
 
 
-def observe(stage: StageSection, services: Sequence[str]) -> Observe:
-    """Make the observation of a stage."""
+def observe(stage: StageSection, services: Sequence[str], share: float = 0.0) -> Observe:
+    """Make the observation of a stage. `share`: of the traffic, where the stage does not name one."""
     bake_s = stage.bake
     if bake_s is None:
         bake_s = stage.load.run_time * stage.load.replicates if stage.load else 0.0
@@ -91,7 +91,7 @@ def observe(stage: StageSection, services: Sequence[str]) -> Observe:
         needs=StepNeeds(stage.needs),
         bake_s=bake_s,
         deadline_s=bake_s if stage.deadline is None else max(stage.deadline, bake_s),
-        share=stage.user_share or 0.0,
+        share=share if stage.user_share is None else stage.user_share,
         arm_shares=dict(stage.shares),
         least=stage.least,
         load=stage.load.model_dump(mode="json") if stage.load else None,
