@@ -17,9 +17,9 @@ BURST_SHARE = 0.01
 """Share of buckets whose failures are a burst: of any number, with or without a fault."""
 USUAL_RATES = (0.4, 1.0, 2.5)
 """Possible ratios of the usual failures at a place to those that the baseline lets expect."""
-RISES = tuple(np.geomspace(0.003, 1.0, 14).tolist())
+RISES = tuple(np.geomspace(0.003, 1.0, 10).tolist())
 """Possible rises of the share of requests that fail."""
-CHANCE_OF_GROWTH = 0.1
+CHANCE_OF_GROWTH = 0.03
 """Probability that failures grow slowly, before the data are seen: they begin suddenly most often."""
 SHAPES = (math.inf, 2.0)
 """Possible shapes of the gamma distribution of a fault's strength in a bucket: infinite if it is steady."""
@@ -79,7 +79,7 @@ def weigh_onsets(course: Course) -> tuple[FloatArray, float]:
         else:
             log = gammaln(count + shape) - math.lgamma(shape) - logs_of_count
             log = log - shape * np.log1p(mean / shape) + count * np.log(mean / (shape + mean))
-        return np.asarray(np.logaddexp(math.log1p(-BURST_SHARE) + log, burst))
+        return np.asarray(burst + np.log1p((1 - BURST_SHARE) * np.exp(log - burst)))
 
     usual = np.maximum(course.expected * np.array(USUAL_RATES)[:, None, None], 1e-9)
     added = course.n * np.array(RISES)[:, None]
