@@ -24,6 +24,8 @@ from evaluator.records import (
     Rule,
 )
 
+USERS = "users"
+"""What the units of outcomes are called for people; the test may have assigned sessions or other units."""
 SIGNIFICANT = 3
 DECIMALS_WITHOUT_MARGIN = 2
 """Decimals of changes in percent and percentage points that have no margin."""
@@ -334,7 +336,7 @@ _LEFT_OUT = {
         "requests of replicates that only one arm has",
     ),
     LeftOutKind.DUPLICATE: ("repeated row", "repeated rows"),
-    LeftOutKind.SEVERAL_ARMS: ("row of a unit seen in several arms", "rows of units seen in several arms"),
+    LeftOutKind.SEVERAL_ARMS: ("row of a user seen in several arms", "rows of users seen in several arms"),
     LeftOutKind.CUT_OFF: ("request in flight at the end", "requests in flight at the end"),
     LeftOutKind.CLIENT_ABORT: ("request that its client gave up", "requests that their clients gave up"),
     LeftOutKind.STREAM: ("WebSocket or other stream", "WebSockets and other streams"),

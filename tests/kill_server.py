@@ -127,6 +127,8 @@ class Found:
     missing: tuple[str, ...] = ()
     data_hash: str = "sha256:d"
     note: str = ""
+    arm: str = ""
+    is_sound: bool = False
 
 
 class ScriptedJudge:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from evaluator.errors import HookError, StoreError
+from evaluator.intents.rollout_plans import find_winner
 from evaluator.policy.rollout import RolloutSection
-from evaluator.records.rollouts import Event, GuardLimits, JudgedAt, Observe, RolloutPlan, Unanswered
+from evaluator.records.rollouts import Event, GuardLimits, JudgedAt, Observe, RolloutPlan, Unanswered, split_traffic
 from evaluator.rollout.collaborators import ActResult, Collaborators, StepAnswers
 from evaluator.rollout.driving import Driver
 from evaluator.rollout.strategies import STRATEGIES
@@ -30,6 +31,17 @@ CANARY = {
         {"name": "full", "share": "100%", "needs": "nothing", "bake": "5s"},
     ],
 }
+AB_TEST = {
+    "strategy": "ab_test",
+    "live": {"access_log": "x.log"},
+    "outcomes": {"files": ["outcomes.csv"], "time": "at"},
+    "stages": [
+        {"name": "10 %", "shares": {"b": "10%", "c": "10%"}, "needs": "no_harm", "bake": "20s"},
+        {"name": "25 %", "shares": {"b": "25%", "c": "25%"}, "needs": "winner", "bake": "50s"},
+        {"name": "full", "share": "100%", "needs": "nothing", "bake": "5s"},
+    ],
+}
+"""Steps: 0 to 10 %, 1 its stage, 2 to 25 %, 3 the planned end, 4 to the winner, 5 its stage."""
 NAMES = ("deploy", "to 5", "5 %", "to 50", "50 %", "to 100", "full", "dns", "teardown")
 DEPLOY, TO_5, AT_5, TO_50, AT_50, TO_100, AT_FULL, DNS, TEARDOWN = range(9)
 
@@ -102,14 +114,16 @@ class FakeGuard:
     def renew(self):
         return self._check("renew")
 
-    def set_shares(self, services, share: float) -> None:
+    def set_shares(self, services, share: float, arm_shares: Mapping[str, float] | None = None) -> None:
+        """`arm_shares`: of several candidates; otherwise `canary` has `share`."""
         self._check(f"set {share:g}")
+        shares = {"baseline": 1 - share, **(arm_shares or {"canary": share})}
         if self.status.is_back:
             raise HookError("it goes back")
         for service in services:
-            self.status.wanted[service] = {"baseline": 1 - share, "canary": share}
+            self.status.wanted[service] = dict(shares)
             if self.keeps_shares:
-                self.status.realised[service] = {"baseline": 1 - share, "canary": share}
+                self.status.realised[service] = dict(shares)
         self.status.is_exposed = share > 0
 
     def trip(self, why: str, by: str = "guard") -> None:
@@ -145,6 +159,8 @@ class Found:
     missing: tuple[str, ...] = ()
     data_hash: str = "sha256:d"
     note: str = ""
+    arm: str = ""
+    is_sound: bool = False
 
 
 class World:
@@ -208,7 +224,8 @@ class World:
         step = self.plan.steps[position]
         if result.state == "done" and position not in self.executed:
             if getattr(step, "share", None) is not None:
-                self.traffic.set_shares(step.services, step.share)
+                shares = split_traffic(step, find_winner(self.events))
+                self.traffic.set_shares(step.services, step.share, shares)
             self.executed.append(position)
         return result
 

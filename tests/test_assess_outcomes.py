@@ -88,7 +88,7 @@ def test_harmless_harmful_and_unclear():
     assert judge(make(change=0.5)).word is VerdictWord.NO_GO
     unclear = judge(make((90, 100)))
     assert unclear.word is VerdictWord.INCONCLUSIVE
-    assert "units in all" in unclear.next_action or "as large as the margin" in unclear.next_action
+    assert "users in all" in unclear.next_action or "as large as the margin" in unclear.next_action
 
 
 def test_identical_arms_are_rarely_no_go():
@@ -157,7 +157,7 @@ def test_without_outcomes_nothing_passes():
 @pytest.mark.parametrize(
     ("outcomes", "rule", "why"),
     [
-        pytest.param(make((20, 900)), RULES[0], "only 20 units in the smaller arm", id="few-units"),
+        pytest.param(make((20, 900)), RULES[0], "only 20 users in the smaller arm", id="few-units"),
         pytest.param(make((60, 60)), with_options(RULES[3], quantile=0.99), "500 are needed", id="far-quantile"),
         pytest.param(make(), with_options(RULES[0], outcome="spent"), "other than 0 and 1", id="not-binary"),
         pytest.param(replace(make(), values={}), RULES[3], "which were purged", id="purged"),

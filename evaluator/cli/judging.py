@@ -62,10 +62,12 @@ class JudgeOptions:
         0 GO, 1 NO-GO, 3 INCONCLUSIVE; 0 where `--fail-on` does not name it, or in shadow mode. Files are private if a
         policy that applies to the session is sensitive.
         """
-        if self.draws:
-            from evaluator.intents.report_life import add_life
+        from evaluator.intents.report_life import adapt_next, add_life
 
-            verdict = add_life(session.open_store(), verdict, datetime.now(UTC))
+        store, present = session.open_store(), datetime.now(UTC)
+        verdict = adapt_next(store, verdict, present)
+        if self.draws:
+            verdict = add_life(store, verdict, present)
         write_outputs(
             verdict,
             self.outputs,

@@ -18,7 +18,17 @@ from evaluator.cli.terminal import make_page
 from evaluator.errors import UsageError
 from evaluator.extensions import explain_missing_package
 from evaluator.pipeline.hindsight import find_history
-from evaluator.planning import Exposure, GatePlan, Goal, Grid, History, compare_strategies, plan_gates, tabulate
+from evaluator.planning import (
+    Exposure,
+    GatePlan,
+    Goal,
+    Grid,
+    History,
+    choose_harms,
+    compare_strategies,
+    plan_gates,
+    tabulate,
+)
 from evaluator.records import Margin
 from evaluator.reports import Page
 from evaluator.reports.base import align_columns, write_line
@@ -27,6 +37,7 @@ from evaluator.wording import count_of, format_count, format_duration, format_ma
 
 FACTORS = (0.25, 0.5, 1, 2, 4)
 """Durations in the grid, as multiples of the planned one."""
+TWICE_THE_MARGIN = "twice the widest margin of a gate"
 
 
 @click.command("plan")
@@ -41,8 +52,12 @@ FACTORS = (0.25, 0.5, 1, 2, 4)
     type=click.IntRange(1, 1000),
     help="Instances of each arm, or replicates.  [default: as stored, or 4]",
 )
-@click.option("--regression", type=SHARE, default="10%", show_default=True, help="Rise of latency to detect.")
-@click.option("--failures", type=SHARE, default="0.5pp", show_default=True, help="Rise of failures to detect.")
+@click.option(
+    "--regression", "latency_rise", type=SHARE, help=f"Rise of latency to detect.  [default: {TWICE_THE_MARGIN}]"
+)
+@click.option(
+    "--failures", "failures_rise", type=SHARE, help=f"Rise of failures to detect.  [default: {TWICE_THE_MARGIN}]"
+)
 @click.option("--power", type=SHARE, default="80%", show_default=True, help="Chance of detection, and of GO, to reach.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 @click.option(
@@ -53,7 +68,14 @@ FACTORS = (0.25, 0.5, 1, 2, 4)
 @gathered("goal", Goal)
 @click.pass_obj
 def command(
-    session: Session, release: str | None, goal: Goal, per_arm: int | None, as_json: bool, plot: Path | None
+    session: Session,
+    release: str | None,
+    goal: Goal,
+    per_arm: int | None,
+    latency_rise: float | None,
+    failures_rise: float | None,
+    as_json: bool,
+    plot: Path | None,
 ) -> None:
     """Plan a test under the current policy, from the stored runs of RELEASE and its service, or from --rate alone.
 
@@ -72,7 +94,13 @@ def command(
     rate_per_s = goal.rate_per_s or 0.0  # not used if there is a release: its stored runs have a rate
     history = find_history(store, policy, release, rate_per_s=rate_per_s, instances=per_arm or goal.instances)
     instances = per_arm or history.instances
-    goal = replace(goal, instances=instances)
+    latency, failures = choose_harms(policy.rulebook)
+    goal = replace(
+        goal,
+        instances=instances,
+        regression=latency if latency_rise is None else latency_rise,
+        failures=failures if failures_rise is None else failures_rise,
+    )
     plans = plan_gates(history, policy.rulebook, goal)
     durations_s = [goal.duration_s * factor for factor in FACTORS]
     # Half as many instances to four times as many. At least 2 in place of the half: one instance shows no spread.

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -16,7 +17,8 @@ from evaluator.cli.completing import completing_hooks
 from evaluator.cli.rollout_report import report_command
 from evaluator.cli.subject import Subject, subject_options
 from evaluator.cli.terminal import make_page
-from evaluator.errors import Refused, UsageError
+from evaluator.errors import Refused, UnknownName, UsageError
+from evaluator.records import Release, Service
 from evaluator.records.rollouts import Rollout, RolloutPlan, to_plain
 from evaluator.reports.base import write_line
 from evaluator.wording import format_duration, quote_command
@@ -87,9 +89,24 @@ def _describe_plan(session: Session, policy: Policy, plan: RolloutPlan) -> str:
 @click.option("--queue", is_flag=True, help="Let `evaluator hooks worker` drive it.")
 @click.option("--again", is_flag=True, help="Although RELEASE was rolled back before, or its newest verdict is NO-GO.")
 @subject_options("Name of the service.  [default: the policy's]")
+@click.option(
+    "--arm-version",
+    "arm_versions",
+    metavar="ARM=V",
+    multiple=True,
+    help="Version of an arm of an A/B test; may be repeated.",
+)
 @click.pass_obj
 def start_command(
-    session: Session, release: str, reason: str, yes: bool, dry_run: bool, queue: bool, again: bool, subject: Subject
+    session: Session,
+    release: str,
+    reason: str,
+    yes: bool,
+    dry_run: bool,
+    queue: bool,
+    again: bool,
+    subject: Subject,
+    arm_versions: tuple[str, ...],
 ) -> int:
     """Start the rollout of RELEASE, and drive it to its end.
 
@@ -97,8 +114,8 @@ def start_command(
     agrees to its automatic way back. If a rollout of RELEASE is running whose driver is gone, it is continued.
 
     Exit codes: 0 promoted; 1 rolled back because of a NO-GO or the guard; 3 rolled back because people declined, did
-    not answer or stopped it; 4 a hook failed or its outcome is unknown, no data came, or not everything could be taken
-    back; 130 the driver was ended before.
+    not answer or stopped it, or because no arm of an A/B test has won; 4 a hook failed or its outcome is unknown, no
+    data came, or not everything could be taken back; 130 the driver was ended before.
     """
     from evaluator.rollout.planning import make_plan
     from evaluator.rollout.starting import find_running_rollout
@@ -116,7 +133,15 @@ def start_command(
     if not reason.strip():
         raise UsageError("the reason is missing", hint="give --reason in one sentence; it stays in the audit trail")
     rollout = _store_rollout(
-        session, store, plan, subject, reason=" ".join(reason.split()), yes=yes, queue=queue, again=again
+        session,
+        store,
+        plan,
+        subject,
+        reason=" ".join(reason.split()),
+        yes=yes,
+        queue=queue,
+        again=again,
+        arm_versions=arm_versions,
     )
     if queue:
         session.say(f"{rollout.id} is started, and waits for `evaluator hooks worker`")
@@ -134,6 +159,7 @@ def _store_rollout(
     yes: bool,
     queue: bool,
     again: bool,
+    arm_versions: tuple[str, ...],
 ) -> Rollout:
     """Check, show, confirm and store a rollout; returns it as it is stored. Raises UsageError, Refused, HookError."""
     from evaluator.intents import explain_obstacle_to_start, system_person
@@ -141,7 +167,7 @@ def _store_rollout(
     from evaluator.store.rollouts import Rollouts
 
     policy = session.load_policy(plan.release, service=subject.service)
-    release = subject.to_release(session, plan.release, policy.service)
+    release = _add_arm_versions(subject.to_release(session, plan.release, policy.service), plan, arm_versions)
     if obstacle := explain_obstacle_to_start(
         store, policy, system_person(), plan.release, plan.services, is_again=again
     ):
@@ -155,6 +181,22 @@ def _store_rollout(
     store.control.add_release(release)
     rollouts = Rollouts(store.control.file)
     return rollouts.rollout(rollouts.start(draft).id)
+
+
+def _add_arm_versions(release: Release, plan: RolloutPlan, texts: tuple[str, ...]) -> Release:
+    """Add the versions of further arms to the service of a release; `texts`: ARM=VERSION. Raises UsageError."""
+    versions = {}
+    for text in texts:
+        arm, _, version = text.partition("=")
+        if not (arm and version and version.isprintable()):
+            raise UsageError(f"--arm-version {text} is not ARM=VERSION")
+        if arm not in plan.candidates:
+            raise UnknownName("arm", arm, plan.candidates, hint="the stages of the policy name the arms")
+        versions[arm] = version
+    if not versions:
+        return release
+    services = release.services or (Service(plan.services[0]),)
+    return replace(release, services=tuple(replace(service, arms=versions) for service in services))
 
 
 def _confirm(release: str) -> None:

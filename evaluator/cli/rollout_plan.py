@@ -93,6 +93,9 @@ def _write_notes(plan: RolloutPlan, outlook: Outlook) -> Iterator[str]:
             if known.note:
                 yield f"  step {number + 1}, {known.service}: {known.note}; failures still decide"
     yield from _write_guard(plan, outlook)
+    if plan.replaces_instances:
+        yield "  the last batch is not compared, because no instance has the old version then: the guard watches it by"
+        yield "  its limits. A batch that fails, and those before it, get the old version again, the last one first"
     yield ""
     if outlook.way_back:
         yield outlook.way_back

@@ -163,6 +163,39 @@ def layer_change(
     return [zero, area, line, dots]
 
 
+def find_edge(row: Comparison, scale: EffectScale) -> float | None:
+    """Find the change at which the margin is used up: negative for a metric that gets worse when it falls.
+
+    `None` without a margin.
+    """
+    if row.rule.margin is None:
+        return None
+    return row.rule.margin.value * scale.factor * (1 if is_worse_upwards(row) else -1)
+
+
+def layer_allowed(edge: float, begin: float, end: float, domain: tuple[float, float]) -> list[Any]:
+    """Draw the band of what is allowed to both sides of zero, and a dashed line at its harmful edge.
+
+    `edge`: as `find_edge` finds it; `begin` and `end` are its places on the axis of time, `domain` has the ends of the
+    axis of changes.
+    """
+    import altair as alt
+
+    low, high = domain
+    box = {"x": begin, "x2": end, "y": max(-abs(edge), low), "y2": min(abs(edge), high), "edge": edge}
+    boxes = alt.Chart(inline([box]))
+    return [
+        boxes.mark_rect(color=BAND).encode(x="x:Q", x2="x2:Q", y="y:Q", y2="y2:Q"),
+        boxes.mark_rule(color=INK, strokeDash=[5, 3]).encode(y="edge:Q"),
+    ]
+
+
+def cut(value: float | None, scale: EffectScale, domain: tuple[float, float], *, unknown: float) -> float:
+    """Place a change on an axis whose ends `domain` has: what lies beyond is at its end. `unknown`: for `None`."""
+    low, high = domain
+    return unknown if value is None else min(max(value * scale.factor, low), high)
+
+
 def finish(chart: Any, *, width: int, height: int) -> Any:
     """Give a chart its size (px, with axes and labels) and the common look."""
     import altair as alt

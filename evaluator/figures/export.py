@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 FORMATS = (".svg", ".png", ".html")
 SVG = "http://www.w3.org/2000/svg"
 MARKS_WITH_TOOLTIP = ("symbol", "point", "circle", "square", "tick", "bar")
+DEFAULTS = {"opacity": "1", "stroke-width": "1", "font-weight": "normal"}
+"""Attribute → the value that it has where it is not given. No element in an SVG of the converter inherits another."""
+PLACES = ("transform", "d", "x", "y", "x1", "x2", "y1", "y2", "width", "height", "cx", "cy", "r")
+"""Attributes whose numbers are places, in pixels."""
+_LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}(?:e[+-]?\d+)?|-?\d+(?:\.\d+)?e[+-]?\d+")
 _REFERENCE = re.compile(r"url\(#([\w-]+)\)")
 """How an SVG refers to one of its parts: `url(#clip1)`."""
 
@@ -60,6 +65,7 @@ def to_svg(figure: Figure, name: str) -> str:
     # Safe to parse: the converter has just written it, from text that it escaped.
     root = ET.fromstring(vl_convert.vegalite_to_svg(figure.chart.to_dict(validate=False)))  # noqa: S314
     _make_ids_unique(root, name)
+    _shorten(root)
     for element in root.iter():
         # The label of a mark becomes its tooltip (a `title` in SVG); only the whole figure has a role and a label.
         label, mark_type = element.attrib.pop("aria-label", ""), element.attrib.pop("aria-roledescription", "")
@@ -73,6 +79,19 @@ def to_svg(figure: Figure, name: str) -> str:
     root.attrib.update({"role": "img", "aria-label": figure.alt})
     ET.register_namespace("", SVG)
     return ET.tostring(root, encoding="unicode")
+
+
+def _shorten(root: ET.Element) -> None:
+    """Make an SVG shorter, in place: numbers to a hundredth of a pixel, the font once, no defaults."""
+    fonts = {font for element in root.iter() if (font := element.get("font-family"))}
+    for element in root.iter():
+        for attribute, value in list(element.attrib.items()):
+            if DEFAULTS.get(attribute) == value or (attribute == "font-family" and len(fonts) == 1):
+                del element.attrib[attribute]
+            elif attribute in PLACES:
+                element.set(attribute, _LONG_NUMBER.sub(lambda match: f"{float(match[0]):.2f}", value))
+    if len(fonts) == 1:
+        root.set("font-family", fonts.pop())
 
 
 def _make_ids_unique(root: ET.Element, name: str) -> None:

@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evaluator.figures.base import (
-    BAND,
     INK,
     NARROW,
     EffectScale,
     Figure,
     choose_effect_scale,
     choose_time_unit,
+    cut,
+    find_edge,
     finish,
     inline,
-    is_worse_upwards,
     keep_finite,
+    layer_allowed,
     layer_change,
 )
 from evaluator.records import Comparison
@@ -45,8 +46,8 @@ def draw_over_time(row: Comparison, curve: Mapping[str, Any], *, color: str, wid
         {
             "time": seconds / divisor,
             "change": None if estimate is None else estimate * scale.factor,
-            "lower": low if lower is None else min(max(lower * scale.factor, low), high),
-            "upper": high if upper is None else min(max(upper * scale.factor, low), high),
+            "lower": cut(lower, scale, domain, unknown=low),
+            "upper": cut(upper, scale, domain, unknown=high),
             "tip": f"after {format_duration(seconds)}: {scale.write(estimate)} ({scale.write(lower)} … "
             f"{scale.write(upper)})",
         }
@@ -59,9 +60,15 @@ def draw_over_time(row: Comparison, curve: Mapping[str, Any], *, color: str, wid
         scale=alt.Scale(nice=False, zero=False),
     )
     layers = layer_change(points, x, domain, scale.unit, color)
-    if margin := _find_margin(row, scale):
+    if edge := find_edge(row, scale):
+        begin = points[0]["time"]  # the band is as long as the line of the change
+        named = {"y": edge, "x": begin, "text": f"{format_margin(row.rule.margin, row.unit)} allowed"}
+        label = alt.Chart(inline([named])).mark_text(
+            align="left", dx=4, dy=-6 if edge > 0 else 9, color=INK, fontSize=11
+        )
         # Below the other layers.
-        layers = [*_draw_margin(margin, format_margin(row.rule.margin, row.unit), points, domain), *layers]
+        allowed = layer_allowed(edge, begin, points[-1]["time"], domain)
+        layers = [*allowed, label.encode(x="x:Q", y="y:Q", text="text:N"), *layers]
     if decided_at_s := curve.get("decided_at_s"):
         layers += _draw_decision(decided_at_s / divisor, points, domain)
     name = name_comparison(row)
@@ -86,22 +93,12 @@ def _write_title(row: Comparison, curve: Mapping[str, Any]) -> str:
     return f"{finding}; shown to be worse after {format_duration(decided_at_s)}" if decided_at_s else finding
 
 
-def _find_margin(row: Comparison, scale: EffectScale) -> float | None:
-    """Find the change at which the margin is used up: negative for a metric that gets worse when it falls.
-
-    `None` without a margin.
-    """
-    if row.rule.margin is None:
-        return None
-    return row.rule.margin.value * scale.factor * (1 if is_worse_upwards(row) else -1)
-
-
 def _find_domain(row: Comparison, curve: Mapping[str, Any], scale: EffectScale) -> tuple[float, float]:
     """Find the lowest and the highest change of the axis, on the scale of the figure.
 
     All intervals and the margin fit, except intervals that are much wider than the last one: they are cut.
     """
-    margin = abs(_find_margin(row, scale) or 0.0)
+    margin = abs(find_edge(row, scale) or 0.0)
     last_look = keep_finite([curve["lower"][-1], curve["estimate"][-1], curve["upper"][-1]])
     needed = max([margin, *(abs(value) * scale.factor for value in last_look)])
     # An axis needs some length, also if all changes are 0.
@@ -110,27 +107,6 @@ def _find_domain(row: Comparison, curve: Mapping[str, Any], scale: EffectScale) 
     # Somewhat more than the margin, so that its edge is inside the figure.
     low, high = min([*drawn, -1.3 * margin, 0.0]), max([*drawn, 1.3 * margin, 0.0])
     return max(low, -farthest), min(high, farthest)
-
-
-def _draw_margin(
-    margin: float, text: str, points: Sequence[Mapping[str, Any]], domain: tuple[float, float]
-) -> list[Any]:
-    """Draw the band of what is allowed to both sides of zero, and a dashed line with a label at its harmful edge.
-
-    `margin` is that edge, on the scale of the figure, negative if a fall is harm; `text` is the margin in words;
-    `points` are those of the line of the change.
-    """
-    import altair as alt
-
-    begin, end = points[0]["time"], points[-1]["time"]  # the band is as long as the line of the change
-    box = {"x": begin, "x2": end, "y": max(-abs(margin), domain[0]), "y2": min(abs(margin), domain[1])}
-    band = alt.Chart(inline([box])).mark_rect(color=BAND).encode(x="x:Q", x2="x2:Q", y="y:Q", y2="y2:Q")
-    edge = alt.Chart(inline([{"y": margin, "x": begin, "text": f"{text} allowed"}]))
-    line = edge.mark_rule(color=INK, strokeDash=[5, 3]).encode(y="y:Q")
-    label = edge.mark_text(align="left", dx=4, dy=-6 if margin > 0 else 9, color=INK, fontSize=11).encode(
-        x="x:Q", y="y:Q", text="text:N"
-    )
-    return [band, line, label]
 
 
 def _draw_decision(decided_at: float, points: Sequence[Mapping[str, Any]], domain: tuple[float, float]) -> list[Any]:

@@ -6,18 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from evaluator.figures.base import (
-    BAND,
-    INK,
     MUTED,
     NARROW,
     EffectScale,
     Figure,
     choose_effect_scale,
     choose_time_unit,
+    cut,
+    find_edge,
     finish,
     inline,
     is_worse_upwards,
     keep_finite,
+    layer_allowed,
 )
 from evaluator.records import Comparison
 from evaluator.wording import format_duration, format_margin, format_number, name_comparison
@@ -42,9 +43,8 @@ def draw_windows(row: Comparison, curve: Mapping[str, Any], *, color: str, width
 
     scale = choose_effect_scale(row)
     divisor, time_unit = choose_time_unit(float(curve["end"][-1]))
-    margin = row.rule.margin
-    edge = margin.value * scale.factor * (1 if is_worse_upwards(row) else -1) if margin else 0.0
-    low, high = _find_domain(curve, scale, edge)
+    edge = find_edge(row, scale)
+    low, high = _find_domain(curve, scale, edge or 0.0)
     points = _make_points(curve, scale, (low, high), divisor)
     x = alt.X(
         "begin:Q",
@@ -56,11 +56,8 @@ def draw_windows(row: Comparison, curve: Mapping[str, Any], *, color: str, width
     base = alt.Chart(inline(points)).encode(y=y)
     known = base.transform_filter("!datum.fails")
     layers: list[Any] = []
-    if margin:
-        box = {"x": 0, "x2": points[-1]["end"], "y": max(-abs(edge), low), "y2": min(abs(edge), high), "edge": edge}
-        boxes = alt.Chart(inline([box]))
-        layers.append(boxes.mark_rect(color=BAND).encode(x="x:Q", x2="x2:Q", y="y:Q", y2="y2:Q"))
-        layers.append(boxes.mark_rule(color=INK, strokeDash=[5, 3]).encode(y="edge:Q"))
+    if edge is not None:
+        layers += layer_allowed(edge, 0, points[-1]["end"], (low, high))
     layers += [
         alt.Chart(inline([{"change": 0}])).mark_rule(color=MUTED, strokeWidth=1).encode(y="change:Q"),
         known.mark_rule(color=color, opacity=0.5, strokeWidth=6).encode(x="middle:Q", y="lower:Q", y2="upper:Q"),
@@ -109,9 +106,9 @@ def _make_points(
                 "begin": begin_s / divisor,
                 "end": end_s / divisor,
                 "middle": (begin_s + end_s) / 2 / divisor,
-                "change": high if estimate is None else min(max(estimate * scale.factor, low), high),
-                "lower": low if lower is None else min(max(lower * scale.factor, low), high),
-                "upper": high if upper is None else max(min(upper * scale.factor, high), low),
+                "change": cut(estimate, scale, domain, unknown=high),
+                "lower": cut(lower, scale, domain, unknown=low),
+                "upper": cut(upper, scale, domain, unknown=high),
                 "fails": estimate is None,
                 "tip": "{span}: {text} ({from} … {to})".format(**texts),
             }

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,14 +121,28 @@ class GuardClient:
         )
         return read_status(self._ask("open", {"setup": to_plain(replace(setup, services=services))}, _ROUTER_S))
 
-    def set_shares(self, rollout: str, service: str, shares: Mapping[str, float], words: Mapping[str, str]) -> Realised:
+    def set_shares(
+        self,
+        rollout: str,
+        service: str,
+        shares: Mapping[str, float],
+        words: Mapping[str, str],
+        servers: Mapping[str, Sequence[str]] | None = None,
+    ) -> Realised:
         """Give the arms of a service their shares, and return what was realised, as read back from the router.
 
-        `words`: values of template words that differ from those of the setup, such as `step`. Raises HookError if
-        nothing was changed (always once the rollout goes back), MaybeSent if that is not known, and AnswerLost if the
-        guard ended meanwhile.
+        `words`: values of template words that differ from those of the setup, such as `step`. `servers`: arm → its
+        instances, of a service whose instances are replaced. Raises HookError if nothing was changed (always once the
+        rollout goes back), MaybeSent if that is not known, and AnswerLost if the guard ended meanwhile.
         """
-        question = {"rollout": rollout, "service": service, "shares": dict(shares), "words": dict(words)}
+        question: dict[str, Any] = {
+            "rollout": rollout,
+            "service": service,
+            "shares": dict(shares),
+            "words": dict(words),
+        }
+        if servers is not None:
+            question["servers"] = {arm: list(names) for arm, names in servers.items()}
         answer = self._ask("set_shares", question, _ROUTER_S, changes=True)
         return Realised(answer["shares"], tuple(answer["notes"]), tuple(answer["missing"]), answer["earlier"])
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,13 @@ class LogWatch:
         """Why nothing can be read now; empty: it can."""
         self._format_problem = ""
         """Why the format could not be recognised; empty: it could, or was not tried yet."""
+
+    def assign(self, servers: Mapping[str, Any]) -> None:
+        """Say which servers are of which arm, in the lines that are read from now on. `servers`: arm → its servers."""
+        arms = find_settings({}, servers).options.arms
+        self._settings = replace(self._settings, options=replace(self._settings.options, arms=arms))
+        if self._reader is not None:
+            self._reader = LogRequestReader(self._reader.layout, self._settings.options)
 
     def try_format(self) -> None:
         """Open the log, and recognise its format if it has lines. Raises EvaluatorError if the lines cannot be read."""

@@ -18,6 +18,8 @@ from evaluator.records.access_logs import LogLayout
 from evaluator.sources.access_logs.options import AccessLogSource, LogSettings, combine_settings
 
 _LIMIT_S = 20.0
+NO_SERVER = "no server"
+"""Name of no server: of an arm that has none at this time."""
 
 
 def find_settings(log: Mapping[str, Any], servers: Mapping[str, Any]) -> LogSettings:
@@ -28,7 +30,7 @@ def find_settings(log: Mapping[str, Any], servers: Mapping[str, Any]) -> LogSett
     """
     known = {key: value for key, value in log.items() if key in AccessLogSource.model_fields and key != "endpoints"}
     if not known.get("arms"):
-        known["arms"] = dict(servers)
+        known["arms"] = {arm: names or [NO_SERVER] for arm, names in servers.items()}
     try:
         source = AccessLogSource.model_validate(known)
     except ValueError as error:

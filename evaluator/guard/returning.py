@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from evaluator.errors import EvaluatorError, HookError
+from evaluator.guard.instances import get_instances, return_to_old
 from evaluator.guard.places import GuardLock, find_copies_folder, find_folder
 from evaluator.guard.routers import ReturnAttempt, ServiceRouter
 from evaluator.guard.setup import GuardSetup, GuardStatus, read_setup
@@ -87,7 +89,7 @@ def close_without_guard(store: Path, name: str) -> None:
         lock.release()
 
 
-def _return_rollout(file: StateFile, state: dict[str, object], why: str, say: Say) -> GuardStatus:
+def _return_rollout(file: StateFile, state: dict[str, Any], why: str, say: Say) -> GuardStatus:
     """Return the traffic of one rollout."""
     notes = []
     why = str(state.get("why_back") or why) if state.get("is_back") else why
@@ -97,12 +99,19 @@ def _return_rollout(file: StateFile, state: dict[str, object], why: str, say: Sa
     except EvaluatorError as error:
         notes.append(error.message)
     try:
-        setup = read_setup(state["setup"])  # type: ignore[arg-type] # checked there
+        setup = read_setup(state["setup"])  # checked there
     except EvaluatorError as error:
         say(error.message)
         return GuardStatus("", is_back=True, why_back=why, by=by, notes=(*notes, error.message))
     with ThreadPoolExecutor(max(len(setup.services), 1)) as pool:
-        attempts = list(pool.map(lambda position: _return_service(setup, position), range(len(setup.services))))
+        attempts = list(pool.map(lambda position: _return_service(setup, position, state), range(len(setup.services))))
+    by_service = {service.service: attempt for service, attempt in zip(setup.services, attempts, strict=True)}
+    if any(service.least_serving for service in setup.services):  # what is restored must not be drained again
+        kept = {name: attempt.kept for name, attempt in by_service.items()}
+        returned = {name: attempt.is_returned for name, attempt in by_service.items()}
+        back = {**state, "is_back": True, "why_back": why, "by": by, "kept": kept, "returned": returned}
+        with contextlib.suppress(EvaluatorError):
+            file.write(back, twice=True)
     for service, attempt in zip(setup.services, attempts, strict=True):
         text = "is at the baseline" if attempt.is_returned else "could not be returned"
         say(f"{setup.rollout}: the traffic of {service.service} {text}{f' ({attempt.text})' if attempt.text else ''}")
@@ -119,20 +128,29 @@ def _return_rollout(file: StateFile, state: dict[str, object], why: str, say: Sa
         why_back=why,
         by=by,
         is_returned=all(attempt.is_returned for attempt in attempts),
+        kept="; ".join(attempt.kept for attempt in attempts if attempt.kept),
         looked_at=time.time(),
         notes=tuple(notes),
     )
 
 
-def _return_service(setup: GuardSetup, position: int) -> ReturnAttempt:
-    """Try to return the traffic of the service at a position, for some time."""
+def _return_service(setup: GuardSetup, position: int, state: Mapping[str, Any]) -> ReturnAttempt:
+    """Try to return the traffic of the service at a position, for some time. `state`: of the guard's file."""
+    service = setup.services[position]
     try:
-        router = ServiceRouter(setup.services[position], setup.rollout, setup.release)
+        router = ServiceRouter(service, setup.rollout, setup.release)
+        if service.least_serving:
+            is_returned, kept = (state[name][service.service] for name in ("returned", "kept"))
+            if is_returned or kept:  # then the instances may be restored already
+                return ReturnAttempt(is_returned=bool(is_returned), shares={}, text=str(kept), kept=str(kept))
+            get_instances(router).assign(state["servers"][service.service])
+    except KeyError:
+        return ReturnAttempt(is_returned=False, shares={}, text="the guard's file does not say which instances are new")
     except EvaluatorError as error:
         return ReturnAttempt(is_returned=False, shares={}, text=error.message)
     deadline = time.monotonic() + _TRY_S
     while True:
-        attempt = router.return_traffic()
-        if attempt.is_returned or time.monotonic() > deadline:
+        attempt = return_to_old(router, service.least_serving) if service.least_serving else router.return_traffic()
+        if attempt.is_returned or attempt.kept or time.monotonic() > deadline:
             return attempt
         time.sleep(_AGAIN_S)

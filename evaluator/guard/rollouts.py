@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from evaluator.errors import EvaluatorError, HookError
+from evaluator.guard.instances import InstanceWatch, make_watch
 from evaluator.guard.log_watch import Clock
 from evaluator.guard.memory import Memory
 from evaluator.guard.setup import VERSION, GuardReading, GuardSetup, GuardStatus, read_setup, to_plain
@@ -38,8 +39,7 @@ class GuardedRollout:
         self.setup = setup
         self._file, self._say, self._clock = file, say, clock
         self.services = {
-            each.service: ServiceWatch(each, setup.rollout, setup.release, setup.limits, clock)
-            for each in setup.services
+            each.service: make_watch(each, setup.rollout, setup.release, setup.limits, clock) for each in setup.services
         }
         self._memory = Memory(file.paths[0], setup.key)
         self._remembering = threading.Lock()
@@ -106,6 +106,10 @@ class GuardedRollout:
             if name in self.services:
                 self.services[name].wanted = dict(shares)
                 self.services[name].drifts = int(state["drifts"].get(name, 0))
+                watch = self.services[name]
+                if isinstance(watch, InstanceWatch):
+                    watch.assign(state["servers"][name])
+                    watch.kept, watch.is_returned = str(state["kept"][name]), bool(state["returned"][name])
         self._earlier = dict(state["earlier"])
         self.is_back, self.why_back, self.by = bool(state["is_back"]), str(state["why_back"]), str(state["by"])
         unseen_s = min(max(time.time() - float(state["seen_at"]), 0.0), self.setup.lease_s)
@@ -118,6 +122,9 @@ class GuardedRollout:
             "setup": to_plain(self.setup),
             "wanted": {name: watch.wanted for name, watch in self.services.items()},
             "drifts": {name: watch.drifts for name, watch in self.services.items()},
+            "servers": {name: watch.servers for name, watch in self.services.items()},
+            "kept": {name: watch.kept for name, watch in self.services.items()},
+            "returned": {name: watch.is_returned for name, watch in self.services.items()},
             "earlier": self._earlier,
             "is_back": self.is_back,
             "why_back": self.why_back,
@@ -142,10 +149,17 @@ class GuardedRollout:
 
     # -------------------------------------------------------------- what the driver asks
 
-    def set_shares(self, service: str, shares: Mapping[str, float], words: Mapping[str, str]) -> Realised:
+    def set_shares(
+        self,
+        service: str,
+        shares: Mapping[str, float],
+        words: Mapping[str, str],
+        servers: Mapping[str, Sequence[str]] | None = None,
+    ) -> Realised:
         """Give the arms of a service their shares. What is wanted is written first, and the traffic moves afterwards.
 
-        Raises HookError if nothing was changed, MaybeSent if that is not known.
+        `servers`: arm → the servers that serve it from now on; None: as before. Raises HookError if
+        nothing was changed, MaybeSent if that is not known.
         """
         watch = self._find_service(service)
         requested = check_shares(shares, watch.router.router.arms())
@@ -155,17 +169,18 @@ class GuardedRollout:
             with self._changing:
                 self._refuse_if_back()
                 before, watch.wanted = watch.wanted, requested
+                servers_before, watch.servers = watch.servers, watch.servers if servers is None else servers
                 try:
                     self._file.write(self._to_state())
                 except HookError:
-                    watch.wanted = before
+                    watch.wanted, watch.servers = before, servers_before
                     raise
             try:
                 self._refuse_if_back()  # meanwhile
                 realised = watch.set_shares(requested, words)
             except HookError:
                 with self._changing:
-                    watch.wanted = before
+                    watch.wanted, watch.servers = before, servers_before
                     self._write_if_possible()
                 raise
         self.note_driver()
@@ -205,6 +220,10 @@ class GuardedRollout:
         """Were all routers read back with the traffic at the baseline?"""
         return self.is_back and all(watch.is_returned for watch in self.services.values())
 
+    def is_settled(self) -> bool:
+        """Is all done that the guard can do to return the traffic? Users may stay at instances that are restored."""
+        return self.is_back and all(watch.is_settled for watch in self.services.values())
+
     def make_status(self) -> GuardStatus:
         """Make the status of now."""
         readings: list[GuardReading] = []
@@ -229,6 +248,7 @@ class GuardedRollout:
             why_back=self.why_back,
             by=self.by,
             is_returned=self.is_returned(),
+            kept="; ".join(watch.kept for watch in self.services.values() if watch.kept) if self.is_settled() else "",
             drift="; ".join(filter(None, (watch.drift for watch in self.services.values()))),
             looked_at=self._looked_at,
             readings=tuple(readings),
@@ -258,7 +278,7 @@ class GuardedRollout:
         """Raise HookError while traffic has not returned, or users meet both versions."""
         if promoted:
             self._refuse_if_back()
-        if self.is_back and not self.is_returned():
+        if self.is_back and not self.is_settled():
             raise HookError(
                 f"the traffic of {self.setup.rollout} has not returned yet, so the guard goes on",
                 hint="`evaluator rollout status` says what is missing",
@@ -310,8 +330,12 @@ class GuardedRollout:
         while True:
             if watch.is_returned:
                 watch.check_returned()
-            if not watch.is_returned and watch.return_traffic():
-                self._say(f"{self.setup.rollout}: the traffic of {watch.service.service} is at the baseline")
+            if not watch.is_settled and watch.return_traffic():
+                text = watch.kept or f"the traffic of {watch.service.service} is at the baseline"
+                self._say(f"{self.setup.rollout}: {text}")
+                if isinstance(watch, InstanceWatch):  # a guard that starts again must not drain what is restored then
+                    with self._changing:
+                        self._write_if_possible(twice=True)
             self._first_missing.discard(watch.service.service)
             if not self._first_missing:
                 self._first_returns.set()

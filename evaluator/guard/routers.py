@@ -36,6 +36,8 @@ class ReturnAttempt:
     """As read back; empty: they could not be read."""
     text: str
     """What could not be done, or was found, as a sentence; empty: nothing."""
+    kept: str = ""
+    """Why users stay at new instances until these are restored, so that nothing is tried again; empty: it is."""
 
 
 class ServiceRouter:

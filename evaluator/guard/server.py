@@ -105,7 +105,9 @@ class Guard:
             raise HookError(f"the guard does not know '{verb}'", hint="restart it: it may have another version")
         rollout = self._find(str(question["rollout"]))
         if verb == "set_shares":
-            realised = rollout.set_shares(str(question["service"]), question["shares"], question["words"])
+            realised = rollout.set_shares(
+                str(question["service"]), question["shares"], question["words"], question.get("servers")
+            )
             names = ("shares", "notes", "missing", "earlier")
             return {name: getattr(realised, name) for name in names}
         if verb == "close":
@@ -195,7 +197,7 @@ class Guard:
         for rollout in exposed:
             rollout.go_back(why, BY_GUARD, wait=False)
         deadline = time.monotonic() + _RETURN_S
-        while time.monotonic() < deadline and not all(rollout.is_returned() for rollout in exposed):
+        while time.monotonic() < deadline and not all(rollout.is_settled() for rollout in exposed):
             time.sleep(0.1)
         for rollout in exposed:
             if not rollout.is_returned():

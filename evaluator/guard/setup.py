@@ -34,6 +34,8 @@ class GuardedService:
     """Log of the router; None: there is none."""
     log: Mapping[str, Any] = field(default_factory=dict)
     """How the log is read: `sources.access_log` of the policy as plain JSON, with the servers of the arms."""
+    least_serving: int = 0
+    """Of instances that are replaced in batches: how many serve at least, at any moment; 0: they are not."""
     stats_socket: str = ""
     """Socket of HAProxy's statistics, a path or HOST:PORT; empty: that of the router, if it is HAProxy."""
 
@@ -102,6 +104,8 @@ class GuardStatus:
     """Who returned it: the name of a person, `guard` (a limit), `driver` or `lease`; empty: it has not gone back."""
     is_returned: bool = False
     """Were all routers read back with all requests at the baseline?"""
+    kept: str = ""
+    """Why users stay at new instances until these are restored; empty: they return, or that is tried again."""
     drift: str = ""
     """How a router whose settings were changed differs from the shares that were set, and what the guard did.
 

@@ -43,6 +43,10 @@ class ServiceWatch:
         self.return_text = ""
         """What could not be done on the way back."""
         self.is_returned = False
+        self.kept = ""
+        """Why users stay at new instances until these are restored; empty: that is not so."""
+        self.servers: Mapping[str, Sequence[str]] = {}
+        """Arm → its servers, where instances are replaced; empty: those of the router's options, all the time."""
         self._router_read_at = clock()
         """When the shares were read last."""
         self._is_tried = False
@@ -61,9 +65,8 @@ class ServiceWatch:
             return None
         ask, backend = stats
         servers = self.router.list_servers()
-        arm_by_server = {name: arm for arm, names in servers.items() for name in names}
-        find_arm: FindArm = lambda name: arm_by_server.get(name)  # noqa: E731, PLW0108 - `get` has several types
-        if not arm_by_server and self.log is not None:
+        find_arm: FindArm = self._find_arm_of_server
+        if not servers and self.log is not None:
             find_arm = self.log.find_arm_of_server
         statuses = self.service.log.get("failures", [_SERVER_ERRORS])
         return CounterWatch(
@@ -75,6 +78,10 @@ class ServiceWatch:
             by_status=_SERVER_ERRORS in statuses,
             by_backend=self.router.counts_by_backend,
         )
+
+    def _find_arm_of_server(self, name: str) -> str | None:
+        """Find the arm of a server now, by the router's options; None: of none."""
+        return next((arm for arm, names in self.router.list_servers().items() if name in names), None)
 
     # -------------------------------------------------------------- before the first shift
 
@@ -227,11 +234,7 @@ class ServiceWatch:
             self.realised = self.router.read_shares()
             settings = self._read_settings()
         except HookError as error:
-            unread_s = self._clock() - self._router_read_at
-            self.router_note = f"{self.service.service}: the router cannot be read: {error.message}"
-            if unread_s > max(BLIND_S, 2 * self._limits.health_s):
-                return f"the router of {self.service.service} cannot be read for {unread_s:.0f} s: {error.message}"
-            return ""
+            return self._note_unread(error)
         self._router_read_at, self.router_note = self._clock(), ""
         difference = describe_drift(self.wanted, self.realised)
         if not difference:
@@ -252,6 +255,14 @@ class ServiceWatch:
         self._note_difference(text, is_changed=is_changed)
         return ""
 
+    def _note_unread(self, error: HookError) -> str:
+        """Note that the router cannot be read; returns why the traffic has to return, empty if not yet."""
+        unread_s = self._clock() - self._router_read_at
+        self.router_note = f"{self.service.service}: the router cannot be read: {error.message}"
+        if unread_s > max(BLIND_S, 2 * self._limits.health_s):
+            return f"the router of {self.service.service} cannot be read for {unread_s:.0f} s: {error.message}"
+        return ""
+
     def _note_difference(self, text: str, *, is_changed: bool) -> None:
         """Keep how the shares differ: as a drift, or, where servers have gone down or come back, as a note."""
         self.drift = text if is_changed else ""
@@ -263,6 +274,11 @@ class ServiceWatch:
             return self.router.read_settings()
         except HookError:
             return None
+
+    @property
+    def is_settled(self) -> bool:
+        """Is all done that the guard can do to return the traffic?"""
+        return self.is_returned or bool(self.kept)
 
     def return_traffic(self) -> bool:
         """Try once to return all traffic to the baseline, and keep how that ended; returns whether it is there."""

@@ -12,7 +12,7 @@ import numpy as np
 from evaluator.health.base import OutcomeContext, fail, ok, warn
 from evaluator.records import ARM_OF_FILE, Finding, LeftOutKind, OutcomeFacts, Outcomes
 from evaluator.stats.outcomes.arms import compare_assignment
-from evaluator.wording import count_of, format_count, format_number
+from evaluator.wording import USERS, count_of, format_count, format_number
 
 ALPHA = 0.001
 """p-value below which a difference between the arms is not chance."""
@@ -24,7 +24,7 @@ MOST_NAMED = 5
 LEFT_OUT = {
     LeftOutKind.BAD_ROW: ("bad row", "bad rows"),
     LeftOutKind.DUPLICATE: ("duplicate", "duplicates"),
-    LeftOutKind.SEVERAL_ARMS: ("row of a unit in several arms", "rows of a unit in several arms"),
+    LeftOutKind.SEVERAL_ARMS: ("row of a user in several arms", "rows of a user in several arms"),
 }
 """What a row is that is not judged: singular and plural."""
 TAKEN_BY_YAML = ("true", "false", "yes", "no", "on", "off", "null", "y", "n")
@@ -46,7 +46,7 @@ def check_units_ratio(context: OutcomeContext) -> Iterable[Finding]:
     units_by_arm = [moments_of_arm.n for moments_of_arm in context.outcomes.moments]
     weights = np.array([shares.get(arm, 1.0) for arm in arms])
     p_value = compare_assignment(units_by_arm, weights.tolist())
-    text = "units: " + ", ".join(f"{arm} {format_count(n)}" for arm, n in zip(arms, units_by_arm, strict=True))
+    text = f"{USERS}: " + ", ".join(f"{arm} {format_count(n)}" for arm, n in zip(arms, units_by_arm, strict=True))
     if p_value >= ALPHA:
         yield ok("sample_ratio", text)
         return
@@ -67,7 +67,7 @@ def _suggest_ratio(context: OutcomeContext) -> str:
     stray = [arm for arm, n, n_expected in zip(arms, units, expected, strict=True) if n < MOST_STRAY * n_expected]
     # At least 1, because the policy takes positive shares only.
     observed_shares = ", ".join(f"{_quote_yaml(arm)}: {max(n, 1)}" for arm, n in zip(arms, units, strict=True))
-    remedies = ["find out why units of one arm are lost"]
+    remedies = [f"find out why {USERS} of one arm are lost"]
     # Leaving arms out only helps if the baseline and a candidate remain.
     if stray and arms[0] not in stray and len(arms) - len(stray) > 1:
         query = _write_query_without(context.outcomes, stray)
@@ -115,20 +115,20 @@ def check_looks(context: OutcomeContext) -> Iterable[Finding]:
     if not price.earlier:
         planned = f" of {format_count(price.max_units)} planned" if price.max_units else ""
         alpha_left = "it uses all of alpha" if price.kind == "fixed" else "alpha is left for later looks"
-        yield ok("outcome_looks", f"first look at outcomes of this release, at {units}{planned} units; {alpha_left}")
+        yield ok("outcome_looks", f"first look at outcomes of this release, at {units}{planned} {USERS}; {alpha_left}")
         return
     times = count_of(len(price.earlier), "time")
     earlier_units = ", ".join(format_count(look.units) for look in price.earlier[:MOST_NAMED])
     earlier_units += ", …" if len(price.earlier) > MOST_NAMED else ""
-    text = f"other outcomes of this release were judged {times} before (at {earlier_units} units; now {units})"
+    text = f"other outcomes of this release were judged {times} before (at {earlier_units} {USERS}; now {units})"
     suggested_units = 2 * max(price.units, *(look.units for look in price.earlier))
     suggested = f"monitoring: {{max_units: {suggested_units}}}"
-    next_test = f"for the next test, before its first look, set {suggested} (the units that you plan) or {ANYTIME}"
+    next_test = f"for the next test, before its first look, set {suggested} (the {USERS} that you plan) or {ANYTIME}"
     if price.refused and price.kind == "fixed":
         remedy = f"set {ANYTIME}: this look then uses what is left of alpha; {next_test}"
         yield fail("outcome_looks", f"{text}; monitoring: {{mode: fixed}} allows one look", remedy)
     elif price.refused:
-        remedy = f"judge again with more units; if {MAX_UNITS} is reached, the earlier verdict was the last"
+        remedy = f"judge again with more {USERS}; if {MAX_UNITS} is reached, the earlier verdict was the last"
         yield fail("outcome_looks", f"{text}; {price.refused}", remedy)
     elif price.share < 1:  # earlier looks took a part of alpha that was not planned for
         share = format_number(context.rulebook.alpha * price.share * 100)
@@ -145,10 +145,10 @@ def check_assignment(context: OutcomeContext) -> Iterable[Finding]:
     """Units seen in more than one arm are left out; more than 1 % of them forbid a GO."""
     facts = context.outcomes.facts
     if not facts.crossed:
-        yield ok("assignment", "every unit was in one arm only")
+        yield ok("assignment", "every user was in one arm only")
         return
     share = facts.crossed / (facts.crossed + facts.units)  # `units`: those that were in one arm only
-    text = f"{format_count(facts.crossed)} units ({format_number(share * 100)} %) were seen in several arms; left out"
+    text = f"{format_count(facts.crossed)} {USERS} ({format_number(share * 100)} %) were seen in several arms; left out"
     if share > MOST_CROSSED:
         remedy = "fix the assignment, then import again"
         if facts.arm_column == ARM_OF_FILE:
@@ -228,7 +228,7 @@ def check_missing(context: OutcomeContext) -> Iterable[Finding]:
         units = [moments_of_arm.n for moments_of_arm in outcomes.moments]  # all units of each arm
         p_value = _test_equal_share(missing, units)
         each_arm = ", ".join(f"{arm} {format_count(n)}" for arm, n in zip(outcomes.arms, missing, strict=True))
-        text = f"units without {name}: {each_arm}"
+        text = f"{USERS} without {name}: {each_arm}"
         if p_value < ALPHA:
             why = f"{text}; more often in one arm (p = {p_value:.1g})"
             yield fail("missing_outcomes", why, f"find out why {name} is missing more often in one arm")
@@ -264,7 +264,7 @@ def check_tails(context: OutcomeContext) -> Iterable[Finding]:
         fewest = min(moments_of_arm.n for moments_of_arm in outcomes.moments)
         if fewest < needed:
             text = (
-                f"{outcome} is so skewed that a mean needs about {format_count(round(needed))} units an arm; "
+                f"{outcome} is so skewed that a mean needs about {format_count(round(needed))} {USERS} an arm; "
                 f"there are {format_count(fewest)}"
             )
-            yield warn("heavy_tail", text, remedy=f"import more units, or set winsorise: 99.9% for {rule.name}")
+            yield warn("heavy_tail", text, remedy=f"import more {USERS}, or set winsorise: 99.9% for {rule.name}")

@@ -13,12 +13,13 @@ from typing import Any
 from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext
 from evaluator.hooks.by_hand import write_socat
-from evaluator.hooks.haproxy_api import HaProxyHook, HaProxyOptions
-from evaluator.hooks.haproxy_config import explain_reload
+from evaluator.hooks.haproxy_api import HaProxyOptions
+from evaluator.hooks.haproxy_backend import HaProxyBackend
+from evaluator.hooks.haproxy_instances import HaProxyInstances
 from evaluator.hooks.haproxy_map import HaProxyMap
-from evaluator.hooks.haproxy_state import Backend, explain_refused_shares, explain_refused_weights, parse_backend
+from evaluator.hooks.haproxy_state import Backend, explain_refused_shares, explain_refused_weights
 from evaluator.hooks.network import MaybeSent
-from evaluator.hooks.router import Applied, Realised, show_share
+from evaluator.hooks.router import Applied, show_share
 from evaluator.hooks.weights import check_earlier, find_weights, list_candidates, show_weights, sum_shares
 
 MOST_WEIGHT = 256
@@ -26,25 +27,15 @@ MOST_WEIGHT = 256
 _CHANGE_ALGORITHM = "change the shares, or write `balance roundrobin` into HAProxy's configuration"
 
 
-class HaProxy(HaProxyHook):
+class HaProxy(HaProxyBackend):
     """Weights of servers, at run time: nothing is reloaded, no connection is lost. The state is server → weight."""
 
     @classmethod
     def choose_class(cls, options: HaProxyOptions) -> type[BaseHook[HaProxyOptions]]:
-        """Return the class for weights of servers, or for a map of users."""
+        """Return the class for weights of servers, for a map of users, or for single instances."""
+        if options.instances is not None:
+            return HaProxyInstances
         return cls if options.map is None else HaProxyMap
-
-    def _describe_router(self, words: Mapping[str, str]) -> str:  # noqa: ARG002 - its options have no words
-        return f"HAProxy's backend {self.options.backend} at {self.options.socket or self.options.address}"
-
-    def _test_router(self) -> list[str]:
-        """Check that HAProxy answers, has the servers, and lets us set weights; changes nothing. Raises HookError."""
-        self._check_level()
-        backend = self._read_backend()
-        self._check_names(backend)
-        on_reload = explain_reload(self._ask("show info"), self.options.backend, is_local=bool(self.options.socket))
-        limits = backend.describe_limits(self._list_names(), also_unused=True)
-        return [f"HAProxy answers; the weights are {self._show(backend)}", *limits, on_reload]
 
     def _check_servers(self, shares: Mapping[str, float]) -> None:
         """Raise HookError if one of the servers that are to get requests cannot serve: the others get more then."""
@@ -54,23 +45,6 @@ class HaProxy(HaProxyHook):
             raise HookError(
                 f"not every server that is to get traffic can serve it: {'; '.join(obstacles)}",
                 hint=f"let it serve first: start it, or send `set server {backend.name}/SERVER state ready`",
-            )
-
-    def _explain_down(self, arm: str) -> str | None:
-        """Look what HAProxy's health checks have found; without a check, HAProxy takes each server for up."""
-        backend, names = self._read_backend(), self._list_servers().get(arm, ())
-        if any(backend.can_serve(name) and backend.servers[name].is_checked for name in names):
-            return ""
-        if any(backend.can_serve(name, enabled=True) for name in names):  # not checked, or not looked at meanwhile
-            return None
-        return "; ".join(backend.list_obstacles(dict.fromkeys(names, 1))) or f"the backend has no server of {arm}"
-
-    def _check_names(self, backend: Backend) -> None:
-        """Raise HookError for servers that the backend does not have. Going back sets the others all the same."""
-        if unknown := [name for name in self._list_names() if name not in backend.servers]:
-            raise HookError(
-                f"HAProxy's backend {backend.name} has no server {', '.join(unknown)}",
-                hint=f"its servers are {', '.join(backend.servers) or 'none'}",
             )
 
     def _plan(self, shares: Mapping[str, float], words: Mapping[str, str], *, back: bool) -> dict[str, int]:  # noqa: ARG002
@@ -142,22 +116,6 @@ class HaProxy(HaProxyHook):
 
     def _check_state(self, state: Any) -> dict[str, int]:
         return check_earlier(state)
-
-    def _measure(self, words: Mapping[str, str]) -> Realised:  # noqa: ARG002 - as above
-        """Read the shares by the servers that can serve, also those of no arm."""
-        backend = self._read_backend()
-        shares = sum_shares(backend.find_effective_weights(), self._list_servers())
-        return Realised(
-            shares, (f"the weights are {self._show(backend)}", *backend.describe_limits(self._list_names()))
-        )
-
-    def _describe_value(self, value: Any) -> str:
-        unknown = [f"no server {name}" for name in self._list_names() if name not in value]
-        return ", ".join([show_weights(value), *unknown])
-
-    def _show(self, backend: Backend) -> str:
-        """Write the weights of the servers that the options name, for people."""
-        return self._describe_value(backend.read_weights(self._list_names()))
 
     def _apply(self, state: Mapping[str, int], words: Mapping[str, str], *, back: bool) -> Applied:  # noqa: ARG002
         """Set weights (server → weight). Raises HookError, MaybeSent."""
@@ -304,8 +262,3 @@ class HaProxy(HaProxyHook):
             return self._read_backend()
         except HookError as error:
             raise MaybeSent("; ".join([*problems, f"the weights cannot be read: {error.message}"])) from None
-
-    def _read_backend(self) -> Backend:
-        """Read the servers of the backend, with their weights and states. Raises HookError."""
-        name = self.options.backend
-        return parse_backend(name, self._ask(f"show servers state {name}"), self._ask(f"show stat {name} 6 -1"))

@@ -10,17 +10,30 @@ import re
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from evaluator.errors import HookError
+from evaluator.fields import Section
 from evaluator.hooks.network import MaybeSent, NetworkOptions, resolve_allowed
-from evaluator.hooks.options import Text, names_of
+from evaluator.hooks.options import Seconds, Text, names_of
 from evaluator.hooks.router import SHARES, ArmName, ServerRouter, Shares, check_servers
 from evaluator.hooks.weights import ServerName
 
 _LONGEST_ANSWER = 1 << 20
+
+
+class BatchOptions(Section):
+    """Servers that are drained or undrained together."""
+
+    do: Literal["drain", "undrain"] = Field(description="What is done.")
+    servers: names_of(ServerName) = Field(description="With these servers.")  # type: ignore[valid-type] # as below
+    least_serving: int = Field(1, ge=1, description="How many instances have to serve afterwards.")
+    wait: Seconds = Field(60.0, description="How long their requests, or a server that starts, are waited for.")
+    arms: dict[ArmName, list[ServerName]] = Field(
+        default_factory=dict, description="Arm to the instances that serve it afterwards."
+    )
 
 
 class HaProxyOptions(NetworkOptions):
@@ -31,12 +44,19 @@ class HaProxyOptions(NetworkOptions):
     backend: ServerName = Field("", description="The backend whose servers share the requests.")
     map: Annotated[Text, Field(pattern=r"^[^\s;#]+$")] | None = Field(
         None,
-        description="Or the map, as HAProxy's configuration names it, that gives each user's slot a backend: each user "
-        "keeps an arm.",
+        description="Or the map, as HAProxy's configuration names it, that gives each user's hash value a backend: "
+        "each user keeps an arm.",
     )
     servers: dict[ArmName, names_of(ServerName)] = Field(  # type: ignore[valid-type] # a type that a function makes
+        default_factory=dict,
         description="Arm to its servers: {baseline: [b1, b2], canary: [c1, c2]}; with map to its backend: {baseline: "
-        "shop_a, b: shop_b}."
+        "shop_a, b: shop_b}.",
+    )
+    instances: names_of(ServerName) | None = Field(  # type: ignore[valid-type] # as above
+        None, description="Or, for a rolling rollout, all servers of the service: they get the new version in batches."
+    )
+    batch: BatchOptions | None = Field(
+        None, description="With instances: those that are drained or undrained; a rolling rollout writes it itself."
     )
     shares: Shares | None = SHARES
 
@@ -51,7 +71,14 @@ class HaProxyOptions(NetworkOptions):
             raise ValueError("needs backend or map, one of them")
         if self.map is not None and any(len(names) > 1 for names in self.servers.values()):
             raise ValueError("with map, each arm has one backend, such as servers: {baseline: shop_a, b: shop_b}")
-        check_servers(self.servers, self.shares)
+        if self.instances is None and self.batch is None:
+            check_servers(self.servers, self.shares)
+            return self
+        if self.servers or self.shares or self.map or not self.instances:
+            raise ValueError("has either instances, and of these a batch, or servers and shares of arms")
+        unknown = set(self.batch.servers) - set(self.instances) if self.batch else set()
+        if unknown or len(self.instances) != len(set(self.instances)):
+            raise ValueError("must name each instance once, and in batch only these")
         return self
 
 

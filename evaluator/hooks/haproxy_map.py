@@ -1,9 +1,9 @@
-"""Split users between backends of HAProxy by a map of slots, so that each user keeps an arm.
+"""Split users between backends of HAProxy by a map of hash values, so that each user keeps an arm.
 
-HAProxy's configuration hashes a cookie to a slot from 0 to 9999, and looks the slot up in the map, which has ranges of
-slots with the backend of their arm: `0:999 shop_b`. A slot that is not in it belongs to the baseline. So the shares are
-exact, which weights of a consistent hash are not, and an empty map gives all users to the baseline: going back is one
-command, `clear map`, that depends on nothing.
+HAProxy's configuration hashes a cookie to a value from 0 to 9999, and looks it up in the map, which has ranges of hash
+values with the backend of their arm: `0:999 shop_b`. A value that is not in it belongs to the baseline. So the shares
+are exact, which weights of a consistent hash are not, and an empty map gives all users to the baseline: going back is
+one command, `clear map`, that depends on nothing.
 
 All ranges are replaced in one transaction: https://docs.haproxy.org/2.6/management.html#9.3, `prepare map`. The file of
 the map is written, too, so that a reload and a restart of HAProxy keep the shares.
@@ -24,25 +24,28 @@ from evaluator.hooks.base import HookContext
 from evaluator.hooks.by_hand import write_socat
 from evaluator.hooks.haproxy_api import HaProxyHook
 from evaluator.hooks.haproxy_state import Backend, parse_backend
+from evaluator.hooks.hash_values import ALL, Range, count_values, move_values
 from evaluator.hooks.router import Applied, Realised, show_share
-from evaluator.hooks.slots import ALL, Range, count_slots, move_slots
 from evaluator.records import BASELINE
 from evaluator.replacing import replace_file
 
 _ENTRY = re.compile(r"0x[0-9a-f]+ (\d+):(\d+) (\S+)")
-"""A line of the answer to `show map`: an address in memory, the first and the last slot, the backend."""
+"""A line of the answer to `show map`: an address in memory, the first and the last hash value, the backend."""
 _NEW_VERSION = re.compile(r"New version created: (\d+)")
 
 
 class HaProxyMap(HaProxyHook):
-    """A map of slots, at run time. The state is a list of ranges: first slot, last slot, arm; without the baseline."""
+    """A map of hash values, at run time.
+
+    The state is a list of ranges: first hash value, last one, arm. Those of the baseline are left out.
+    """
 
     def arms(self) -> tuple[str, ...]:
         """Return the arms that have backends."""
         return tuple(self.options.servers)
 
     def keeps_clients(self) -> bool:
-        """The slot of a user is always the same."""
+        """The hash value of a user is always the same."""
         return True
 
     def _describe_router(self, words: Mapping[str, str]) -> str:  # noqa: ARG002 - its options have no words
@@ -59,7 +62,7 @@ class HaProxyMap(HaProxyHook):
         """Check that HAProxy answers, has the map and the backends, and lets us set the map. Raises HookError."""
         self._check_level()
         if BASELINE not in self.options.servers:
-            raise HookError("a map needs the arm baseline, which has all slots that are not in the map")
+            raise HookError("a map needs the arm baseline, which has all hash values that are not in the map")
         shares = self._describe_value(self._read_state({}))
         for arm in self.arms():
             self._read_backend_of(arm)
@@ -88,14 +91,14 @@ class HaProxyMap(HaProxyHook):
             if backend not in arm_by_backend or not first <= last < ALL:
                 raise HookError(
                     f"HAProxy's map {self.options.map} has `{first}:{last} {backend}`, which is of no arm",
-                    hint=f"the backends are {', '.join(arm_by_backend)}, the slots 0 to {ALL - 1}",
+                    hint=f"the backends are {', '.join(arm_by_backend)}, the hash values 0 to {ALL - 1}",
                 )
             ranges.append([first, last, arm_by_backend[backend]])
         ranges.sort()
         for earlier, later in pairwise(ranges):
             if later[0] <= earlier[1]:
                 raise HookError(
-                    f"HAProxy's map {self.options.map} gives slot {later[0]} to two arms",
+                    f"HAProxy's map {self.options.map} gives hash value {later[0]} to two arms",
                     hint="remove one of its lines",
                 )
         return [entry for entry in ranges if entry[2] != BASELINE]
@@ -122,7 +125,7 @@ class HaProxyMap(HaProxyHook):
         return state
 
     def _to_shares(self, state: Any) -> dict[str, float]:
-        """Return arm → share: its part of all slots."""
+        """Return arm → share: its part of all hash values."""
         counts = dict.fromkeys(self.arms(), 0)
         for first, last, arm in state:
             counts[arm] += last - first + 1
@@ -165,10 +168,10 @@ class HaProxyMap(HaProxyHook):
         if not back:
             self._check_level()
             self._check_servers(shares)
-        counts = count_slots(shares)
+        counts = count_values(shares)
         for arm, share in shares.items():
             if share and not counts[arm]:
-                raise HookError(f"{arm} cannot get {show_share(share)}: a slot has 0.01 %", hint="give it more")
+                raise HookError(f"{arm} cannot get {show_share(share)}: a hash value has 0.01 %", hint="give it more")
         ranges: list[Range] = []
         following = 0
         for first, last, arm in self._read_state(words):
@@ -176,7 +179,7 @@ class HaProxyMap(HaProxyHook):
             following = last + 1
         ranges.append((ALL - following, BASELINE))
         state, first = list[list[Any]](), 0
-        for count, arm in move_slots(ranges, counts):
+        for count, arm in move_values(ranges, counts):
             state += [[first, first + count - 1, arm]] if arm != BASELINE else []
             first += count
         return state

@@ -23,6 +23,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from evaluator.errors import HookError
 from evaluator.hooks.by_hand import write_edit
+from evaluator.hooks.hash_values import ALL
 from evaluator.hooks.network import MaybeSent
 from evaluator.hooks.nginx_config import read_split, read_split_key, read_upstream, set_split, set_weights
 from evaluator.hooks.nginx_workers import find_workers, wait_for_new
@@ -37,7 +38,6 @@ from evaluator.hooks.router import (
     check_servers,
     show_share,
 )
-from evaluator.hooks.slots import ALL
 from evaluator.hooks.weights import check_earlier, divide, find_weights, show_weights, sum_shares
 from evaluator.replacing import replace_file
 

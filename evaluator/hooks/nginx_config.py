@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evaluator.errors import HookError
-from evaluator.hooks.slots import ALL, move_slots
+from evaluator.hooks.hash_values import ALL, move_values
 
 _TOKEN = re.compile(
     r"""(?P<space>\s+) | (?P<comment>\#[^\n]*) | (?P<end>[;{}])
@@ -298,7 +298,7 @@ def set_split(text: str, variable: str, shares: Mapping[str, int]) -> str:
     values = [_unquote(part.raw_value) for part in parts]
     totals = read_split(text, variable)
     wanted = {value: shares.get(value, share) for value, share in totals.items()}
-    ranges = move_slots([(part.share, value) for part, value in zip(parts, values, strict=True)], wanted)
+    ranges = move_values([(part.share, value) for part, value in zip(parts, values, strict=True)], wanted)
     share_by_value = {value: share for share, value in ranges}
     if len(set(values)) == len(values) and _is_in_order([value for _, value in ranges], values):
         return _change_shares(text, parts, [share_by_value.get(value, 0) for value in values])

@@ -193,6 +193,8 @@ def describe_way_back(policy: Policy, plan: RolloutPlan) -> str:
     before_undo = entries[: next((n for n, entry in enumerate(entries) if entry.kind == UNDO), 0)]
     if section is None or not section.router or any(entry.kind != NOTIFY for entry in before_undo):
         return ""
+    if plan.replaces_instances:
+        return "a rollback after the end: instances get the old version again, the last batch first"
     keeping = {act.name for acts in section.acts.values() for act in acts if act.keeps_baseline}
     acts = [step for step in plan.steps[plan.watched :] if isinstance(step, Act) and step.name not in keeping]
     names = [act.name for act in acts if any(hook.kind != NOTIFY for hook in act.hooks)]

@@ -282,6 +282,8 @@ class _GoingBack:
     """Those of them that were undone, or tried: they are tried again only if they have acted since."""
     is_traffic_left: bool = False
     """Could a router not be taken back? Then undoing acts could take down servers with users."""
+    broken: set[str] = field(default_factory=set)
+    """Chains of hooks that restore instances, of which one has failed."""
     secrets: Sequence[str] = ()
     """Those of all its hooks: what one of them has sent, the receiver of another one may repeat."""
 
@@ -333,7 +335,8 @@ class _GoingBack:
         acting = [hook for hook in planned if hook.event != ANNOUNCE]
         for _ in range(_MOST_ROUNDS):
             for hook in acting:
-                if not self.is_traffic_left or not hook.needs_returned_traffic:
+                is_left_out = self.is_traffic_left and hook.needs_returned_traffic
+                if not is_left_out and hook.chain not in self.broken:
                     self._execute(hook)
             if self.own.action is not Action.ROLLBACK:
                 break
@@ -394,14 +397,15 @@ class _GoingBack:
             self._write(lambda: record_did(self.journal, self.own.id, delivery, undone))
             undoing = hook.event == UNDO
             result = undo_hook(hook.step, context, hook.earlier) if undoing else run_hook(hook.step, context)
-            result = redact_outcome(result, self.secrets)
+            result = redact_outcome(hook.name_not_restored(result), self.secrets)
         done = replace(delivery, outcome=HookOutcome(IntentState(result.state), result.did), at=datetime.now(UTC))
         self._write(lambda: record_did(self.journal, self.own.id, done, undone))
         self.deliveries.append(done)
         self.gate.note(hook, done.outcome.state)
         self.lines.append(f"{hook.event}: {hook.entry.kind}  {result.state}: {result.did}")
         if result.state != "acknowledged" and hook.event != ANNOUNCE:
-            self.is_traffic_left = self.is_traffic_left or hook.returns_traffic
+            self.broken |= {hook.chain} - {""}
+            self.is_traffic_left = self.is_traffic_left or hook.returns_traffic or bool(hook.chain)
             self.by_hand += [f"# {description}: {result.did}", *list_by_hand(hook, context)]
 
     def _list_promotions(self) -> list[JournalPromotion]:

@@ -220,9 +220,8 @@ class Execution:
         actions = self._list_journal_actions()
         if self.intent.action in PROMOTING:
             if reason := explain_stop((action for action in actions if action.is_open), self.intent):
-                raise Refused(
-                    f"{self.intent.id} ({self.intent.action} {self.intent.release}) is not executed: {reason}"
-                )
+                what = f"{self.intent.id} ({self.intent.action} {self.intent.release})"
+                raise Refused(f"{what} is not executed: {reason}")
             return
         for action in actions:
             if action.is_open and action.release.id == self.intent.release:
@@ -281,23 +280,24 @@ class Execution:
     def _run_all(self, planned: Sequence[PlannedHook], irreversible: Sequence[str]) -> None:
         """Execute the hooks of an action in order, announce the result, and end the intent with a summary.
 
-        A required hook that is not acknowledged stops the execution: the hooks after it are left out, except those that
-        announce. A rollback goes on: what can go back must, whatever else failed; but where users may still be at the
-        candidate, nothing is undone that was done before they came there. `irreversible`: sentences about what a
-        rollback cannot undo, for the summary.
+        A required hook that is not acknowledged stops all after it, except those that announce. A rollback goes on; but
+        where users may still be at the candidate, nothing is undone that was done before they came there.
+        `irreversible`: sentences about what a rollback cannot undo, for the summary.
         """
         self.secrets = list_secrets(hook.step for hook in planned)
         hooks = [hook for hook in planned if hook.event != ANNOUNCE]
         failed_hooks: list[str] = []
         states: list[IntentState] = []
         is_returned = True
+        broken: set[str] = set()
         for hook in hooks:
-            if not is_returned and hook.needs_returned_traffic:
+            if (not is_returned and hook.needs_returned_traffic) or hook.chain in broken:
                 continue
             states.append(self._run_hook(hook))
             self.gate.note(hook, states[-1])
             if states[-1] is not IntentState.ACKNOWLEDGED:
-                is_returned = is_returned and not hook.returns_traffic
+                is_returned = is_returned and not (hook.returns_traffic or hook.chain)
+                broken |= {hook.chain} - {""}
                 failed_hooks.append(f"hook {hook.position + 1} ({hook.entry.kind}) {states[-1]}")
                 if self.stopped_by:
                     failed_hooks.append(self.stopped_by)
@@ -420,7 +420,7 @@ class Execution:
                 hook_outcome = run_hook(hook.step, context, store_earlier_value)
         except _StoppedError:
             hook_outcome = Outcome("failed", f"it was not executed: {self.stopped_by}", earlier=first_value)
-        hook_outcome = redact_outcome(hook_outcome, self.secrets)
+        hook_outcome = redact_outcome(hook.name_not_restored(hook_outcome), self.secrets)
         if hook_outcome.state != "acknowledged" and self.intent.action not in PROMOTING and hook.event != ANNOUNCE:
             self.by_hand += [f"# {hook.describe(context)}: {hook_outcome.did}", *list_by_hand(hook, context)]
         # `store_earlier_value` was not called if the value could not be read: then this attempt is counted below.

@@ -1,4 +1,4 @@
-"""What became of a release, as plain JSON for its report: how it stands, what happened to it, notes of people."""
+"""What became of a release, for its report: how it stands, what happened to it, notes of people, what comes next."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 from evaluator.intents.life import read_lives
 from evaluator.records import Verdict
 from evaluator.records.life import LifeState
-from evaluator.reports.life import describe_life
+from evaluator.reports.base import write_verdict_command
+from evaluator.reports.life import choose_next, describe_life
 from evaluator.store import Store
 
 MOST_EVENTS = 200
@@ -24,6 +25,18 @@ def add_life(store: Store, verdict: Verdict, now: datetime) -> Verdict:
     if verdict.figures is None:
         return verdict
     return replace(verdict, figures={**verdict.figures, "life": trace_life(store, verdict.release.id, now)})
+
+
+def adapt_next(store: Store, verdict: Verdict, now: datetime) -> Verdict:
+    """Let a verdict say what to do next with a release that is live, held, rolled back, or in a rollout.
+
+    The stored verdict keeps what follows from its evidence alone. `now`: the moment at which the decisions are read.
+    """
+    life = read_lives(store, now).releases.get(verdict.release.id)
+    if life is None:
+        return verdict
+    next_action = choose_next(life, verdict.word, verdict.next_action, write_verdict_command(verdict))
+    return replace(verdict, next_action=next_action)
 
 
 def trace_life(store: Store, release: str, now: datetime) -> Mapping[str, Any]:

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import ValidationError
 
 from evaluator.errors import EvaluatorError, PlanNotReadable
 from evaluator.hooks import make_step
 from evaluator.intents.baseline_servers import describe_missing_baseline
+from evaluator.intents.restoring import RESTORE, add_time, expand, write_restore
 from evaluator.intents.steps import PlannedHook, narrow_release
 from evaluator.intents.versions import write_versions
 from evaluator.policy.promotion import ApprovalsSection, HooksSection, PromotionRules, RolesSection, to_rules
+from evaluator.policy.rollout import InstancesSection
 from evaluator.records import CANDIDATE, Release, StoredVerdict
 from evaluator.records.intents import VERIFY, Action, HookEntry, Intent
-from evaluator.records.rollouts import Act, Event, EventKind, Rollout, RolloutPlan, from_plain, split_traffic
+from evaluator.records.rollouts import (
+    Act,
+    Event,
+    EventKind,
+    InstanceWork,
+    Rollout,
+    RolloutPlan,
+    from_plain,
+    split_traffic,
+)
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
 from evaluator.wording import count_of, quote_command
+
+DRAIN_AGAIN_S = 10.0
+"""How long the requests of instances are waited for that have the new version, and servers that are to serve again."""
+LEAST_WAIT_S = 0.1
 
 
 def read_rollout(store: Store, intent: Intent) -> Rollout:
@@ -126,12 +141,20 @@ def plan_act(rollout: Rollout, act: Act, release: Release, winner: str = "") -> 
     `release`: with the versions that the hooks get. `winner`: the arm that won; empty: none has, or nothing is to win.
     Raises the errors of `make_step`, and PlanNotReadable for a service without a router, or while no arm has won.
     """
+    link = rollout.policy.get("link") or ""
+    if act.work is not None:
+        return tuple(
+            PlannedHook(
+                position, Action.STEP.value, entry, make_step(entry.kind, entry.options),
+                promoted=narrow_release(release, act.services[0]), link=link, words=words,
+            )
+            for position, (entry, words) in enumerate(list_instance_hooks(rollout, act))
+        )  # fmt: skip
     entries = [(Action.STEP.value, entry, "") for entry in act.hooks]
     if act.is_shift:
         shares = _split_traffic(act, winner)
         entries += [(Action.STEP.value, make_shift(rollout, service, shares), service) for service in act.services]
     entries += [(VERIFY, entry, "") for entry in act.verify]
-    link = rollout.policy.get("link") or ""
     return tuple(
         PlannedHook(
             position,
@@ -170,6 +193,39 @@ def make_shift(rollout: Rollout, service: str, shares: Mapping[str, float]) -> H
         ) from error
 
 
+def list_instance_hooks(rollout: Rollout, act: Act) -> Iterator[tuple[HookEntry, dict[str, str]]]:
+    """List the hooks of an act on a batch of instances, each with the words that it has alone.
+
+    The hook that drains the batch also has how it is restored. Raises PlanNotReadable.
+    """
+    (service,) = act.services
+    words = {"action": Action.STEP.value, "step": act.name, "service": service, "instances": " ".join(act.instances)}
+    if act.work in (InstanceWork.REPLACE, InstanceWork.HEALTH):
+        for entry, instance in expand(act.hooks, act.instances):
+            yield entry, words | {"instance": instance}
+        return
+    try:
+        section = InstancesSection.model_validate(rollout.policy["rollout"]["instances"])
+        ((kind, options),) = rollout.policy["rollout"]["router"][service].items()
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PlanNotReadable(
+            f"the policy of {rollout.id} does not say how instances of {service} are replaced",
+            hint="go back with `evaluator rollback`",
+        ) from error
+    is_drain = act.work is InstanceWork.DRAIN
+    # A server that starts is waited for by trying again: the guard, which undrains it, must not wait.
+    wait_s = section.drain if is_drain else DRAIN_AGAIN_S
+    batch = {
+        "do": "drain" if is_drain else "undrain",
+        "servers": list(act.instances),
+        "least_serving": section.least_serving,
+        "wait": f"{max(wait_s, LEAST_WAIT_S):g}s",
+        "arms": {arm: list(names) for arm, names in act.arms.items()},
+    }
+    entry = add_time(HookEntry(kind, {**options, "batch": batch}), wait_s)
+    yield entry, words | ({RESTORE: write_restore(section)} if is_drain else {})
+
+
 def make_words(
     name: str, share: float | None, service: str, arm: str = "", release: Release | None = None
 ) -> dict[str, str]:
@@ -205,6 +261,11 @@ def read_words(store: Store, intents: Sequence[Intent]) -> Mapping[tuple[str, in
         try:
             rollout = read_rollout(store, intent)
             act = rollout.plan["steps"][intent.step]
+            if act.get("work"):
+                own = read_plan(rollout).steps[intent.step]
+                listed = list_instance_hooks(rollout, own) if isinstance(own, Act) else ()
+                words |= {(intent.id, n): of_hook for n, (_, of_hook) in enumerate(listed)}
+                continue
             hooks, share = len(act["hooks"]), act.get("share")
             services = [""] * hooks + (list(act["services"]) if share is not None else [])
             release = store.control.release(rollout.release)

@@ -80,6 +80,8 @@ class RolloutProgress:
     """The arm that has won, also in the steps after that; empty: none has, or nothing is to win."""
     is_sound: bool = False
     """Can the data of its newest look for a winner be believed?"""
+    doubt: str = ""
+    """Why they cannot: a part of a sentence; empty: they can, or nothing is to win."""
     asked_at: float | None = None
     """When people were asked about the current step; None: they were not."""
     agreed: frozenset[str] = frozenset()
@@ -97,6 +99,8 @@ class RolloutProgress:
     """Has a person let it continue after the current step failed, because there is no way back?"""
     returned: bool = False
     """Is all traffic at the baseline again, or was none ever shifted?"""
+    kept: bool = False
+    """Do users stay at new instances until these are restored, because too few have the old version?"""
     return_failures: int = 0
     """How often the router could not be set to the baseline."""
     drifts: int = 0
@@ -175,7 +179,8 @@ def follow(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> Rollou
 
     After `stopped` nothing turns it forward again. An act without a way back, or one that may have taken down the
     servers of the baseline, turns `stopped` into a hold, unless a person stops it. A rollout whose acts could not be
-    undone then waits for people, too: users return only to servers that serve.
+    undone then waits for people, too: users return only to servers that serve. So it is where users stay at instances
+    that could not be restored.
     """
     if progress.outcome is not None:
         return progress
@@ -183,7 +188,7 @@ def follow(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> Rollou
         case EventKind.STOPPED:
             after = _stop(plan, progress, event)
         case EventKind.HELD:
-            is_nothing = progress.going_back and not progress.taken_down_by
+            is_nothing = progress.going_back and not (progress.taken_down_by or progress.kept)
             after = progress if is_nothing else replace(progress, held=True, why_held=event.text)
         case EventKind.CONTINUED:
             is_one_way, position = bool(progress.explain_no_return(plan)), progress.position(plan)
@@ -193,6 +198,8 @@ def follow(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> Rollou
         case EventKind.RETURNED:
             is_back = progress.going_back
             after = replace(progress, returned=True, taken_down_by="", held=False, why_held="") if is_back else progress
+        case EventKind.KEPT:
+            after = replace(progress, kept=progress.going_back and plan.replaces_instances)
         case EventKind.RETURN_FAILED:
             after = replace(progress, return_failures=progress.return_failures + 1)
         case EventKind.DRIFTED:
@@ -227,12 +234,12 @@ def _stop(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> Rollout
 def _undo(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> RolloutProgress:
     """Give all acts that may have been executed the state of their undo; shifts only after the router says so, too."""
     state = _UNDO_STATES[event.kind]
-    if progress.going_back and progress.taken_down_by:
+    if progress.going_back and (progress.taken_down_by or progress.kept):
         if event.kind is EventKind.UNDO_FAILED:  # users are where they were, and so are the acts
             return replace(progress, held=True, why_held=event.text)
         progress = replace(progress, taken_down_by="", held=False, why_held="")
     undoable = list_undoable(plan) if progress.going_back else []
-    if not progress.returned:
+    if not progress.returned and not progress.kept:
         undoable = [n for n in undoable if not _is_shift(plan.steps[n])]
     states = tuple(
         state if n in undoable and earlier in MAY_HAVE_ACTED else earlier for n, earlier in enumerate(progress.states)
@@ -255,7 +262,8 @@ def _follow_step(plan: RolloutPlan, progress: RolloutProgress, event: Event) -> 
         looks = (*progress.looks, event.look) if is_new else progress.looks
         judged = replace(progress, looks=looks, verdict=event.verdict, why=event.text, no_harm=event.no_harm)
         is_won = event.verdict == GO and event.is_sound
-        return replace(judged, winner=event.arm if is_won else progress.winner, is_sound=event.is_sound)
+        winner = event.arm if is_won else progress.winner
+        return replace(judged, winner=winner, is_sound=event.is_sound, doubt="" if event.is_sound else event.text)
     # An answer counts only after the question: what was agreed to must have been shown.
     if event.kind is EventKind.AGREED and progress.asked_at is not None:
         return replace(progress, agreed=progress.agreed | {event.person})
@@ -277,6 +285,6 @@ def _change_state(plan: RolloutPlan, progress: RolloutProgress, event: Event) ->
     if state is StepState.BEGUN:
         return changed if progress.states[number] is StepState.BEGUN else replace(changed, begun_at=event.at)
     if changed.position(plan) != progress.position(plan):
-        changed = replace(changed, begun_at=None, looks=(), verdict="", why="", no_harm=False, is_sound=False)
+        changed = replace(changed, begun_at=None, looks=(), verdict="", why="", no_harm=False, is_sound=False, doubt="")
         return replace(changed, asked_at=None, agreed=frozenset(), declined_by="")
     return changed

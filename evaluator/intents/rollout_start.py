@@ -78,9 +78,7 @@ def _find_obstacles(store: Store, policy: Policy, person: Person, release: str, 
 
 def _find_missing_agreement(policy: Policy) -> Iterator[str]:
     """Yield why users would meet the candidate with fewer agreements than a promotion needs."""
-    exposed = (
-        next((stage for stage in policy.rollout.stages if stage.share is not None), None) if policy.rollout else None
-    )
+    exposed = next((stage for stage in policy.rollout.stages if stage.has_users), None) if policy.rollout else None
     if exposed and (missing := explain_missing_agreement(policy.promotion, f"stage {exposed.name}", exposed.agree)):
         yield missing
     full = next((stage for stage in policy.rollout.stages if stage.share == 1.0), None) if policy.rollout else None

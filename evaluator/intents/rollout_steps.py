@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from evaluator.errors import EvaluatorError, Refused, StepWaits, StoreBusy, UsageError
-from evaluator.hooks import Step
+from evaluator.hooks import Router, Step
 from evaluator.intents.baseline_servers import is_promoted_for_good, may_take_down
 from evaluator.intents.checking import BEFORE_RESTART, hash_verdict, is_before_restart
 from evaluator.intents.executing import Execution, LoadPolicy
@@ -266,7 +266,8 @@ class StepExecution(Execution):
 
     def _wrap_router(self, hook: PlannedHook) -> PlannedHook:
         """Replace the router of a shift by what `wrap` returns for it."""
-        return replace(hook, step=self.wrap(hook.entry, hook.step)) if hook.words.get("share") else hook
+        is_guarded = hook.words.get("share") or (hook.words.get("instances") and isinstance(hook.step.hook, Router))
+        return replace(hook, step=self.wrap(hook.entry, hook.step)) if is_guarded else hook
 
     def _check(self, rollout: Rollout, plan: RolloutPlan, rules: PromotionRules, load: LoadPolicy) -> None:
         """Check that the step may be executed now. Raises Refused, and StepWaits while a person holds the rollout."""

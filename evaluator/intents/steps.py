@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from evaluator.errors import EvaluatorError
-from evaluator.hooks import HookContext, Router, Step, make_step, write_by_hand
+from evaluator.hooks import HookContext, Outcome, Router, Step, make_step, write_by_hand
 from evaluator.hooks.templates import fill_url
 from evaluator.hooks.unusable import UnusableHook
 from evaluator.intents.checking import hash_verdict
+from evaluator.intents.restoring import RESTORE, plan_restoring
 from evaluator.intents.versions import write_versions
 from evaluator.policy.promotion import PromotionRules, check_link
 from evaluator.records import Release, StoredVerdict
@@ -62,6 +63,9 @@ class PlannedHook:
     """For `undo`: the hooks that are taken back together with it, because they changed the same router."""
     teardowns: tuple[Teardown, ...] = ()
     """Acts that may have taken down the servers to which it returns users."""
+    chain: str = ""
+    """Hooks that restore the same instances, one after the other, have the same one: after one that fails, the others
+    are not executed. Empty: it restores none."""
 
     @property
     def is_shift(self) -> bool:
@@ -71,13 +75,21 @@ class PlannedHook:
     @property
     def returns_traffic(self) -> bool:
         """Does it return the users to the baseline by a router? If it fails, they may still be at the candidate."""
-        goes_back = self.event in (UNDO, Action.ROLLBACK)
+        goes_back = self.event in (UNDO, Action.ROLLBACK) and not self.chain
         return self.is_shift or (goes_back and isinstance(self.step.hook, Router))
 
     @property
     def needs_returned_traffic(self) -> bool:
         """Can it take down servers that have users, unless the traffic has returned? Undoing a deployment can."""
-        return self.event == UNDO and not self.returns_traffic
+        return self.event == UNDO and not self.returns_traffic and not self.chain
+
+    def name_not_restored(self, outcome: Outcome) -> Outcome:
+        """Add to the outcome of a hook that was to restore instances what a person has to do, if it has failed."""
+        if not self.chain or outcome.state == "acknowledged":
+            return outcome
+        instances, service = self.words.get("instances", "").replace(" ", ", "), self.words.get("service", "")
+        todo = "give them the old version, and let them serve at the router; or roll back again"
+        return replace(outcome, did=f"{outcome.did}; {instances} of {service} not restored: {todo}")
 
     def describe(self, context: HookContext) -> str:
         """Describe what the hook will do, for the person who confirms it, with the words of the context."""
@@ -88,7 +100,7 @@ class PlannedHook:
         return hook.describe_undo(context) + (f"; restores {earlier_value}" if earlier_value else "")
 
 
-STILL_AT_CANDIDATE = "users may still be at the candidate: its router could not be taken back"
+STILL_AT_CANDIDATE = "users may still be at the candidate: its router or its instances could not be taken back"
 """Why a rollback leaves out what follows a router that failed: undoing it could take down servers with users."""
 
 
@@ -146,11 +158,23 @@ def _plan_undoing(
         entry = HookEntry(delivery.hook, json.loads(delivery.options))
         hook_id = (delivery.intent, delivery.position)
         own_words = words.get(hook_id, {})
+        if own_words.get("instances") and not own_words.get(RESTORE):
+            continue  # what drained these instances restores them
         earlier = json.loads(delivery.outcome.undo) if delivery.outcome.undo else None
         hook = PlannedHook(
             0, UNDO, entry, _make_step_to_undo(entry), earlier,
             narrow_release(promoted.get(delivery.intent), own_words.get("service", "")), hook_id, rules.link, own_words,
         )  # fmt: skip
+        if own_words.get(RESTORE):
+            chain = f"{delivery.intent} {delivery.position}"
+            hooks += [
+                replace(
+                    hook, entry=part.entry, step=part.step, earlier=part.earlier, words=part.words, chain=chain,
+                    undoes=hook_id if part.is_last else None,
+                )
+                for part in plan_restoring(entry, hook.step, earlier, own_words)
+            ]  # fmt: skip
+            continue
         router = _name_router(hook)
         if not hook.step.hook.can_undo():
             hook = replace(hook, event=delivery.event)
@@ -226,7 +250,7 @@ def make_context(
         service=",".join(service.name for service in release.services if service.name),
         share="1" if is_promoting else "",  # a promotion gives the candidate all; a share by itself goes nowhere back
     )
-    words: dict[str, Any] = dict(hook.words)
+    words: dict[str, Any] = {word: value for word, value in hook.words.items() if word != RESTORE}
     context = replace(context, **words)
     return replace(context, link=make_link(hook.link, context.words()))
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from evaluator.judges.progress import LONGEST_WAIT, MOST_TIMES, SHORTEST_REPEAT
 from evaluator.judges.wording import broke_limit_as_baseline, describe_baseline_beyond, find_harm
 from evaluator.records import Comparison, Evidence, EvidenceKind, Fault, FaultPlace, Level, Reason
-from evaluator.wording import count_of, format_count, format_duration, join_names, write_command
+from evaluator.wording import USERS, count_of, format_count, format_duration, join_names, write_command
 
 SURE = 0.05
 """For advice only: a metric whose p-value of "within" is below this counts as within."""
@@ -119,7 +119,7 @@ def _advise_more_data(doubts: Sequence[Reason], judged: Sequence[Comparison], ev
     if all(c.kind is EvidenceKind.OUTCOMES for c in waiting):
         units = multiple * max(c.baseline.n + c.candidate.n for c in waiting)
         if math.isfinite(units) and 1 < multiple <= MOST_TIMES:
-            return f"import about {format_count(math.ceil(units))} units in all, if the change stays as it is"
+            return f"import about {format_count(math.ceil(units))} {USERS} in all, if the change stays as it is"
         return "the change is about as large as the margin: fix the candidate, or decide whether the margin is right"
     # The steps of recorded times, or the bounds of a histogram, may be too coarse: then more data do not help.
     unresolved = next((c for c in waiting if c.unresolved), None)

@@ -24,6 +24,7 @@ from evaluator.records import (
     Role,
 )
 from evaluator.wording import (
+    USERS,
     clip_interval,
     count_of,
     format_change,
@@ -313,7 +314,7 @@ def _describe_doubt(comparison: Comparison, alpha: float, no_go_level: float | N
     if math.isfinite(more_s):
         text += f": needs about {format_duration(more_s)} more"
     elif comparison.kind is EvidenceKind.OUTCOMES and (more_units := find_more_units(comparison)):
-        text += f": needs about {format_number(more_units)} more units"
+        text += f": needs about {format_number(more_units)} more {USERS}"
     return text
 
 
@@ -374,7 +375,7 @@ def explain_go(judged: Sequence[Comparison], evidence: Evidence) -> Reason:
     if evidence.production.seconds:
         data.append(f"{format_duration(evidence.production.seconds)} of production")
     if units:
-        data.append(f"outcomes of {format_count(units)} units")
+        data.append(f"outcomes of {format_count(units)} {USERS}")
     if not with_margin:
         clauses.append("no gate has a margin, so no change from baseline was tested")
     return Reason("within_margins", "; ".join([*clauses, f"judged on {' and '.join(data)}"]))

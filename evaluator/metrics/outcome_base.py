@@ -44,7 +44,7 @@ from evaluator.stats.outcomes.levels import (
     trace_harm,
 )
 from evaluator.stats.outcomes.quantiles import find_quantile
-from evaluator.wording import format_number
+from evaluator.wording import USERS, format_number
 
 MIN_UNITS = 30
 PRIOR_SHARE = 0.2
@@ -174,7 +174,7 @@ class OutcomeMetric(MetricModel):
             )
             return Prepared(moments, covariates, columns=tuple(positions))
         if not needed_values <= set(outcomes.values):
-            return Prepared(problem="it needs the values of single units, which were purged")
+            return Prepared(problem=f"it needs the values of single {USERS}, which were purged")
         # By arm: values of all units, shape (units, variables).
         values_by_arm = [
             np.column_stack([outcomes.values[name][arm] for name in names]) for arm in range(len(outcomes.arms))
@@ -354,11 +354,11 @@ def answer_outcome(
 def _explain_no_answer(rule: Rule, estimate: OutcomeEstimate, n: tuple[int, int]) -> str:
     """Say why an estimate gives no answer; empty: it gives an answer. `n`: units of baseline and candidate."""
     if min(n) < MIN_UNITS:
-        return f"only {min(n)} units in the smaller arm, at least {MIN_UNITS} are needed"
+        return f"only {min(n)} {USERS} in the smaller arm, at least {MIN_UNITS} are needed"
     # Without variation a t-test has no answer. A score test has one: the variance follows from the proportions. Its
     # degrees of freedom are infinite.
     if estimate.se == 0 and estimate.df < math.inf:
-        return "all units have the same value"
+        return f"all {USERS} have the same value"
     if rule.margin and rule.margin.relative and estimate.baseline <= 0:
         return "baseline is not above 0, so there is no ratio; set an absolute margin"
     numbers = (estimate.effect, estimate.against_zero.p_worse, estimate.against_margin.p_worse)

@@ -20,6 +20,7 @@ from evaluator.metrics.outcome_base import (
 )
 from evaluator.records import Rule
 from evaluator.stats.outcomes.levels import compare_proportions
+from evaluator.wording import USERS
 
 
 class OutcomeProportion(AdjustedMetric, RowsMetric):
@@ -45,7 +46,7 @@ class OutcomeProportion(AdjustedMetric, RowsMetric):
             return answer_levels(pair, rule, prepared, RATIO_METHOD)
         n = prepared.count(pair.arm)
         if min(n) == 0:
-            return Compared(no_data(rule, pair.name, "an arm has no units", n=n))
+            return Compared(no_data(rule, pair.name, f"an arm has no {USERS}", n=n))
         if self.covariates:
             return answer_levels(pair, rule, prepared, "share of units, Welch")
         levels = prepared.find_levels()  # of all arms: the share of units for which the outcome happened

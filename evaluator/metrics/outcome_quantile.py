@@ -23,6 +23,7 @@ from evaluator.records.arrays import FloatArray
 from evaluator.stats.outcomes.joint import Errors, trace_share
 from evaluator.stats.outcomes.levels import OutcomeEstimate
 from evaluator.stats.outcomes.quantiles import Clustered, cluster, compare_quantiles
+from evaluator.wording import USERS
 
 
 class OutcomeQuantile(QuantileMetric, RowsMetric):
@@ -51,12 +52,12 @@ class OutcomeQuantile(QuantileMetric, RowsMetric):
         """Answer a rule by a test of the candidate's share below the baseline's quantile."""
         values = self._find_values(pair)
         if values is None:
-            return Compared(no_data(rule, pair.name, "it needs the values of single units, which were purged"))
+            return Compared(no_data(rule, pair.name, f"it needs the values of single {USERS}, which were purged"))
         baseline, candidate = values
         n = baseline.units, candidate.units
         needed = max(MIN_UNITS, self.least)
         if min(n) < needed:
-            why = f"only {min(n)} units in the smaller arm, at least {needed} are needed"
+            why = f"only {min(n)} {USERS} in the smaller arm, at least {needed} are needed"
             return Compared(no_data(rule, pair.name, why, n=n))
         estimate = compare_quantiles(
             baseline,

@@ -70,12 +70,13 @@ def import_outcomes(
     query: str = "",
     skip_bad_rows: bool = False,
     step: str = "",
+    fingerprint: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Landed, OutcomeFacts, OutcomePlan]:
     """Land a table with the outcomes of units (such as users) as a new run.
 
     `files`, `patterns`: paths of the files, and patterns of further ones. `arm_files`, `arm_patterns`, by arm: the same
     for files of one arm each, instead of the others. `query`: SQL that makes the table from them. `step`: the step of a
-    rollout that they belong to, or empty.
+    rollout that they belong to, or empty. `fingerprint`: what else the run is known by.
     If it has landed already, only services and labels of the release are updated. Returns the result of the landing,
     the counts of units and rows, and how the columns were read. Raises InputError for a table that cannot be read.
     """
@@ -98,7 +99,7 @@ def import_outcomes(
         group=group,
         source=OUTCOME_SOURCE,
         state=RunState.COMPLETE,
-        fingerprint={"files": list(plan.paths)},
+        fingerprint={"files": list(plan.paths), **fingerprint},
         step=step,
     )
     landed, facts = store.data.land_outcomes(release, run, plan)

@@ -8,20 +8,31 @@ from __future__ import annotations
 
 from evaluator.planning.gates import GatePlan, Goal, Grid, choose_harms, plan_gates, tabulate
 from evaluator.planning.precision import History, assume_history, learn_precisions
-from evaluator.planning.strategies import Exposure, StageChances, compare_strategies, find_chances
+from evaluator.planning.strategies import (
+    REPLICATIONS,
+    Exposure,
+    StageChances,
+    StageResult,
+    compare_strategies,
+    find_chances,
+    simulate_stage,
+)
 
 __all__ = [
+    "REPLICATIONS",
     "Exposure",
     "GatePlan",
     "Goal",
     "Grid",
     "History",
     "StageChances",
+    "StageResult",
     "assume_history",
     "choose_harms",
     "compare_strategies",
     "find_chances",
     "learn_precisions",
     "plan_gates",
+    "simulate_stage",
     "tabulate",
 ]

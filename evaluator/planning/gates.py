@@ -83,14 +83,16 @@ def choose_harms(rulebook: Rulebook) -> tuple[float, float]:
     """Choose which rises of latency (relative) and of failures (absolute) a test should find: twice what is allowed.
 
     A rise as large as the margin of a gate is allowed, so that gate would hardly ever find it. The widest margins of
-    gates count; without any, 10 % and 0.5 pp.
+    gates count; without any, 10 % and 0.5 pp. Rounded to 1 % and 0.1 pp, at most 100 % and 10 pp.
     """
     gates = [rule for rule in rulebook.rules if rule.role is Role.GATE and rule.margin is not None]
     latency = [gate.margin.value for gate in gates if gate.margin and gate.margin.relative]
     failures = [
         gate.margin.value for gate in gates if gate.margin and not gate.margin.relative and gate.metric.is_failure_rate
     ]
-    return 2 * max(latency, default=0.05), 2 * max(failures, default=0.0025)
+    latency_percent = min(max(round(200 * max(latency, default=0.05)), 1), 100)
+    failures_permille = min(max(round(2000 * max(failures, default=0.0025)), 1), 100)
+    return latency_percent / 100, failures_permille / 1000
 
 
 def find_level(history: History, rulebook: Rulebook) -> float:

@@ -133,22 +133,49 @@ def find_chances(
         rate_per_s: Requests per second of both arms together; `None`: as in the history.
         seed: Of the simulation.
     """
-    rate_of_arm = None if rate_per_s is None else rate_per_s / 2
-    goal = Goal(duration_s=seconds, instances=max(instances), rate_per_s=rate_of_arm)
-    simulator = _StrategySimulator(history, rulebook, goal, REPLICATIONS)
-    stage = Stage(share, share, needs_go=True, instances=instances)
-    result = simulator._judge(stage, 0.0, np.random.default_rng([seed, 0]))  # noqa: SLF001 - of this module
+    result = simulate_stage(
+        history,
+        rulebook,
+        seconds=seconds,
+        share=share,
+        instances=instances,
+        rate_per_s=rate_per_s,
+        regression=0.0,
+        random=np.random.default_rng([seed, 0]),
+    )
     is_stopped = np.isfinite(result.stop_s)
     return StageChances(go=float((result.go & ~is_stopped).mean()), no_go=float(is_stopped.mean()))
 
 
 @dataclass(frozen=True, slots=True)
-class _StageResult:
+class StageResult:
     """A stage over all replications."""
 
     stop_s: FloatArray
     """Seconds after which NO-GO was given; infinite: it was not."""
     go: BoolArray
+
+
+def simulate_stage(
+    history: History,
+    rulebook: Rulebook,
+    *,
+    seconds: float,
+    share: float,
+    instances: tuple[int, int],
+    rate_per_s: float | None,
+    regression: float,
+    random: np.random.Generator,
+) -> StageResult:
+    """Judge one stage in `REPLICATIONS` simulated releases, whose latency has a relative `regression`.
+
+    The other arguments are those of `find_chances`. Two stages with the same state of `random` have the same errors
+    between instances.
+    """
+    rate_of_arm = None if rate_per_s is None else rate_per_s / 2
+    goal = Goal(duration_s=seconds, instances=max(instances), rate_per_s=rate_of_arm)
+    simulator = _StrategySimulator(history, rulebook, goal, REPLICATIONS)
+    return simulator.judge(Stage(share, share, needs_go=True, instances=instances), regression, random)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +258,7 @@ class _StrategySimulator:
             seconds=0.0,
         )
         for stage in stages:
-            result = self._judge(stage, regression, random)
+            result = self.judge(stage, regression, random)
             lasted_s = np.minimum(result.stop_s, self.goal.duration_s)
             rollouts.exposed += rollouts.alive * stage.exposed * self.total_per_s * lasted_s
             rollouts.stopped |= rollouts.alive & np.isfinite(result.stop_s)
@@ -241,13 +268,13 @@ class _StrategySimulator:
             rollouts.seconds += self.goal.duration_s
         rollouts.full = rollouts.alive.copy()
         # After full rollout the candidate serves all traffic.
-        result = self._judge(WATCH, regression, random)
+        result = self.judge(WATCH, regression, random)
         lasted_s = np.minimum(result.stop_s, self.goal.duration_s)
         rollouts.exposed += rollouts.full * self.total_per_s * lasted_s
         rollouts.caught = rollouts.full & np.isfinite(result.stop_s)
         return rollouts
 
-    def _judge(self, stage: Stage, regression: float, random: np.random.Generator) -> _StageResult:
+    def judge(self, stage: Stage, regression: float, random: np.random.Generator) -> StageResult:
         """Judge one stage in every replication, at each look; `regression`: relative harm to latency."""
         instances = self._split_instances(stage)
         # Factor on the variance of a difference. An uneven split of the traffic increases it; equal halves do not.
@@ -256,7 +283,7 @@ class _StrategySimulator:
         stop_s = np.full(self.replications, np.inf)
         go = np.full(self.replications, min(instances) >= 2)  # a single instance never shows a GO
         # A slow instance slows all quantiles, so gates of latency share their errors. Gates of failures share others.
-        failure_errors, latency_errors = self._draw_errors(random), self._draw_errors(random)
+        failure_errors, latency_errors = (self._draw_errors(child) for child in random.spawn(2))
         for gate in self.gates:
             errors = failure_errors if gate.rule.metric.is_failure_rate else latency_errors
             is_worse, is_within = self._judge_gate(gate, errors, instances, noise, regression)
@@ -264,7 +291,7 @@ class _StrategySimulator:
             # `is_worse` has the shape (replications, looks); `looks` are the seconds of the stage at each look.
             stop_s = np.minimum(stop_s, np.where(is_worse, self.looks, np.inf).min(axis=1))
             go &= is_within
-        return _StageResult(stop_s, go)
+        return StageResult(stop_s, go)
 
     def _split_instances(self, stage: Stage) -> tuple[int, int]:
         """Return the instances of baseline and candidate: those of the stage, or split as the traffic; at least 1."""
@@ -276,10 +303,11 @@ class _StrategySimulator:
 
     def _draw_errors(self, random: np.random.Generator) -> _StageErrors:
         """Draw the errors of the estimates of one stage, in every replication."""
+        # First what does not depend on the number of looks.
+        persistent, of_variance = random.normal(size=(2, self.replications))
         # The error of a mean over time follows a random walk: the sum of independent steps, divided by its sd.
         sd_of_steps = np.sqrt(np.diff(self.looks, prepend=0.0))
         path = np.cumsum(random.normal(size=(self.replications, self.looks.size)) * sd_of_steps, axis=1)
-        persistent, of_variance = random.normal(size=(2, self.replications))
         return _StageErrors(persistent, path / np.sqrt(self.looks), of_variance)
 
     def _judge_gate(

@@ -8,11 +8,21 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from evaluator.errors import HookError, UnknownName
+from evaluator.errors import EvaluatorError, HookError, UnknownName
 from evaluator.fields import Duration, Name, PositiveDuration, Section, Share, within
+from evaluator.policy.ab_test import (
+    WINNER,
+    ArmShares,
+    OutcomesSection,
+    find_mistakes_of_outcomes,
+    find_mistakes_of_test,
+    sum_shares,
+)
 from evaluator.policy.promotion import MOST_APPROVALS, Entries, Entry
 from evaluator.quantities import format_duration
 from evaluator.records.intents import UNDO, HookEntry
+
+ROLLING, AB_TEST = "rolling", "ab_test"
 
 FIXED_ACTS = ("end", "always")
 """Acts after all stages: `end` if the release is promoted, `always` whatever happened."""
@@ -35,14 +45,35 @@ class LoadSection(Section):
     restart: str = Field("", description="Program that restarts both versions between replicates.")
 
 
+REST = "rest"
+"""Size of the batch that has all instances which are left."""
+
+Batch = Annotated[
+    str,
+    BeforeValidator(lambda raw: str(raw) if isinstance(raw, int) else raw, json_schema_input_type=int | str),
+    Field(pattern=rf"^([1-9][0-9]{{0,4}}%?|{REST})$"),
+]
+"""How many instances a stage replaces, as text: `2`, `25%`, `rest`."""
+
+
 class StageSection(Section):
     """One stage: what is observed, for how long, and what it needs."""
 
     name: Name = Field(description="Name of the stage, and of its step in verdicts.")
     environment: Name = Field("production", description="Where it takes place.")
     share: Share | None = Field(None, description="Share of the users of production that the candidate serves.")
-    needs: Literal["go", "no_harm", "nothing"] = Field(
-        "go", description="What has to be shown before the next stage begins."
+    replace: Batch | None = Field(
+        None,
+        description="With strategy rolling, in place of a share: how many instances get the new version before it; a "
+        "number, a share of all instances such as 25%, or rest.",
+    )
+    shares: ArmShares = Field(
+        default_factory=dict,
+        description="With strategy ab_test, in place of a share: candidate to its share, such as {b: 10%, c: 10%}; the "
+        "baseline gets the rest.",
+    )
+    needs: Literal["go", "no_harm", "nothing", "winner"] = Field(
+        "go", description="What has to be shown before the next stage begins; winner: by the outcomes of ab_test."
     )
     load: LoadSection | None = Field(None, description="A load to run; without it, requests of users are judged.")
     bake: Duration | None = Field(
@@ -57,6 +88,21 @@ class StageSection(Section):
         "{alpha: 1%, metrics: [{name: latency_p95, margin: 20%}]}.",
     )
 
+    @field_validator("shares")
+    @classmethod
+    def _check_arms(cls, value: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        """Check that the shares of candidates leave something for the baseline, and no other share is named."""
+        if value and info.data.get("share") is not None:
+            raise ValueError("and share: name one of them; the candidates have the sum of their shares")
+        if value:
+            sum_shares(value)
+        return value
+
+    @property
+    def user_share(self) -> float | None:
+        """Share of the users that all candidates serve together; None: users meet none."""
+        return sum_shares(self.shares) if self.shares else self.share
+
     @field_validator("deadline")
     @classmethod
     def _check_deadline(cls, value: float | None, info: ValidationInfo) -> float | None:
@@ -66,11 +112,17 @@ class StageSection(Section):
             raise ValueError(f"must be at least bake ({format_duration(bake)}), not {format_duration(value)}")
         return value
 
+    @property
+    def has_users(self) -> bool:
+        """Do users meet the candidate in it?"""
+        return self.user_share is not None or self.replace is not None
+
 
 class ActSection(Section):
     """Something that is done before a stage, at the end, or always."""
 
     name: Name = Field(description="Name of the act.")
+    arm: Name | None = Field(None, description="With strategy ab_test: the arm whose version ${version} its hooks get.")
     hooks: Entries = Field(default_factory=list, description="Hooks, in order.")
     verify: Entries = Field(default_factory=list, description="Hooks that have to succeed after it.")
     retry_for: Duration = Field(0.0, description="How long it is tried again if it fails.")
@@ -89,6 +141,51 @@ class ActSection(Section):
         for index, entry in enumerate(value):
             if entry.kind == UNDO:
                 raise PydanticCustomError("no_undo", _NO_UNDO, {"index": index})
+        return value
+
+
+class InstancesSection(Section):
+    """How instances get the new version, one batch after the other: strategy rolling."""
+
+    least_serving: Annotated[int, within(1, 100_000)] = Field(
+        description="How many instances of each service serve at least, at any moment: what a batch takes has to leave "
+        "so many."
+    )
+    drain: Duration = Field(
+        60.0,
+        description="How long requests and sessions of a drained instance are waited for; then it is replaced all the "
+        "same.",
+    )
+    replace: Entries = Field(
+        min_length=1,
+        description="Hooks that give an instance the new version; each with an undo that gives it the old one, also "
+        "where that runs already. Those that name ${instance} are executed for each instance, others once for a batch.",
+    )
+    health: Entries = Field(
+        default_factory=list,
+        description="Hooks that succeed only if an instance works, best with its version ${version}; also executed "
+        "after the old version was brought back.",
+    )
+    healthy_within: Duration = Field(60.0, description="How long they are tried again until they succeed.")
+
+    @field_validator("replace", "health")
+    @classmethod
+    def _check_hooks(cls, value: list[HookEntry], info: ValidationInfo) -> list[HookEntry]:
+        """Refuse the entry `undo`, and hooks that cannot bring back the old version."""
+        from evaluator.hooks import make_step
+
+        for index, entry in enumerate(value):
+            if entry.kind == UNDO:
+                raise PydanticCustomError("no_undo", _NO_UNDO, {"index": index})
+            if info.field_name != "replace":
+                continue
+            try:
+                can_undo = make_step(entry.kind, entry.options).hook.can_undo()
+            except EvaluatorError as error:
+                raise ValueError(error.message) from None
+            if not can_undo:
+                text = f"{entry.kind} cannot bring back the old version: add undo, such as undo: [./deploy.sh, ...]"
+                raise PydanticCustomError("no_way_back", "{error}", {"error": text, "index": index})
         return value
 
 
@@ -154,12 +251,20 @@ def _check_lease(value: float) -> float:
 class RolloutSection(Section):
     """How a release is taken to its users."""
 
-    strategy: Literal["canary", "blue_green", "big_bang"] = Field(description="How traffic is given to the candidate.")
+    strategy: Literal["canary", "blue_green", "rolling", "ab_test", "big_bang"] = Field(
+        description="How traffic is given to the candidate."
+    )
     order: Groups | None = Field(
         None, description="Services, one after the other; services of an inner list at the same time: [[cart, shop]]."
     )
     router: dict[Name, Entry] = Field(default_factory=dict, description="Service → the hook of its router.")
+    instances: InstancesSection | None = Field(
+        None, description="With strategy rolling: how instances get the new version."
+    )
     live: LiveSection = Field(default_factory=LiveSection)
+    outcomes: OutcomesSection | None = Field(
+        None, description="With strategy ab_test: where the outcomes of users come from."
+    )
     stages: list[StageSection] = Field(min_length=1, description="The stages, in their order.")
     acts: dict[Name, list[ActSection]] = Field(
         default_factory=dict,
@@ -196,11 +301,19 @@ class RolloutSection(Section):
     def _check_stages(cls, value: list[StageSection], info: ValidationInfo) -> list[StageSection]:
         """Refuse stages that contradict each other, or the strategy."""
         strategy = info.data.get("strategy", "")
-        checks = [_find_repeated_name, _find_wrong_order, _find_wrong_shares, _find_impossible_needs]
+        is_rolling = strategy == ROLLING
+        shares = _find_wrong_batches if is_rolling else _find_wrong_shares
+        checks = [_find_repeated_name, _find_wrong_order, shares, _find_impossible_needs]
         mistakes = [mistake for check in checks for mistake in check(value)]
         mistakes += _STRATEGY_CHECKS[strategy](value) if strategy in _STRATEGY_CHECKS else []
+        mistakes += _find_keys_of_test(strategy, value, info.data)
+        if strategy and "instances" in info.data and is_rolling != (info.data["instances"] is not None):
+            needs = "needs instances: how they are replaced" if is_rolling else "replaces no instances: leave them out"
+            mistakes.append((0, f"strategy {strategy} {needs}, or use another strategy"))
+        if is_rolling and any(len(group) > 1 for group in info.data.get("order") or ()):
+            mistakes.append((0, "strategy rolling replaces one service after the other: order: [cart, shop]"))
         live: LiveSection | None = info.data.get("live")
-        exposed = next((n for n, stage in enumerate(value) if stage.share is not None), None)
+        exposed = next((n for n, stage in enumerate(value) if stage.has_users), None)
         if live is not None and exposed is not None and not (live.access_log or live.prometheus):
             text = "users meet the candidate, and nothing shows what they get: name live: {access_log: FILE}"
             mistakes.append((exposed, text))
@@ -220,7 +333,7 @@ class RolloutSection(Section):
             if name not in allowed:
                 raise ValueError(UnknownName("stage", name, allowed).message)
         # The guard has to return users at any time, whatever else was done.
-        exposed = next((n for n, stage in enumerate(stages) if stage.share is not None), None)
+        exposed = next((n for n, stage in enumerate(stages) if stage.has_users), None)
         for name, acts in value.items():
             one_way = next((act.name for act in acts if act.irreversible), None)
             if one_way is not None and exposed is not None and name not in FIXED_ACTS:
@@ -252,11 +365,11 @@ def _find_repeated_name(stages: Sequence[StageSection]) -> Mistakes:
 
 def _find_wrong_order(stages: Sequence[StageSection]) -> Mistakes:
     """Find stages without traffic that follow one with traffic."""
-    first = next((n for n, stage in enumerate(stages) if stage.share is not None), len(stages))
+    first = next((n for n, stage in enumerate(stages) if stage.has_users), len(stages))
     return [
         (position, f"{stage.name} has no share, but follows {stages[first].name}, in which users meet the candidate")
         for position, stage in enumerate(stages)
-        if position > first and stage.share is None
+        if position > first and not stage.has_users
     ]
 
 
@@ -265,13 +378,33 @@ def _find_wrong_shares(stages: Sequence[StageSection]) -> Mistakes:
     mistakes: Mistakes = []
     earlier = 0.0
     for position, stage in enumerate(stages):
-        if stage.share is None:
+        if stage.replace is not None:
+            mistakes.append((position, f"{stage.name} replaces instances, which only strategy: rolling does"))
+        if stage.user_share is None:
             continue
-        if stage.share <= earlier:
-            mistakes.append((position, f"the share has to rise, but {100 * stage.share:g}% follows {100 * earlier:g}%"))
-        earlier = stage.share
+        if stage.user_share <= earlier:
+            text = f"the share has to rise, but {100 * stage.user_share:g}% follows {100 * earlier:g}%"
+            mistakes.append((position, text))
+        earlier = stage.user_share
     if earlier != 1.0:
         mistakes.append((len(stages) - 1, "the last stage needs share: 100%, or the release never reaches all users"))
+    return mistakes
+
+
+def _find_wrong_batches(stages: Sequence[StageSection]) -> Mistakes:
+    """Find shares, and batches that do not replace all instances."""
+    mistakes: Mistakes = []
+    batches = [position for position, stage in enumerate(stages) if stage.replace is not None]
+    for position, stage in enumerate(stages):
+        if stage.share is not None:
+            text = f"{stage.name} has a share: strategy rolling has replace: 2, 25% or rest, and the share follows"
+            mistakes.append((position, text))
+        if stage.replace is not None and stage.load is not None:
+            mistakes.append((position, f"{stage.name} has a load and replaces instances: give each a stage of its own"))
+        if stage.replace == REST and position != batches[-1]:
+            mistakes.append((position, f"{stage.name} replaces the rest, so nothing is left for a later stage"))
+    if not batches or stages[batches[-1]].replace != REST:
+        mistakes.append((len(stages) - 1, "the last stage needs replace: rest, or some instances keep the old version"))
     return mistakes
 
 
@@ -281,10 +414,13 @@ def _find_impossible_needs(stages: Sequence[StageSection]) -> Mistakes:
     for position, stage in enumerate(stages):
         if stage.needs == "nothing":
             continue
-        if stage.share == 1.0 and stage.load is None:
+        if stage.replace == REST:
+            text = "no instance has the old version then, so nothing can be compared: needs: nothing; the guard watches"
+            mistakes.append((position, text))
+        elif stage.share == 1.0 and stage.load is None:
             text = "no request reaches the baseline at a share of 100 %, so nothing can be compared: needs: nothing"
             mistakes.append((position, text))
-        elif stage.share is None and stage.load is None:
+        elif not stage.has_users and stage.load is None:
             mistakes.append((position, f"{stage.name} has neither a load nor a share of the users, so it has no data"))
         elif stage.load is None and not stage.bake:
             mistakes.append((position, f"{stage.name} needs {stage.needs}, so it needs a time: bake: 10m"))
@@ -293,7 +429,7 @@ def _find_impossible_needs(stages: Sequence[StageSection]) -> Mistakes:
 
 def _check_canary(stages: Sequence[StageSection]) -> Mistakes:
     """Find what a canary cannot be: it has a stage with a part of the traffic."""
-    if any(stage.share is not None and stage.share < 1 for stage in stages):
+    if any(stage.user_share is not None and stage.user_share < 1 for stage in stages):
         return []
     return [(0, "a canary needs a stage with a share below 100%; without one it is strategy: big_bang or blue_green")]
 
@@ -303,16 +439,36 @@ def _check_one_switch(stages: Sequence[StageSection]) -> Mistakes:
     return [
         (position, "this strategy moves all traffic at once: share: 100%, or strategy: canary")
         for position, stage in enumerate(stages)
-        if stage.share is not None and stage.share < 1
+        if stage.user_share is not None and stage.user_share < 1
     ]
 
 
 def _check_blue_green(stages: Sequence[StageSection]) -> Mistakes:
     """Find what a blue-green release cannot be: it is judged before the switch."""
-    is_judged = any(stage.share is None and stage.needs != "nothing" for stage in stages)
+    is_judged = any(stage.user_share is None and stage.needs != "nothing" for stage in stages)
     before = [] if is_judged else [(0, "blue-green needs a stage with a load before the switch, which needs go")]
     return [*_check_one_switch(stages), *before]
 
 
-_STRATEGY_CHECKS = {"canary": _check_canary, "blue_green": _check_blue_green, "big_bang": _check_one_switch}
+def _find_keys_of_test(strategy: str, stages: Sequence[StageSection], known: dict[str, Any]) -> Mistakes:
+    """Find what only an A/B test has, in another strategy, and outcomes that cannot decide one. `known`: other keys."""
+    if strategy == AB_TEST:
+        text = find_mistakes_of_outcomes(stages, known["outcomes"]) if "outcomes" in known else ""
+        return [(0, text)] if text else []
+    mistakes = [
+        (position, f"{stage.name} splits users between several candidates, which only strategy: ab_test does")
+        for position, stage in enumerate(stages)
+        if stage.shares or stage.needs == WINNER
+    ]
+    if strategy and known.get("outcomes") is not None:
+        mistakes.append((0, f"strategy {strategy} is not decided by outcomes: leave them out, or strategy: ab_test"))
+    return mistakes
+
+
+_STRATEGY_CHECKS = {
+    "canary": _check_canary,
+    "blue_green": _check_blue_green,
+    "ab_test": find_mistakes_of_test,
+    "big_bang": _check_one_switch,
+}
 """Strategy → finds what contradicts it."""

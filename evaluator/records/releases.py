@@ -142,6 +142,11 @@ class Run:
     """Rows in the store."""
 
     @property
+    def is_simulated(self) -> bool:
+        """Were its requests or answers made by the simulator, and not measured?"""
+        return bool(self.fingerprint.get("simulated"))
+
+    @property
     def kind(self) -> EvidenceKind:
         """Kind of its rows: requests of a load, unless the source is one of readings, outcomes or an access log."""
         return _KINDS.get(self.source, EvidenceKind.REQUESTS)

@@ -41,6 +41,19 @@ class Unanswered(StrEnum):
     STAY = "stay"
 
 
+class InstanceWork(StrEnum):
+    """What an act does with some of a service's instances, in a rollout that replaces one batch after the other."""
+
+    DRAIN = "drain"
+    """Its router gives them no new requests; those that they have are waited for."""
+    REPLACE = "replace"
+    """They get the new version."""
+    HEALTH = "health"
+    """Hooks look whether the new version works."""
+    UNDRAIN = "undrain"
+    """Its router gives them requests again: from now on they are of the candidate."""
+
+
 AFTER_STAGES = "end"
 """Stage of acts that are executed after all stages of a promotion."""
 
@@ -76,6 +89,12 @@ class Act:
     """Hooks that change nothing, and have to succeed after it."""
     keeps_baseline: bool = False
     """Does the policy say that the servers of the baseline go on serving after it?"""
+    work: InstanceWork | None = None
+    """What it does with `instances`; None: it concerns none."""
+    instances: tuple[str, ...] = ()
+    """The instances of one batch, as the router names them."""
+    arms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Arm → the servers that serve it after `drain` or `undrain`; a drained server is in none."""
 
     @property
     def is_shift(self) -> bool:
@@ -197,6 +216,29 @@ class RolloutPlan:
         """Does it change traffic?"""
         return any(isinstance(step, Act) and step.is_shift for step in self.steps)
 
+    @property
+    def replaces_instances(self) -> bool:
+        """Does it replace the instances that serve? Then users can return only to instances with the old version."""
+        return any(isinstance(step, Act) and step.work is not None for step in self.steps)
+
+    def find_arms(self, position: int, service: str) -> Mapping[str, tuple[str, ...]]:
+        """Find arm → servers of a service while a step is the current one; empty if the plan replaces no instances.
+
+        A server is of no arm from the moment at which it is drained, and of the candidate once it is undrained.
+        """
+        changed = self.find_change_of_arms(position, service)
+        step = self.steps[changed] if changed is not None else None
+        return step.arms if isinstance(step, Act) else {}
+
+    def find_change_of_arms(self, position: int, service: str) -> int | None:
+        """Find the step after which the arms of a service have the servers that they have in a step; None: none."""
+        found = None
+        for number, step in enumerate(self.steps[: position + 1]):
+            is_over = number < position or (isinstance(step, Act) and step.work is InstanceWork.DRAIN)
+            if isinstance(step, Act) and service in step.services and step.arms and is_over:
+                found = number
+        return found
+
     def hash(self) -> str:
         """Hash the plan: `sha256:…`, equal for plans that do the same."""
         canonical = json.dumps(to_plain(self), sort_keys=True, separators=(",", ":"))
@@ -255,7 +297,9 @@ def _read_step(values: dict[str, Any]) -> Step:
     if kind != "act":
         raise ValueError(f"unknown kind of step: {kind}")
     hooks = {name: tuple(HookEntry(**entry) for entry in values[name]) for name in ("hooks", "verify")}
-    return Act(**{**values, **hooks})
+    work = None if values["work"] is None else InstanceWork(values["work"])
+    arms = {arm: tuple(names) for arm, names in values["arms"].items()}
+    return Act(**{**values, **hooks, "work": work, "instances": tuple(values["instances"]), "arms": arms})
 
 
 class EventKind(StrEnum):
@@ -283,6 +327,8 @@ class EventKind(StrEnum):
     RETURNED = "returned"
     """The router was set to the baseline, and says so when it is read back."""
     RETURN_FAILED = "return_failed"
+    KEPT = "kept"
+    """Too few instances have the old version: users stay at the new ones until instances are restored."""
     UNDO_BEGUN = "undo_begun"
     """All acts that may have been executed are being undone."""
     UNDONE = "undone"
@@ -349,7 +395,7 @@ class Event:
     note: str = ""
     """Of `judged`: a sentence on all services together."""
     arm: str = ""
-    """Of `judged`: the arm that won; empty: none."""
+    """Of `judged`, and of `ended` if it was promoted: the arm that won an A/B test; empty: none."""
     is_sound: bool = False
     """Of `judged`, where an arm is to win: can its data be believed? Then no winner means that no arm has won."""
     outcome: RolloutOutcome | None = None

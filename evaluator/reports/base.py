@@ -22,6 +22,7 @@ from evaluator.records import (
     VerdictWord,
 )
 from evaluator.wording import (
+    USERS,
     format_arm_value,
     format_change,
     format_count,
@@ -284,13 +285,13 @@ def write_title(verdict: Verdict) -> str:
 def describe_data(evidence: Evidence) -> str:
     """Say how much data was judged, the arms joined by `+`, baseline first; empty without arms.
 
-    `judged on 5 min, 84,112 + 84,590 requests, 3 + 3 instances`; for outcomes alone `judged on 1,200 + 1,180 units`.
+    `judged on 5 min, 84,112 + 84,590 requests, 3 + 3 instances`; for outcomes alone `judged on 1,200 + 1,180 users`.
     """
     arms = evidence.arms
     if not arms:
         return ""
     has_units = any(arm.units for arm in arms)
-    units = f"{_join_counts(arm.units for arm in arms)} units"
+    units = f"{_join_counts(arm.units for arm in arms)} {USERS}"
     if has_units and not any(arm.requests for arm in arms):
         return f"judged on {units}"
     requests = _join_counts(arm.requests for arm in arms)

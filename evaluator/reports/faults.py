@@ -17,6 +17,8 @@ WIDE_S = 120.0
 """An onset is "about" a time, and its range is written, if the range is longer."""
 TIMES_FROM = 1.5
 """From this ratio on a response takes `1.5 times as long`, below it `40 % longer`."""
+LEAST_EXPECTED = 0.5
+"""Failures at a place that have to be expected from the baseline before its share is written; else it is 0 %."""
 NOTHING_SHOWN = (
     "In failures and response times no endpoint, instance or time stands out:"
     " where a fault is, if there is one, is not known."
@@ -187,7 +189,9 @@ def _write_size(fault: Fault) -> Iterable[FaultText]:
         return
     if fault.candidate is None or fault.baseline is None:
         return
-    share, usual = (f"{format_number(value * 100)} %" for value in (fault.candidate, fault.baseline))
+    # A share of which not even one failure is expected at this place is none that anybody has seen.
+    baseline = fault.baseline if fault.baseline * fault.requests >= LEAST_EXPECTED else 0.0
+    share, usual = (f"{format_number(value * 100)} %" for value in (fault.candidate, baseline))
     yield FaultText(f": {share} of {count_of(fault.requests, 'request')} failed (baseline: {usual})")
     if fault.kinds:
         yield FaultText(", most with ")

@@ -11,10 +11,7 @@ from typing import Any
 from evaluator.records import ArmSummary, VerdictWord
 from evaluator.reports.base import VERDICT_WORDS
 from evaluator.reports.templating import format_moment
-from evaluator.wording import format_count
-
-USERS = "users"
-"""What the units of a test are called for people; the test may have assigned sessions or other units."""
+from evaluator.wording import USERS, format_count
 
 
 def describe_arms(arms: Sequence[ArmSummary]) -> tuple[list[str], list[tuple[str, list[str]]]]:

@@ -27,6 +27,7 @@ from evaluator.figures import (
     draw_shift,
     draw_timeline,
     draw_units,
+    draw_windows,
     explain_timeline,
     pick_decisive,
     rank_by_margin,
@@ -51,11 +52,11 @@ from evaluator.reports.base import (
 from evaluator.reports.failures import HEAD as FAILURE_HEAD
 from evaluator.reports.failures import describe_kinds, list_failure_rows
 from evaluator.reports.faults import NOTHING_SHOWN, list_parts
-from evaluator.reports.history import USERS, describe_arms, describe_candidates, describe_runs, list_happenings
+from evaluator.reports.history import describe_arms, describe_candidates, describe_runs, list_happenings
 from evaluator.reports.iterations import describe_iteration
 from evaluator.reports.summary import summarise
 from evaluator.reports.templating import format_moment, identify, make_environment, read_template, to_yaml
-from evaluator.wording import count_of, format_count, format_duration, format_number
+from evaluator.wording import USERS, count_of, format_count, format_duration, format_number
 
 HALF = 516
 """Width (px) of a figure in one of two columns."""
@@ -345,6 +346,8 @@ class _Report:
             figures = []
             if over_time:
                 figures.append(self._embed(draw_over_time(row, over_time, color=self.colors[row.arm])))
+            if windows := metric_data.get("windows"):
+                figures.append(self._embed(draw_windows(row, windows, color=self.colors[row.arm])))
             if units:
                 note = f"{units['hidden']} with fewer requests are not shown." if units["hidden"] else ""
                 figures.append(self._embed(draw_units(row, units, colors=self.colors), note=note))

@@ -105,9 +105,15 @@ class HeatRow:
 
     verdict: Verdict
     comparisons: tuple[Comparison | None, ...]
-    """One for each metric: of the arm that the verdict is about; `None`: the release does not have the metric."""
+    """One for each metric: of the arm that the verdict is about, or, where it is about several, of the one with the
+    worst status; `None`: the release does not have the metric."""
     endpoints: ScanCount | None
     """`None`: no endpoint was compared."""
+
+    @property
+    def is_of_several(self) -> bool:
+        """Are its cells of several candidates, none of which the verdict chose? Then each has to name its candidate."""
+        return not find_chosen_arm(self.verdict) and len({row.arm for row in self.verdict.evidence.comparisons}) > 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,10 @@ class TrafficStatus(Protocol):
         """Have all routers said, when they were read back, that all traffic is at the baseline?"""
 
     @property
+    def kept(self) -> str:
+        """Why users stay at new instances until these are restored; empty: they return, or that is tried again."""
+
+    @property
     def counted(self) -> str:
         """What routers have counted of the candidates' requests: a part of a sentence; empty if they do not say."""
 
@@ -133,6 +137,14 @@ class StepFindings(Protocol):
     @property
     def note(self) -> str:
         """A sentence on all services together; empty: they are not judged together."""
+
+    @property
+    def arm(self) -> str:
+        """The arm that won; empty: none has."""
+
+    @property
+    def is_sound(self) -> bool:
+        """Where an arm is to win: can the data be believed?"""
 
 
 class StepJudge(Protocol):

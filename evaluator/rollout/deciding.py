@@ -142,9 +142,35 @@ def _decide_observation(
         return _stop(f"{step.name} could not be observed")
     if progress.begun_at is None:
         return Decision(Todo.OBSERVE, position)
+    if step.needs is StepNeeds.WINNER:
+        return _decide_winner(plan, progress, step, position, progress.begun_at, now)
     if progress.agreed and not progress.declined_by:
         return Decision(Todo.PASS, position, f"{', '.join(sorted(progress.agreed))} agreed")
     return _look(plan, progress, step, position, progress.begun_at, now)
+
+
+def _decide_winner(
+    plan: RolloutPlan, progress: RolloutProgress, step: Observe, position: int, begun_at: float, now: float
+) -> Decision:
+    """Decide what follows at the planned end of an A/B test: an arm wins, or none does, and all go back.
+
+    Outcomes are judged once. If they cannot be believed, people are asked, and an agreement is to judge them once more:
+    no person can let an arm win.
+    """
+    if now < begun_at + step.bake_s:
+        return Decision(Todo.WAIT, position, until=begun_at + step.bake_s)
+    if JudgedAt.BAKE not in progress.looks:
+        return Decision(Todo.JUDGE, position, look=JudgedAt.BAKE)
+    if progress.is_sound and progress.verdict == GO and progress.winner:
+        return Decision(Todo.PASS, position, f"{progress.winner} has won")
+    if progress.is_sound:
+        return _stop(f"no arm won {step.name}", StopCause.NO_WINNER)
+    if JudgedAt.DEADLINE in progress.looks:
+        return _stop(f"the data of {step.name} cannot be believed, also at a second look: {progress.doubt}")
+    if progress.agreed and not progress.declined_by:
+        return Decision(Todo.JUDGE, position, look=JudgedAt.DEADLINE)
+    why = f"no arm can win {step.name}, because its data cannot be believed: {progress.doubt or 'it is not known why'}"
+    return _ask(plan, progress, position, now, f"{why}; an agreement is to read and judge them once more")
 
 
 def _look(
@@ -190,14 +216,15 @@ def _ask(plan: RolloutPlan, progress: RolloutProgress, position: int, now: float
 def _go_back(plan: RolloutPlan, progress: RolloutProgress) -> Decision:
     """Return the traffic first; then undo the acts; then the final acts.
 
+    Where instances were replaced, users return as far as old ones can carry them; undoing restores the others.
     Where acts may have taken down the servers of the baseline, they are undone first: users return only if that, a hook
     of the policy, the router or a person says that the baseline serves, and otherwise people are waited for.
     """
+    if progress.held:
+        return Decision(Todo.WAIT, why=progress.why_held)
     if progress.taken_down_by:
-        if progress.held:
-            return Decision(Todo.WAIT, why=progress.why_held)
         return Decision(Todo.UNDO, why=progress.why_back)
-    if not progress.returned and progress.was_shifted(plan):
+    if not progress.returned and not progress.kept and progress.was_shifted(plan):
         return Decision(Todo.RETURN, why=progress.why_back)
     if any(progress.states[number] in MAY_HAVE_ACTED for number in list_undoable(plan)):
         return Decision(Todo.UNDO, why=progress.why_back)

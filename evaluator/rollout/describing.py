@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from evaluator.intents.rollout_progress import RolloutProgress, StepState, fold
+from evaluator.records import BASELINE, CANDIDATE
 from evaluator.records.rollouts import (
     Act,
     Event,
@@ -36,6 +37,7 @@ _CODES = {
     StopCause.NO_GO: TURNED_BACK,
     StopCause.GUARD: TURNED_BACK,
     StopCause.PEOPLE: NOT_ALLOWED,
+    StopCause.NO_WINNER: NOT_ALLOWED,
     StopCause.FAILURE: FAILED,
 }
 
@@ -52,6 +54,7 @@ _TEXTS = {
     EventKind.STOPPED: "goes back to the baseline",
     EventKind.RETURNED: "all traffic is at the baseline again",
     EventKind.RETURN_FAILED: "the traffic could not be returned, and it is tried again",
+    EventKind.KEPT: "users stay at new instances until these are restored",
     EventKind.UNDO_BEGUN: "the acts are being undone",
     EventKind.UNDONE: "the acts are undone",
     EventKind.UNDO_FAILED: "not all acts are undone",
@@ -60,10 +63,17 @@ _TEXTS = {
 }
 
 
+def describe_outcome(outcome: RolloutOutcome, winner: str = "") -> str:
+    """Describe how a rollout ended. `winner`: the arm that won an A/B test; empty: none, or it was no test."""
+    if outcome is RolloutOutcome.PROMOTED and winner:
+        return f"promoted: all users have {winner}, the arm that won"
+    return OUTCOMES[outcome]
+
+
 def describe_event(plan: RolloutPlan, event: Event) -> str:
     """Describe an event in one line."""
     if event.kind is EventKind.ENDED and event.outcome is not None:
-        return f"{plan.release} is {OUTCOMES[event.outcome]}"
+        return f"{plan.release} is {describe_outcome(event.outcome, event.arm)}"
     what = _describe_judgement(event) if event.kind is EventKind.JUDGED else _TEXTS.get(event.kind, str(event.kind))
     if event.person:
         what = f"{what} by {event.person}"
@@ -79,6 +89,8 @@ def _describe_judgement(event: Event) -> str:
     if not event.verdict:
         return "has ended"
     word = event.verdict.replace("_", "-").upper()
+    if event.arm:
+        return f"is {word}: {event.arm} has won"
     harm = ", no harm shown" if event.no_harm else ""
     return f"is {word}{harm} ({LOOKS[event.look]})"
 
@@ -125,7 +137,7 @@ def describe_now(
     `now`: seconds since 1970. `missing`: what the newest judgement found missing.
     """
     if progress.outcome is not None:
-        return f"{plan.release} is {OUTCOMES[progress.outcome]}"
+        return f"{plan.release} is {describe_outcome(progress.outcome, progress.winner)}"
     if progress.going_back and progress.held:
         return f"{plan.release} is to go back, and is held: {progress.why_held}"
     if progress.going_back:
@@ -150,12 +162,30 @@ def _list_parts(
         yield step.environment
         if step.needs is not StepNeeds.NOTHING:
             yield f"needs {step.needs.label}"
+    yield from describe_new_instances(plan, position, progress)
     if exposed := progress.exposed(plan):
         yield f"{format_number(100 * exposed)} % of the users"
     if decision.until is not None and decision.todo is Todo.WAIT:
         yield f"{format_duration(max(round(decision.until - now), 0))} left"
     if text := explain_missing(plan, progress, missing):
         yield text
+
+
+def describe_new_instances(plan: RolloutPlan, position: int, progress: RolloutProgress | None = None) -> Iterator[str]:
+    """Yield how many instances of each service have the new version in a step; nothing if none are replaced.
+
+    `progress`: leaves out services of which no batch has begun yet.
+    """
+    for service in plan.services:
+        changed = plan.find_change_of_arms(position, service)
+        acts = [step for step in plan.steps if isinstance(step, Act) and step.arms and service in step.services]
+        is_begun = changed is not None and (progress is None or progress.states[changed] is not StepState.WAITING)
+        if not acts or not is_begun:
+            continue
+        new = len(plan.find_arms(position, service).get(CANDIDATE, ()))
+        of_all = count_of(len(acts[-1].arms[BASELINE]) + len(acts[-1].arms[CANDIDATE]), "instance")
+        name = f" of {service}" if len(plan.services) > 1 else ""
+        yield f"{new} of {of_all}{name} {'is' if new == 1 else 'are'} new"
 
 
 def write_ways_on(plan: RolloutPlan, progress: RolloutProgress) -> str:

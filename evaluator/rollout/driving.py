@@ -123,11 +123,11 @@ class Driver:
             case Todo.STOP:
                 self._stop_rollout(progress, decision.why, decision.cause)
             case Todo.RETURN:
-                self._return(decision.why)
+                self._return(decision.why, progress)
             case Todo.UNDO:
                 self._undo(decision.why, progress)
             case Todo.READ_BACK:
-                self._read_back()
+                self._read_back(progress.winner or CANDIDATE)
             case Todo.END:
                 self._end(decision)
             case _:
@@ -214,7 +214,8 @@ class Driver:
                 return
             self._add_of_step(
                 EventKind.JUDGED, decision, look=decision.look, verdict=str(found.word), no_harm=found.no_harm,
-                data_hash=found.data_hash, text="; ".join(found.missing), note=found.note,
+                data_hash=found.data_hash, text="; ".join(found.missing), note=found.note, arm=found.arm,
+                is_sound=found.is_sound,
             )  # fmt: skip
             return
 
@@ -254,23 +255,34 @@ class Driver:
         if problem := progress.explain_no_return(self.plan):
             self._hold(f"{why}; {problem}")
             return
-        if progress.was_shifted(self.plan):
+        if progress.was_shifted(self.plan) and self._has_guard(progress):
             with suppress(EvaluatorError):  # it is tried again
                 self.parts.traffic.back(why, "driver")
         self._add(Event(EventKind.STOPPED, self.parts.clock.now(), text=why, cause=cause))
+
+    def _has_guard(self, progress: RolloutProgress) -> bool:
+        """Can the guard return users? Not to old instances, once all were replaced for good and its watch has ended."""
+        return not (self.plan.replaces_instances and progress.confirmed)
 
     def _hold(self, why: str) -> None:
         """Hold a rollout until a person decides, and say by which commands."""
         self._add(Event(EventKind.HELD, self.parts.clock.now(), text=why))
         self.parts.report.say(write_ways_on(self.plan, self._read_progress()))
 
-    def _return(self, why: str) -> None:
+    def _return(self, why: str, progress: RolloutProgress) -> None:
         """Return the traffic once; if that fails, the next decision is the same."""
         problem = ""
+        if not self._has_guard(progress):
+            text = "all instances have the new version, and are restored one batch after the other"
+            self._add(Event(EventKind.KEPT, self.parts.clock.now(), text=text))
+            return
         try:
             status = self.parts.traffic.back(why, "driver")
             if status.is_returned:
                 self._add(Event(EventKind.RETURNED, self.parts.clock.now(), text=status.counted))
+                return
+            if status.kept:
+                self._add(Event(EventKind.KEPT, self.parts.clock.now(), text=status.kept))
                 return
         except EvaluatorError as error:
             problem = error.message
@@ -289,6 +301,9 @@ class Driver:
         while (result := self._call_act(lambda: self.parts.effects.roll_back(why))).state == "waiting":
             self._say_once(f"the acts are not undone yet: {result.text}")
             self._pause(POLL_S)
+        if progress.kept and result.state != "done":  # users may be at instances that are not restored
+            self._hold(f"not all instances are restored: {result.text}")
+            return
         if progress.taken_down_by:
             if problem := self._explain_not_returned():
                 self._hold(f"the acts are not undone: {result.text or problem}")
@@ -304,8 +319,8 @@ class Driver:
         except EvaluatorError as error:
             return error.message
 
-    def _read_back(self) -> None:
-        """Ask the routers whether the candidate has all traffic; then the guard has nothing more to watch."""
+    def _read_back(self, arm: str) -> None:
+        """Ask the routers whether a candidate has all traffic; then the guard has nothing more to watch."""
         now = self.parts.clock.now()
         try:
             status = self.parts.traffic.renew()
@@ -313,7 +328,7 @@ class Driver:
             self._say_once(f"the shares cannot be read back: {error.message}")
             self.parts.clock.wait(POLL_S)
             return
-        if problem := is_at_candidate(self.plan, status.realised):
+        if problem := is_at_candidate(self.plan, status.realised, arm):
             self._add(Event(EventKind.DRIFTED, now, text=problem))
             # The guard sets the shares again at its next look at the router.
             until = self.parts.clock.monotonic() + self.plan.guard.health_s + POLL_S
@@ -327,7 +342,7 @@ class Driver:
             self._say_once(f"the watch of the guard has not ended, so what comes last waits: {error.message}")
             self._pause(POLL_S)
             return
-        text = "; ".join(filter(None, (f"all traffic is at {CANDIDATE}", status.counted)))
+        text = "; ".join(filter(None, (f"all traffic is at {arm}", status.counted)))
         self._add(Event(EventKind.READ_BACK, now, text=text))
 
     def _end(self, decision: Decision) -> None:
@@ -343,7 +358,8 @@ class Driver:
                 if clock.monotonic() >= until:
                     break
                 clock.wait(POLL_S)
-        self._add(Event(EventKind.ENDED, self.parts.clock.now(), outcome=decision.outcome))
+        winner = self._progress.winner if self._progress and decision.outcome is RolloutOutcome.PROMOTED else ""
+        self._add(Event(EventKind.ENDED, self.parts.clock.now(), outcome=decision.outcome, arm=winner))
 
     # ------------------------------------------------------------------ what people say
 

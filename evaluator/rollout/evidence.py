@@ -18,6 +18,8 @@ import numpy as np
 
 from evaluator.assess import ReleaseData
 from evaluator.errors import InputError, UnknownName, UsageError
+from evaluator.metrics import METRICS
+from evaluator.metrics.outcome_base import OutcomeMetric
 from evaluator.pipeline.assessing import Judged
 from evaluator.pipeline.judging import judge_runs, keep_verdict, name_step
 from evaluator.pipeline.landing import land_release, with_present_facts
@@ -29,7 +31,10 @@ from evaluator.records import (
     Cells,
     Evidence,
     EvidenceKind,
+    Level,
+    MetricStatus,
     Release,
+    Role,
     Run,
     RunFacts,
     RunState,
@@ -48,6 +53,8 @@ from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
 from evaluator.wording import format_count, format_number, write_check_name
 
+OF_OUTCOMES = frozenset(kind for kind, metric in METRICS.items() if issubclass(metric, OutcomeMetric))
+"""Types of metrics that compare outcomes of users."""
 EARLY_S = 5.0
 """How long before its begin was written a step's requests may begin."""
 
@@ -68,6 +75,10 @@ class StepEvidence:
     """Judged requests of the candidate."""
     note: str = ""
     """A sentence on all services together."""
+    arm: str = ""
+    """The arm that won an A/B test; empty: none has."""
+    is_sound: bool = False
+    """Of the planned end of an A/B test: can its data be believed?"""
 
 
 # ------------------------------------------------------------------ the policy
@@ -96,18 +107,26 @@ def make_step_policy(policy: Policy, plan: RolloutPlan, step: Observe) -> Policy
 
 def _make_frozen(frozen: Mapping[str, Any], plan: RolloutPlan, step: Observe, origin: str) -> Policy:
     """Make the policy of a step. `frozen`: what `freeze_policy` wrote; `origin`: for messages."""
-    values = dict(frozen)
-    stages = values.pop("rollout", {}).get("stages", ())
-    overrides: dict[str, Any] = next((stage.get("policy", {}) for stage in stages if stage["name"] == step.stage), {})
-    overridden = parse_policy(override_policy(values, overrides), origin=origin)  # 1% becomes 0.01
-    values, alpha = dict(overridden.effective), overridden.rulebook.alpha
-    share = 1 / count_looks(step)
+    values = read_step_values(frozen, step, origin)
+    alpha, share = float(values["alpha"]), 1 / count_looks(step)
+    if step.arm_shares:  # outcomes are judged at the planned end, apart from requests
+        requests = [metric for metric in values.pop("metrics") if metric["type"] not in OF_OUTCOMES]
+        values |= {"metrics": requests} if requests else {}
     values |= {
         "alpha": alpha * share,
         "alpha_no_go": min(plan.alpha_no_go, alpha) * share,
         "monitoring": {**values.get("monitoring", {}), "early_go": False},
     }
     return parse_policy(values, origin=origin)
+
+
+def read_step_values(frozen: Mapping[str, Any], step: Observe, origin: str) -> dict[str, Any]:
+    """Read what judges a step of a frozen policy, with the overrides of its stage; shares and times are numbers."""
+    values = dict(frozen)
+    stages = values.pop("rollout", {}).get("stages", ())
+    overrides: dict[str, Any] = next((stage.get("policy", {}) for stage in stages if stage["name"] == step.stage), {})
+    overridden = parse_policy(override_policy(values, overrides), origin=origin)  # 1% becomes 0.01
+    return {**overridden.effective, "alpha": overridden.rulebook.alpha}
 
 
 def count_looks(step: Observe) -> int:
@@ -223,7 +242,8 @@ class _Asked:
             self.look is JudgedAt.MEANWHILE and self.judged_at.timestamp() >= started + self.step.bake_s
         )
         seconds = self.step.deadline_s if is_late else self.step.bake_s
-        return StepTime(self.step, started, started + seconds, list_servers(self.rollout, service))
+        servers = self.plan.find_arms(self.position, service) or list_servers(self.rollout, service)
+        return StepTime(self.step, started, started + seconds, servers)
 
     def is_read(self, runs: Sequence[Run], time: StepTime) -> bool:
         """Were all requests of the look read?"""
@@ -259,7 +279,7 @@ def _judge_service(asked: _Asked, service: str) -> tuple[StepEvidence, Judged | 
         return _show_nothing(why), None
     time = asked.find_time(runs, service)
     policy = frozen_policy(asked.rollout, asked.plan, asked.step)
-    release = _narrow_release(asked.store.control.release(asked.plan.release), service)
+    release = narrow_release(asked.store.control.release(asked.plan.release), service)
     try:
         verdict, judged = judge_runs(
             asked.store,
@@ -276,7 +296,8 @@ def _judge_service(asked: _Asked, service: str) -> tuple[StepEvidence, Judged | 
     stored = asked.store.data.runs(asked.plan.release)
     verdict = name_step(verdict, runs[:1], list_steps(stored), policy, asked=asked.step.name)
     verdict = replace(verdict, step=asked.step.name, environment=asked.step.environment)
-    is_kept = asked.look is not JudgedAt.MEANWHILE or verdict.word is VerdictWord.NO_GO
+    is_harm = verdict.word is VerdictWord.NO_GO or bool(asked.step.arm_shares and find_harmed_arms(judged))
+    is_kept = asked.look is not JudgedAt.MEANWHILE or is_harm
     if is_kept:
         keep_verdict(asked.store, verdict)
     return _to_evidence(asked, verdict, judged, service), judged
@@ -287,7 +308,7 @@ def _begins_before(run: Run, time: StepTime) -> bool:
     return run.kind is not EvidenceKind.LIVE or run.started is None or run.started.timestamp() < time.ends
 
 
-def _narrow_release(release: Release, service: str) -> Release:
+def narrow_release(release: Release, service: str) -> Release:
     """Keep one service of a release; one without services stays as it is."""
     services = tuple(known for known in release.services if known.name == service)
     return replace(release, services=services) if services else release
@@ -360,11 +381,14 @@ def _to_evidence(asked: _Asked, verdict: Verdict, judged: Judged, service: str) 
     """Say what a verdict shows of a step."""
     harm = tuple(find_missing(asked.plan, asked.step, judged))
     word, no_harm = verdict.word, not harm
+    harmed = find_harmed_arms(judged) if asked.step.arm_shares else ()
+    if harmed:  # users of one arm alone are harmed, too
+        word, no_harm = VerdictWord.NO_GO, False
     if asked.look is JudgedAt.MEANWHILE:  # a look that was not paid for
         word, no_harm = (word if word is VerdictWord.NO_GO else VerdictWord.INCONCLUSIVE), False
     missing = harm
     if word is VerdictWord.NO_GO or (asked.step.needs is StepNeeds.GO and word is not VerdictWord.GO):
-        missing = tuple(reason.text for reason in verdict.reasons)
+        missing = tuple(reason.text for reason in verdict.reasons if not harmed or reason.arm in harmed)
     elif asked.step.needs is StepNeeds.GO:
         missing = ()
     name = f"{service}: " if len(asked.step.services) > 1 else ""
@@ -373,9 +397,21 @@ def _to_evidence(asked: _Asked, verdict: Verdict, judged: Judged, service: str) 
         no_harm=no_harm,
         missing=tuple(f"{name}{text}" for text in dict.fromkeys(missing)),
         data_hash=verdict.data_hash,
-        verdict_hash=_hash(to_json(replace(verdict, figures=None))),
+        verdict_hash=hash_texts(to_json(replace(verdict, figures=None))),
         exposed=sum(n for arm, n in _count_judged(judged.evidence, asked.step).items() if arm != BASELINE),
     )
+
+
+def find_harmed_arms(judged: Judged) -> tuple[str, ...]:
+    """Find the candidates that are NO-GO by themselves, also where the verdict on all of them is not."""
+    if any(finding.level is Level.FAIL and finding.void for finding in judged.evidence.findings):
+        return ()
+    broken = [
+        comparison.arm
+        for comparison in judged.judgement.comparisons
+        if comparison.status is MetricStatus.FAIL and comparison.rule.role is Role.GATE
+    ]
+    return tuple(dict.fromkeys(broken))
 
 
 def find_missing(plan: RolloutPlan, step: Observe, judged: Judged) -> Iterator[str]:
@@ -387,7 +423,7 @@ def find_missing(plan: RolloutPlan, step: Observe, judged: Judged) -> Iterator[s
         yield from (reason.text for reason in judged.judgement.reasons)
     least = max(step.least, 1)
     counts = _count_judged(judged.evidence, step)
-    arms = [BASELINE, *(arm for arm in counts if arm != BASELINE)]
+    arms = [BASELINE, *(step.arm_shares or (arm for arm in counts if arm != BASELINE))]
     if len(arms) < 2:
         yield "no requests of a candidate were judged"
     for arm in arms:
@@ -417,7 +453,7 @@ def _count_judged(evidence: Evidence, step: Observe) -> Mapping[str, int]:
     }
 
 
-def _hash(*texts: str) -> str:
+def hash_texts(*texts: str) -> str:
     """Hash texts: `sha256:…`."""
     return "sha256:" + hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
@@ -437,7 +473,7 @@ def _join(parts: Sequence[StepEvidence]) -> StepEvidence:
         word=word,
         no_harm=all(part.no_harm for part in parts),
         missing=tuple(dict.fromkeys(text for part in harm_first for text in part.missing)),
-        data_hash=_hash(*(part.data_hash for part in parts)),
-        verdict_hash=_hash(*(part.verdict_hash for part in parts)),
+        data_hash=hash_texts(*(part.data_hash for part in parts)),
+        verdict_hash=hash_texts(*(part.verdict_hash for part in parts)),
         exposed=sum(part.exposed for part in parts),
     )

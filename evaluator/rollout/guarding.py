@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from evaluator.guard.routers import ServiceRouter
 from evaluator.guard.setup import GuardedService, GuardSetup, GuardStatus
 from evaluator.hooks import HookContext, Outcome, Step
 from evaluator.hooks.base import Action
+from evaluator.hooks.haproxy_instances import HaProxyInstances
 from evaluator.hooks.router import show_shares
 from evaluator.policy import Policy
 from evaluator.records import Release
@@ -56,19 +58,27 @@ class GuardedTraffic:
             self.open()
             return self._client.renew(self.setup.name)
 
-    def set_shares(self, service: str, shares: Mapping[str, float], words: Mapping[str, str]) -> Outcome:
+    def set_shares(
+        self,
+        service: str,
+        shares: Mapping[str, float],
+        words: Mapping[str, str],
+        servers: Mapping[str, Sequence[str]] | None = None,
+    ) -> Outcome:
         """Give the arms of a service their shares. Raises HookError and MaybeSent as a router does.
+
+        `servers`: arm → its instances, where these are replaced.
 
         A guard that was killed meanwhile is started again, and asked again: the same shares twice do no harm.
         """
         try:
-            realised = self._client.set_shares(self.setup.name, service, shares, words)
+            realised = self._client.set_shares(self.setup.name, service, shares, words, servers)
         except AnswerLost as lost:
             try:
                 self.renew()
             except HookError:
                 raise lost from None
-            realised = self._client.set_shares(self.setup.name, service, shares, words)
+            realised = self._client.set_shares(self.setup.name, service, shares, words, servers)
         texts = [f"the guard has set the shares: {show_shares(realised.shares)}", *realised.notes]
         return Outcome("acknowledged", "; ".join(texts), earlier=realised.earlier)
 
@@ -124,7 +134,9 @@ class GuardedTraffic:
             self._client.close(self.setup.name, promoted=promoted)
 
     def wrap(self, entry: HookEntry, step: Step) -> Step:
-        """Make the hook of a shift, of which the guard sets the shares."""
+        """Make the hook of a shift, of which the guard sets the shares, or drains and undrains instances."""
+        if isinstance(step.hook, HaProxyInstances):
+            return Step(GuardedInstances(step.hook, self), step.required, step.time_limit_s)
         shares = {arm: float(share) for arm, share in entry.options["shares"].items()}
         return Step(GuardedRouter(step.hook, self, shares), step.required, step.time_limit_s)
 
@@ -133,6 +145,7 @@ class GuardedRouter:
     """A router whose shares the guard sets; everything else does the router itself."""
 
     def __init__(self, router: Any, traffic: GuardedTraffic, shares: Mapping[str, float]) -> None:
+        """`shares`: arm → the share that it gets."""
         self._router, self._traffic, self._shares = router, traffic, shares
         self.kind: str = router.kind
         self.idempotent: bool = router.idempotent
@@ -180,6 +193,26 @@ class GuardedRouter:
         return list(self._router.list_secrets())
 
 
+class GuardedInstances(GuardedRouter):
+    """Instances that the guard drains and undrains; requests that they work on are waited for here."""
+
+    def __init__(self, router: HaProxyInstances, traffic: GuardedTraffic) -> None:
+        self._instances, self._arms = router, router.batch.arms
+        serving = sum(len(names) for names in self._arms.values())
+        shares = {arm: len(names) / max(serving, 1) for arm, names in self._arms.items()}
+        super().__init__(router, traffic, shares)
+
+    def execute(self, context: HookContext) -> Outcome:
+        """Ask the guard; then wait for the sessions of what it drained."""
+        if context.dry_run:
+            return self._instances.execute(context)
+        batch = self._instances.batch
+        done = self._traffic.set_shares(context.service, self._shares, context.known_words(), self._arms)
+        if batch.do == "undrain":
+            return replace(done, did=f"{', '.join(batch.servers)} served again; {done.did}", earlier=None)
+        return Outcome("acknowledged", self._instances.describe_drained())
+
+
 def make_setup(rollout: Rollout, plan: RolloutPlan, policy: Policy, release: Release) -> GuardSetup:
     """Make what the guard is asked to guard. `policy`: that of the start. Raises HookError."""
     section = policy.rollout
@@ -191,14 +224,16 @@ def make_setup(rollout: Rollout, plan: RolloutPlan, policy: Policy, release: Rel
         entry = section.router[service]
         path = section.live.find_log(service)
         log = policy.access_log.model_dump(mode="json") if policy.access_log else {}
+        least_serving = section.instances.least_serving if section.instances else 0
         services.append(
             GuardedService(
                 service=service,
                 kind=entry.kind,
                 options=entry.options,
-                words=_list_words(release, service),
+                words=list_versions(release, service),
                 access_log=Path(path) if path else None,
                 log={**log, "sensitive": policy.promotion.sensitive},
+                least_serving=least_serving,
             )
         )
     return GuardSetup(rollout.id, rollout.release, tuple(services), plan.guard, plan.lease_s, make_key(rollout))
@@ -210,8 +245,8 @@ def make_key(rollout: Rollout) -> str:
     return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
 
-def _list_words(release: Release, service: str) -> dict[str, str]:
-    """List the values of the words of a router's templates."""
+def list_versions(release: Release, service: str) -> dict[str, str]:
+    """List the values of the words of a router's templates, with the versions of a service; empty: not known."""
     versions = next((known for known in release.services if known.name in (service, "")), None)
     baseline, canary = (versions.baseline, versions.canary) if versions else ("", "")
     return {"release": release.id, "service": service, "baseline": baseline, "canary": canary, "version": canary}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from evaluator.errors import EvaluatorError
@@ -82,7 +82,9 @@ def look_ahead(store: Store | None, policy: Policy, plan: RolloutPlan) -> Outloo
     for service, rate in rates.items():
         refuse_unreachable_least(policy, [step for step in steps if service in step.services], rate)
     by_step = {
-        position: tuple(_look_at(policy, section, plan, step, histories[service], service) for service in step.services)
+        position: tuple(
+            _look_at(policy, section, plan, position, step, histories[service], service) for service in step.services
+        )
         for position, step in enumerate(plan.steps)
         if isinstance(step, Observe)
     }
@@ -93,6 +95,7 @@ def _look_at(
     policy: Policy,
     section: RolloutSection,
     plan: RolloutPlan,
+    position: int,
     step: Observe,
     known: ProductionHistory,
     service: str,
@@ -102,7 +105,7 @@ def _look_at(
     if step.needs is StepNeeds.NOTHING or step.share == 1:
         return StepOutlook(service, None, None, exposed)
     rulebook = make_step_policy(policy, plan, step).rulebook
-    instances, note = _find_instances(section, step, known, service, rulebook)
+    instances, note = _find_instances(section, plan.find_arms(position, service), step, known, service, rulebook)
     if known.history is None:
         return StepOutlook(service, None, None, exposed, note)
     history = known.history
@@ -122,15 +125,25 @@ def _look_at(
 
 
 def _find_instances(
-    section: RolloutSection, step: Observe, known: ProductionHistory, service: str, rulebook: Rulebook
+    section: RolloutSection,
+    arms: Mapping[str, Sequence[str]],
+    step: Observe,
+    known: ProductionHistory,
+    service: str,
+    rulebook: Rulebook,
 ) -> tuple[tuple[int, int], str]:
-    """Find the instances of both arms in a step, and say if their loads differ too much for response times."""
+    """Find the instances of both arms in a step, and say if their loads differ too much for response times.
+
+    `arms`: arm → its servers in the step; empty: those of the router's options.
+    """
     if step.load is not None:
         replicates = int(step.load.get("replicates", 1))
         if replicates > 1:
             return (replicates, replicates), ""
         return (len(step.load["baseline"]), len(step.load["canary"])), ""
-    baseline, candidate = split_servers(count_servers(section, service))
+    baseline, candidate = split_servers(
+        {arm: len(names) for arm, names in arms.items()} or count_servers(section, service)
+    )
     if baseline is None or candidate is None:
         several = max(known.history.instances if known.history else 1, 1)
         return (several, several), ""

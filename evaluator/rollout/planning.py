@@ -8,10 +8,10 @@ from pathlib import Path
 
 from evaluator.errors import PolicyError
 from evaluator.policy import Policy
-from evaluator.policy.rollout import RolloutSection
+from evaluator.policy.rollout import AB_TEST, ROLLING, RolloutSection
 from evaluator.records import BASELINE, CANDIDATE
 from evaluator.records.rollouts import GuardLimits, Observe, RolloutPlan, StepNeeds, Unanswered
-from evaluator.rollout.contradictions import refuse_contradictions
+from evaluator.rollout.contradictions import refuse_contradictions, refuse_impossible_test
 from evaluator.rollout.strategies import STRATEGIES
 from evaluator.version import find_version
 
@@ -29,6 +29,8 @@ def make_plan(policy: Policy, release: str) -> RolloutPlan:
     _check_routers(policy, section, services)
     _check_logs(policy, section, services)
     refuse_contradictions(policy, section)
+    if section.strategy == AB_TEST:
+        refuse_impossible_test(policy, section, services)
     steps = STRATEGIES[section.strategy](section, groups)
     observations = [step for step in steps if isinstance(step, Observe) and step.needs is not StepNeeds.NOTHING]
     guard = section.guard
@@ -91,15 +93,28 @@ def _check_routers(policy: Policy, section: RolloutSection, services: tuple[str,
             hint=f"the services are {', '.join(services)}",
         )
     for service, entry in section.router.items():
-        servers = entry.options.get("servers")
-        if isinstance(servers, Mapping) and not {BASELINE, CANDIDATE} <= set(servers):
+        is_rolling = section.strategy == ROLLING
+        if entry.options.get("instances") and not is_rolling:
             raise policy.refuse(
                 ("rollout", "router", service),
-                f"its servers are those of {', '.join(servers)}, but a rollout has the arms {BASELINE} and {CANDIDATE}",
+                "it names instances, which only strategy: rolling replaces",
                 hint=f"servers: {{{BASELINE}: [b1, b2], {CANDIDATE}: [c1, c2]}}",
             )
+        if is_rolling and entry.options.get("batch"):
+            raise policy.refuse(
+                ("rollout", "router", service), "it names a batch: the stages do that", hint="remove it"
+            )
+        servers = entry.options.get("servers")
+        candidates = next((list(stage.shares) for stage in section.stages if stage.shares), [CANDIDATE])
+        if isinstance(servers, Mapping) and not {BASELINE, *candidates} <= set(servers):
+            raise policy.refuse(
+                ("rollout", "router", service),
+                f"its servers are those of {', '.join(servers)}, but the rollout has the arms "
+                f"{', '.join([BASELINE, *candidates])}",
+                hint=f"servers: {{{BASELINE}: [b1, b2], {candidates[0]}: [c1, c2]}}",
+            )
     missing = [service for service in services if service not in section.router]
-    if missing and any(stage.share is not None for stage in section.stages):
+    if missing and any(stage.has_users for stage in section.stages):
         raise PolicyError(
             f"{policy.origin}: rollout.router has no router of {', '.join(missing)}",
             hint="name the hook that changes its traffic, such as {haproxy: {socket: …, backend: …}}",

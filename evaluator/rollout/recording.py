@@ -9,20 +9,24 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 from evaluator.errors import EvaluatorError, SourceError
+from evaluator.guard.recognise import NO_SERVER
+from evaluator.intents.rollout_plans import find_winner
+from evaluator.intents.rollout_progress import fold
 from evaluator.pipeline.tailing import StopRequest, TailPlan, tail_release
-from evaluator.records import BASELINE, CANDIDATE, RunState
-from evaluator.records.rollouts import JudgedAt, Observe, Rollout
+from evaluator.records import RunState
+from evaluator.records.rollouts import EventKind, JudgedAt, Observe, Rollout, RolloutPlan, split_traffic
 from evaluator.segments import data_folder, run_folder, to_folder_name
 from evaluator.sources.access_logs.rollout_steps import RolloutStep, begin_step, read_steps
 from evaluator.sources.access_logs.tail_state import read_tail_state
 from evaluator.store import Store
+from evaluator.store.rollouts import Rollouts
 
 Say = Callable[[str], None]
 
@@ -33,6 +37,8 @@ MOST_LOADS = 3
 END_S = 20.0
 """How long the end of a log or a load is waited for."""
 _ENDED_BY = "the end of the rollout's driver"
+_CHANGES = (EventKind.BEGUN, EventKind.DONE)
+"""Events of an act after which other servers may serve an arm."""
 
 
 class LogInThread:
@@ -45,9 +51,25 @@ class LogInThread:
         self.service = plan.settings.options.service
         self.problem = ""
         """Why the log is not followed now; empty: it is."""
+        self.lines_before = 0
+        """Lines that were read while other servers served the arms."""
         self._stop = StopRequest()
         self._thread: threading.Thread | None = None
         self._ended_at = 0.0
+
+    def assign(self, arms: Mapping[str, Sequence[str]], since: float) -> None:
+        """Say which servers serve which arm since a time (epoch s): the log is followed again where they are others.
+
+        So a request counts for an arm by its server and the time, and one that began before for none.
+        """
+        patterns = {arm: tuple(names) or (NO_SERVER,) for arm, names in arms.items()}
+        if patterns == self.plan.settings.options.arms:
+            return
+        self.lines_before += self.count_lines()
+        self.end()
+        options = replace(self.plan.settings.options, arms=patterns)
+        self.plan = replace(self.plan, settings=replace(self.plan.settings, options=options))
+        self.since, self._thread, self._stop = since, None, StopRequest()
 
     def ensure(self) -> None:
         """Follow the log in a thread, if none does."""
@@ -59,10 +81,11 @@ class LogInThread:
 
     def _follow(self) -> None:
         """Follow the log until it is asked to end."""
+        stop = self._stop
         state = read_tail_state(self.folder, self.service)
         is_continued = state is not None and state.started >= self.since
         try:
-            tail_release(replace(self.plan, fresh=not is_continued), self._stop)
+            tail_release(replace(self.plan, fresh=not is_continued), stop)
             self.problem = ""
         except (EvaluatorError, OSError) as error:
             self.problem = getattr(error, "message", "") or str(error)
@@ -79,16 +102,17 @@ class LogInThread:
     def count_lines(self) -> int:
         """Count the lines that were read of this rollout."""
         state = read_tail_state(self.folder, self.service)
-        return sum(run.counts.lines for run in state.runs) if state else 0
+        is_own = state is not None and state.started >= self.since
+        return self.lines_before + (sum(run.counts.lines for run in state.runs) if state and is_own else 0)
 
     def find_step(self, name: str, begun_at: float) -> RolloutStep | None:
         """Find the step that was begun at a time or later; None: it was not yet."""
         steps = read_steps(self.folder, self.service)
         return next((step for step in steps if step.name == name and step.started >= begun_at - 1), None)
 
-    def begin_step(self, step: Observe) -> None:
-        """Let the requests from now on belong to a step."""
-        shares = {BASELINE: round(1 - step.share, 9), CANDIDATE: step.share}
+    def begin_step(self, step: Observe, winner: str) -> None:
+        """Let the requests from now on belong to a step. `winner`: the arm that won; empty: none has."""
+        shares = split_traffic(step, winner)
         seconds = step.bake_s or None
         begin_step(self.folder, self.service, step.name, shares=shares, seconds=seconds, now=time.time())
 
@@ -232,18 +256,38 @@ class StepRecorder:
     """All that records the data of one rollout."""
 
     def __init__(
-        self, store: Store, rollout: Rollout, logs: Mapping[str, TailPlan], policy_path: str, say: Say
+        self,
+        store: Store,
+        rollout: Rollout,
+        plan: RolloutPlan,
+        logs: Mapping[str, TailPlan],
+        policy_path: str,
+        say: Say,
     ) -> None:
         """`logs`: service → how its log is followed. `policy_path`: of the file that loads use; empty: none."""
         since = rollout.started_at.timestamp() - 1
-        self.store, self.rollout, self.policy_path = store, rollout, policy_path
+        self.store, self.rollout, self.plan, self.policy_path = store, rollout, plan, policy_path
         self.logs = {service: LogInThread(plan, since, say) for service, plan in logs.items()}
         self.loads: dict[int, StepLoad] = {}
 
     def follow(self) -> None:
         """Follow the logs, because users are exposed."""
+        self._assign_arms()
         for log in self.logs.values():
             log.ensure()
+
+    def _assign_arms(self) -> None:
+        """Say which servers serve which arm now, where instances are replaced. Raises StoreError."""
+        if not self.plan.replaces_instances:
+            return
+        events = Rollouts(self.store.control.file).events(self.rollout.id)
+        position = fold(self.plan, events).position(self.plan)
+        for service, log in self.logs.items():
+            changed = self.plan.find_change_of_arms(position, service)
+            if changed is None:
+                continue
+            begun = [event.at for event in events if event.step == changed and event.kind in _CHANGES]
+            log.assign(self.plan.find_arms(position, service), begun[-1] if begun else log.since)
 
     def ensure(self, position: int, step: Observe, begun_at: float) -> None:
         """Let the data of a step be recorded. Called again, it changes nothing. Raises EvaluatorError."""
@@ -252,10 +296,11 @@ class StepRecorder:
                 self.loads[position] = StepLoad(self.store, self.rollout, step, begun_at, self.policy_path)
             self.loads[position].ensure()
             return
+        self._assign_arms()
         for log in self._list_logs(step):
             log.ensure()
             if log.is_followed() and log.find_step(step.name, begun_at) is None:
-                log.begin_step(step)
+                log.begin_step(step, find_winner(Rollouts(self.store.control.file).events(self.rollout.id)))
 
     def is_closed(self, position: int, step: Observe, look: JudgedAt, begun_at: float) -> bool:
         """Are all data of a look recorded?"""

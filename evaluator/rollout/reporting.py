@@ -27,7 +27,13 @@ from evaluator.records.rollouts import (
 from evaluator.reports import VERDICT_WORDS, read_stored
 from evaluator.reports.rollout import ReportedEvent, RolloutPage, Rung, StepRequests, StepRow, StepVerdict
 from evaluator.rollout.deciding import Todo, decide
-from evaluator.rollout.describing import LOOKS, describe_needs, describe_place, write_ways_on
+from evaluator.rollout.describing import (
+    LOOKS,
+    describe_needs,
+    describe_new_instances,
+    describe_place,
+    write_ways_on,
+)
 from evaluator.rollout.locking import find_driver_of
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
@@ -63,6 +69,7 @@ _HAPPENINGS = {
     EventKind.STOPPED: "goes back",
     EventKind.RETURNED: "traffic is back at the baseline",
     EventKind.RETURN_FAILED: "traffic could not be returned",
+    EventKind.KEPT: "users stay at new instances until these are restored",
     EventKind.UNDO_BEGUN: "undoing the acts",
     EventKind.UNDONE: "acts are undone",
     EventKind.UNDO_FAILED: "acts could not all be undone",
@@ -361,7 +368,7 @@ def list_rungs(facts: RolloutFacts, plan: RolloutPlan) -> Iterator[Rung]:
         )
         yield Rung(
             name=step.name,
-            place=place,
+            place=", ".join((place, *describe_new_instances(plan, number))),
             state=state,
             needs=step.needs.label,
             note="not judged" if state == "turned" and verdict is None else note,

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from evaluator.errors import EvaluatorError, HookError, PlanNotReadable, PolicyError, Refused, StoreBusy, StoreError
+from evaluator.guard.instances import make_watch
 from evaluator.guard.recognise import find_settings
 from evaluator.guard.routers import ServiceRouter
 from evaluator.guard.setup import GuardSetup
-from evaluator.guard.watch import ServiceWatch
+from evaluator.hooks.templates import VERSIONS, list_words
 from evaluator.intents import may, why_not
 from evaluator.intents.baseline_servers import describe_missing_baseline
 from evaluator.intents.executing import LoadPolicy
@@ -22,7 +23,8 @@ from evaluator.intents.rollout_plans import explain_hold, read_plan
 from evaluator.pipeline.tailing import LATENESS_S, TailPlan
 from evaluator.policy import Policy, parse_policy
 from evaluator.policy.promotion import PromotionRules
-from evaluator.records import CANDIDATE, Release, StoredVerdict, VerdictWord
+from evaluator.policy.rollout import AB_TEST
+from evaluator.records import BASELINE, CANDIDATE, Release, StoredVerdict, VerdictWord
 from evaluator.records.intents import Person, PersonRole
 from evaluator.records.rollouts import (
     Act,
@@ -33,6 +35,7 @@ from evaluator.records.rollouts import (
     Observe,
     Rollout,
     RolloutPlan,
+    StepNeeds,
     to_plain,
 )
 from evaluator.rollout.acting import IntentEffects
@@ -40,10 +43,11 @@ from evaluator.rollout.collaborators import Collaborators, ProgressReport, Syste
 from evaluator.rollout.describing import find_exit_code
 from evaluator.rollout.driving import Driver
 from evaluator.rollout.evidence import StepEvidence, freeze_policy, judge_step
-from evaluator.rollout.guarding import GuardedTraffic, make_key, make_setup
+from evaluator.rollout.guarding import GuardedTraffic, list_versions, make_key, make_setup
 from evaluator.rollout.locking import driving_alone
 from evaluator.rollout.recording import StepRecorder
 from evaluator.rollout.returning import return_without_plan
+from evaluator.rollout.winning import judge_test
 from evaluator.sources.access_logs.tail_state import list_followed
 from evaluator.store import Store
 from evaluator.store.rollouts import Rollouts
@@ -106,13 +110,21 @@ def check_start(store: Store, plan: RolloutPlan, draft: Rollout, release: Releas
                 f"rollout.live names no access log of {service.service}, so nothing would show what its users get",
                 hint="live: {access_log: {SERVICE: FILE}}; readings of Prometheus alone do not drive a rollout",
             )
-        watch = ServiceWatch(service, "", release.id, plan.guard, time.monotonic)
+        watch = make_watch(service, "", release.id, plan.guard, time.monotonic)
         try:
             watch.try_all()
         finally:
             watch.close()
-        if CANDIDATE not in watch.router.router.arms():
-            raise HookError(f"the router of {service.service} has no arm {CANDIDATE}", hint="name its servers")
+        missing = [arm for arm in plan.candidates if arm not in watch.router.router.arms()]
+        if missing:
+            raise HookError(f"the router of {service.service} has no arm {missing[0]}", hint="name its servers")
+        moving = watch.router.router.explain_moving_users() if plan.strategy == AB_TEST else ""
+        if moving:
+            raise HookError(
+                f"the router of {service.service} does not keep each user in an arm: {moving}",
+                hint="docs/ab-test.md has configurations of HAProxy and nginx that do",
+            )
+    _check_versions(plan, policy, release)
     make_tail_plans(store, draft, plan, policy, release)
     for step in plan.steps:
         if isinstance(step, Observe) and step.load is not None and not Path(step.load["locustfile"]).is_file():
@@ -120,6 +132,26 @@ def check_start(store: Store, plan: RolloutPlan, draft: Rollout, release: Releas
                 f"{policy.origin}: the load of {step.name} has no locustfile {step.load['locustfile']} in this folder",
                 hint="`evaluator init` writes one; paths are those from the folder in which the rollout is driven",
             )
+
+
+def _check_versions(plan: RolloutPlan, policy: Policy, release: Release) -> None:
+    """Raise PolicyError if hooks that replace instances name a version that is not known: none could be restored."""
+    section = policy.rollout.instances if policy.rollout else None
+    if section is None:
+        return
+    options = json.dumps([dict(entry.options) for entry in (*section.replace, *section.health)])
+    named = set(list_words(options)) & set(VERSIONS)
+    for service in plan.services:
+        words = list_versions(release, service)
+        unknown = {BASELINE: not words["baseline"], CANDIDATE: not words["canary"]}
+        needed = {BASELINE: named & {"baseline", "version"}, CANDIDATE: named & {"canary", "version"}}
+        for arm, is_unknown in unknown.items():
+            if is_unknown and needed[arm]:
+                raise PolicyError(
+                    f"rollout.instances has hooks with ${{{min(needed[arm])}}}, and the version of {arm} of {service} "
+                    "is not known, so its instances could not be replaced and restored",
+                    hint="start it with --baseline-version and --canary-version",
+                )
 
 
 def make_tail_plans(
@@ -207,7 +239,7 @@ def drive_rollout(store: Store, rollout: Rollout, settings: DriverSettings) -> i
             traffic=traffic,
             effects=_make_effects(store, rollout, plan, traffic, settings),
             judge=StoreJudge(store.path, rollout, plan),
-            observing=StepRecorder(store, rollout, tails, settings.policy_path, settings.report.say),
+            observing=StepRecorder(store, rollout, plan, tails, settings.policy_path, settings.report.say),
             clock=SystemClock(settings.stop),
             report=settings.report,
             start_call=ThreadCall,
@@ -269,7 +301,14 @@ class StoreJudge:
 
     def judge(self, position: int, look: JudgedAt) -> StepEvidence:
         """Judge a step on the data until now."""
-        return judge_step(Store.open(self.path), self.rollout, self.plan, position, look, datetime.now(UTC))
+        store, now = Store.open(self.path), datetime.now(UTC)
+        found = judge_step(store, self.rollout, self.plan, position, look, now)
+        step = self.plan.steps[position]
+        is_end = isinstance(step, Observe) and step.needs is StepNeeds.WINNER and look is not JudgedAt.MEANWHILE
+        # At the first look, requests have to be sound before outcomes are read; a person may let them be read then.
+        if not is_end or found.word is VerdictWord.NO_GO or (look is JudgedAt.BAKE and not found.no_harm):
+            return found
+        return judge_test(store, self.rollout, self.plan, position, look, now)
 
     def find_no_go(self, since: float) -> str:
         """Say that a verdict of the release is NO-GO, and why, if it was judged since the rollout began and a time.

@@ -17,9 +17,10 @@ from evaluator.intents.rollout_progress import RolloutProgress, StepState, fold
 from evaluator.records.rollouts import Event, EventKind, Observe, Rollout, RolloutPlan, StepNeeds
 from evaluator.rollout.deciding import decide
 from evaluator.rollout.describing import (
-    OUTCOMES,
     describe_event,
+    describe_new_instances,
     describe_now,
+    describe_outcome,
     explain_missing,
     find_exit_code,
     name_step,
@@ -147,6 +148,7 @@ def _describe_steps(plan: RolloutPlan, progress: RolloutProgress) -> Iterator[st
         if isinstance(step, Observe) and step.needs is not StepNeeds.NOTHING:
             facts.append(f"needs {step.needs.label}")
         if isinstance(step, Observe) and step.share:
+            facts += describe_new_instances(plan, number)
             facts.append(f"{format_number(100 * step.share)} % of the users")
         if is_now:
             facts.append("now")
@@ -158,7 +160,7 @@ def describe_state(status: RolloutStatus, plan: RolloutPlan, progress: RolloutPr
     """Describe where it is, what is missing, how much time is left, and why it goes back."""
     if progress.outcome is not None:
         why = f", because {progress.why_back}" if progress.why_back else ""
-        yield f"{plan.release} is {OUTCOMES[progress.outcome]}{why}"
+        yield f"{plan.release} is {describe_outcome(progress.outcome, progress.winner)}{why}"
         return
     yield describe_now(plan, progress, decide(plan, progress, status.at), status.at)
     if progress.going_back:

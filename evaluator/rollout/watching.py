@@ -8,7 +8,6 @@ from contextlib import suppress
 
 from evaluator.errors import EvaluatorError
 from evaluator.intents.rollout_progress import MAY_HAVE_ACTED, RolloutProgress
-from evaluator.records import CANDIDATE
 from evaluator.records.rollouts import Act, Event, EventKind, JudgedAt, Observe, RolloutPlan, StepNeeds, StopCause
 from evaluator.rollout.collaborators import Collaborators, PendingCall, TrafficStatus
 from evaluator.wording import format_duration
@@ -157,6 +156,8 @@ class RolloutWatch:
                 self._add(Event(EventKind.STOPPED, now, person=status.by if is_person else "", text=text, cause=cause))
         elif status.is_returned and progress.was_shifted(self.plan):
             self._add(Event(EventKind.RETURNED, now, text=status.counted))
+        elif status.kept and not progress.kept and progress.was_shifted(self.plan):
+            self._add(Event(EventKind.KEPT, now, text=status.kept))
 
     def _look_for_drift(self, progress: RolloutProgress, status: TrafficStatus) -> None:
         """Write each drift once; the guard sets the shares again. The second one turns the rollout back (`decide`)."""
@@ -250,15 +251,15 @@ def _list_exposed(plan: RolloutPlan, progress: RolloutProgress) -> list[str]:
     ]
 
 
-def is_at_candidate(plan: RolloutPlan, realised: Mapping[str, Mapping[str, float]]) -> str:
-    """Say which services do not give all traffic to the candidate; empty if all do."""
+def is_at_candidate(plan: RolloutPlan, realised: Mapping[str, Mapping[str, float]], arm: str) -> str:
+    """Say which services do not give all traffic to an arm; empty if all do."""
     shifted = [
         service
         for service in plan.services
         if any(isinstance(step, Act) and step.is_shift and service in step.services for step in plan.steps)
     ]
     return ", ".join(
-        f"{CANDIDATE} of {service} has {100 * realised.get(service, {}).get(CANDIDATE, 0.0):.4g} % of the traffic"
+        f"{arm} of {service} has {100 * realised.get(service, {}).get(arm, 0.0):.4g} % of the traffic"
         for service in shifted
-        if realised.get(service, {}).get(CANDIDATE, 0.0) < 0.99
+        if realised.get(service, {}).get(arm, 0.0) < 0.99
     )

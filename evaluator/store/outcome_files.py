@@ -81,7 +81,7 @@ def _name_file(plan: OutcomePlan, readable: str) -> str:
 def _describe(engine: Engine, plan: OutcomePlan) -> list[tuple[str, str]]:
     """List name and SQL type of each column, as DuckDB recognises them. Raises InputError."""
     try:
-        rows = engine.execute(f"DESCRIBE {_select_typed(plan)}").fetchall()
+        rows = engine.execute(f"DESCRIBE {select_typed(plan)}").fetchall()
     except duckdb.Error as error:
         raise _explain_unreadable(engine, plan, error) from error
     return [(str(name), str(sql_type)) for name, sql_type, *_ in rows]
@@ -133,7 +133,7 @@ FROM reject_errors AS e JOIN reject_scans AS s USING (scan_id, file_id) GROUP BY
 """Rows that the CSV reader could not split: file, number with the header as 1, message, kind of the message, text."""
 
 
-def _select_typed(plan: OutcomePlan) -> str:
+def select_typed(plan: OutcomePlan) -> str:
     """Write the query for all columns of the files, with the types that DuckDB recognises.
 
     If the plan has a query of the user, that query runs over the files as the table `outcomes`.
@@ -181,7 +181,7 @@ def _mark_rows(plan: OutcomePlan, names: Sequence[str]) -> str:
     of a CSV file are read as texts, so that each can be checked.
     """
     if plan.reader == "parquet" or plan.query:
-        rows_query = _select_typed(plan)
+        rows_query = select_typed(plan)
     else:
         columns, with_path = _select_columns(plan)
         texts = read_texts(plan.readable, plan.delimiter, plan.header, "store_rejects", with_path)
@@ -220,7 +220,7 @@ def _list_named_arms(engine: Engine, plan: OutcomePlan) -> Mapping[str, Sequence
     value = f"nullif(trim(CAST({quote_name(plan.named_arm)} AS VARCHAR)), '')"
     rows = engine.execute(
         f"""SELECT arm, list(value ORDER BY value)[:3] FROM
-        (SELECT DISTINCT {quote_name(ARM_OF_FILE)} AS arm, {value} AS value FROM ({_select_typed(plan)}))
+        (SELECT DISTINCT {quote_name(ARM_OF_FILE)} AS arm, {value} AS value FROM ({select_typed(plan)}))
         WHERE value IS NOT NULL GROUP BY arm ORDER BY arm"""
     ).fetchall()
     return dict(rows)

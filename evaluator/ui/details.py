@@ -58,7 +58,9 @@ def show_runs(view: ReleaseView) -> None:
         users = ", ".join(f"{arm} {count}" for arm, count in run.facts.users.items()) or "–"
         shares = ", ".join(f"{arm} {format_number(100 * share)} %" for arm, share in run.shares.items())
         split = users if users != "–" or not shares else shares
-        source = f"{run.source}, step {run.step}" if run.step else run.source
+        source = ", ".join(
+            [run.source, *([f"step {run.step}"] if run.step else []), *(["simulated"] if run.is_simulated else [])]
+        )
         rows.append((name, clean(source), f"{run.replicate + 1}", state, *times, f"{run.landed:,}", clean(split)))
     # Of outcomes, the rows of a file are counted, which are no requests.
     counted = "rows" if any(run.source == OUTCOME_SOURCE for run in view.runs) else "requests"

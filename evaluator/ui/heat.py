@@ -35,7 +35,7 @@ def make_heat_map(heat: HeatMap, lives: Mapping[str, Life], caption: str) -> Mar
             _make_state(lives.get(row.verdict.release.id)),
             _make_endpoint_cell(row) if has_endpoints else "",
             Markup("").join(
-                _make_cell(row.verdict.release.id, name, comparison)
+                _make_cell(row, name, comparison)
                 for name, comparison in zip(heat.metrics, row.comparisons, strict=True)
             ),
         )
@@ -54,22 +54,32 @@ def _make_state(life: Life | None) -> Markup:
     return Markup('<span class="reason">{}</span>').format(mark_up_state(life))
 
 
-def _make_cell(release_id: str, name: str, comparison: Comparison | None) -> Markup:
-    """Make a cell with the mark and the change of a metric, a link to its figures; a dash if it was not compared."""
+def name_arm(row: HeatRow, comparison: Comparison) -> str:
+    """Name the candidate that a cell is about, if the verdict is about several, `canary_b: `; else it is empty."""
+    return f"{comparison.arm}: " if row.is_of_several else ""
+
+
+def _make_cell(row: HeatRow, name: str, comparison: Comparison | None) -> Markup:
+    """Make a cell with the mark and the change of a metric, a link to its figures; a dash if it was not compared.
+
+    Of several candidates it names the one that it is about.
+    """
     if comparison is None:
         return Markup('<td class="muted missing" data-of="{}"><span aria-label="not measured">–</span></td>').format(
             clean(name)
         )
+    release_id, arm = row.verdict.release.id, name_arm(row, comparison)
     change = format_change(comparison) if comparison.effect else "no data"
-    label = f"{release_id}, {name_metric(comparison.rule)}: {comparison.status.value.replace('_', ' ')}, {change}"
+    label = f"{release_id}, {name_metric(comparison.rule)}: {arm}{comparison.status.value.replace('_', ' ')}, {change}"
     return Markup(
-        '<td class="{}" data-of="{}"><a href="{}" target="_self" aria-label="{}">{}<small>{}</small></a></td>'
+        '<td class="{}" data-of="{}"><a href="{}" target="_self" aria-label="{}">{}<small>{}{}</small></a></td>'
     ).format(
         find_status_class(comparison),
         clean(name),
         write_address("release", at="metric", release=release_id, metric=comparison.rule.name, arm=comparison.arm),
         clean(label),
         mark_status(comparison, watched_mark="·").split(" ")[0],  # without its word
+        Markup("<span>{}</span> ").format(clean(arm.strip())) if arm else "",
         change.replace(" ", "\N{NO-BREAK SPACE}"),
     )
 
@@ -82,6 +92,8 @@ def _make_endpoint_cell(row: HeatRow) -> Markup:
     release_id = row.verdict.release.id
     mark, counts = ("✗", f"{failed} of {compared:,}") if failed else ("·", f"0 of {compared:,}")
     label = f"{release_id}, endpoints shown to be worse: {failed} of {compared}"
+    if row.is_of_several:
+        counts, label = f"{counts}, any arm", f"{label}, on any candidate"
     return Markup(
         '<td class="{}" data-of="endpoints"><a href="{}" target="_self" aria-label="{}">{}<small>{}</small></a></td>'
     ).format(

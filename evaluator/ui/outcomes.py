@@ -12,7 +12,7 @@ from evaluator.records import BASELINE, Comparison, EvidenceKind, Role, Verdict
 from evaluator.reports.base import format_both, format_effect
 from evaluator.reports.outcomes import describe_outcome, find_chances, format_chance, is_better
 from evaluator.ui.pieces import clean, make_table, show, show_markup, to_css_color
-from evaluator.wording import format_count, name_metric
+from evaluator.wording import USERS, format_count, name_metric
 
 WORDS = {True: ("better", "pass"), False: ("worse", "fail"), None: ("not known", "inconclusive")}
 """What is shown of an arm → word, and the CSS class of its colour."""
@@ -83,5 +83,5 @@ def _make_arms_table(rows: Sequence[Comparison], alpha: float, colors: Mapping[s
                 format_chance(chances.get(row.arm)),
             )
         )
-    head = ("arm", "units", "value", "lift", "against baseline", "in words", "chance to be best")
+    head = ("arm", USERS, "value", "lift", "against baseline", "in words", "chance to be best")
     return make_table(head, table_rows, caption=f"arms by {clean(name_metric(first.rule))}")

@@ -52,7 +52,8 @@ from evaluator.ui.reads import (
 )
 from evaluator.wording import count_of, format_count, format_duration, format_margin, format_number, name_metric
 
-ASSUMED_RATE_PER_S = 30.0
+ASSUMED_RATE_PER_S, ASSUMED_INSTANCES = 30.0, 4
+MOST_INSTANCES = 32
 NO_HISTORY = "no history: assume a service"
 DURATION_FACTORS = (0.25, 0.5, 1, 2, 4)
 """Durations for which precision is shown, in multiples of the chosen one."""
@@ -83,7 +84,7 @@ def show_plan() -> None:
         "release",
         (names or [NO_HISTORY])[0],
         "release",
-        own_controls=("rate", "latency", "failures", "margins", "calibrate"),
+        own_controls=("rate", "instances", "latency", "failures", "margins", "calibrate"),
     )
     release_id = None if release == NO_HISTORY else release
     policy = read_policy(workspace, *filter(None, [release_id]))
@@ -101,7 +102,7 @@ def _choose_goal(workspace: Workspace, policy: Policy, release_id: str | None) -
 
     `release_id`: the release whose stored runs are the basis, and have a rate; `None`: an assumed service.
     """
-    stored_rate = _read_rate(workspace, policy, release_id)
+    stored_rate, stored_instances = _read_size(workspace, policy, release_id)
     latency_default, failures_default = choose_harms(policy.rulebook)
 
     def slide(
@@ -114,13 +115,13 @@ def _choose_goal(workspace: Workspace, policy: Policy, release_id: str | None) -
 
     first_row, second_row = st.columns(3), st.columns(3)
     minutes = slide(first_row[0], "Minutes of load", "minutes", 5, 240, 60, step=5)
-    instances = slide(first_row[1], "Instances per arm", "instances", 1, 32, 4)
+    instances = slide(first_row[1], "Instances per arm", "instances", 1, MOST_INSTANCES, stored_instances)
     start_anew("rate", stored_rate)
     rate: float = first_row[2].number_input(
         "Requests a second per arm", 0.01, None, stored_rate, key="rate", bind="query-params", format="%.4g"
     )
-    latency = slide(second_row[0], "Rise of latency to find, %", "latency", 1, 100, _clamp(100 * latency_default, 100))
-    failures_pp = _clamp(1000 * failures_default, 100) / 10
+    latency = slide(second_row[0], "Rise of latency to find, %", "latency", 1, 100, round(100 * latency_default))
+    failures_pp = round(1000 * failures_default) / 10
     failures = slide(second_row[1], "Rise of failures to find, pp", "failures", 0.1, 10.0, failures_pp, step=0.1)
     power = slide(second_row[2], "Required chance, %", "power", 50, 99, 80)
     return Goal(
@@ -133,20 +134,20 @@ def _choose_goal(workspace: Workspace, policy: Policy, release_id: str | None) -
     )
 
 
-def _read_rate(workspace: Workspace, policy: Policy, release_id: str | None) -> float:
-    """Read how many requests a second each arm had in the stored runs of a release; a usual number without them."""
+def _read_size(workspace: Workspace, policy: Policy, release_id: str | None) -> tuple[float, int]:
+    """Read how many requests a second and how many instances each arm had in the stored runs of a release.
+
+    Usual numbers without them.
+    """
     if release_id is None:
-        return ASSUMED_RATE_PER_S
+        return ASSUMED_RATE_PER_S, ASSUMED_INSTANCES
     try:
-        history = read_plan_history(workspace, policy, release_id, rate_per_s=ASSUMED_RATE_PER_S, instances=4)
+        history = read_plan_history(
+            workspace, policy, release_id, rate_per_s=ASSUMED_RATE_PER_S, instances=ASSUMED_INSTANCES
+        )
     except UsageError:  # the plan says what is missing
-        return ASSUMED_RATE_PER_S
-    return float(f"{history.rate_per_s:.4g}")
-
-
-def _clamp(value: float, most: int) -> int:
-    """Round a value to a whole number from 1 to `most`."""
-    return min(max(round(value), 1), most)
+        return ASSUMED_RATE_PER_S, ASSUMED_INSTANCES
+    return float(f"{history.rate_per_s:.4g}"), min(max(history.instances, 1), MOST_INSTANCES)
 
 
 def _show_plan(workspace: Workspace, policy: Policy, release_id: str | None, goal: Goal, place: Any) -> None:

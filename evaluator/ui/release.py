@@ -53,6 +53,7 @@ from evaluator.ui.reads import (
     read_summaries,
 )
 from evaluator.ui.slices import show_slices
+from evaluator.wording import USERS
 
 LIVE_EVERY_S = 2
 """How often a release that is recorded is read again, in seconds."""
@@ -166,9 +167,11 @@ def _list_notes(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> Se
     notes = [Markup("judged {} ({})").format(write_age(verdict.judged_at, now()), mark_up_time(verdict.judged_at))]
     notes += [Markup("{} requests").format(requests)] if requests else []
     units = " + ".join(f"{arm.units:,}" for arm in verdict.evidence.arms if arm.units)
-    notes += [Markup("{} units").format(units)] if units else []
+    notes += [Markup("{} {}").format(units, USERS)] if units else []
     live = " + ".join(f"{arm.production.requests:,}" for arm in verdict.evidence.arms if arm.production)
     notes += [Markup("{} requests of production").format(live)] if live else []
+    if any(run.is_simulated for run in view.runs):
+        notes.insert(0, Markup('<span class="ev-badge warn">simulated data</span>nothing was measured'))
     if is_live(view.runs):
         notes.insert(0, Markup('<span class="ev-badge ok">recording</span>'))
     if is_stale(view.runs, verdict.judged_at):

@@ -18,7 +18,7 @@ from evaluator.reports.base import format_effect
 from evaluator.reports.overview import build_heat_map
 from evaluator.ui.exposed import show_exposed
 from evaluator.ui.frame import guarded, show_empty_store, show_missing_store
-from evaluator.ui.heat import LEGEND, make_heat_map
+from evaluator.ui.heat import LEGEND, make_heat_map, name_arm
 from evaluator.ui.panels import show_numbers
 from evaluator.ui.pieces import (
     clean,
@@ -176,7 +176,9 @@ def _show_map(workspace: Workspace, chosen: Sequence[ReleaseSummary], lives: Map
             row.verdict.release.id,
             row.verdict.word.value,
             *(
-                "" if comparison is None else f"{comparison.status.value} {format_effect(comparison)}"
+                ""
+                if comparison is None
+                else f"{name_arm(row, comparison)}{comparison.status.value} {format_effect(comparison)}"
                 for comparison in row.comparisons  # None: this metric was not compared
             ),
         )

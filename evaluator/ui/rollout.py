@@ -21,7 +21,7 @@ from evaluator.reports.rollout import (
     differs,
     write_percent,
 )
-from evaluator.rollout.describing import OUTCOMES
+from evaluator.rollout.describing import describe_outcome
 from evaluator.rollout.reporting import RolloutFacts, make_report
 from evaluator.rollout.status import RolloutStatus, describe_guard, describe_state, find_next_command
 from evaluator.ui.acting import read_intents
@@ -205,7 +205,7 @@ def _make_banner(status: RolloutStatus, report: RolloutPage) -> Markup:
     lines = [report.why]
     if plan is not None and progress is not None:
         if progress.outcome is not None:
-            lines.append(f"{plan.release} is {OUTCOMES[progress.outcome]}")
+            lines.append(f"{plan.release} is {describe_outcome(progress.outcome, progress.winner)}")
         elif not progress.going_back:  # the reason of the way back says all
             lines = list(describe_state(status, plan, progress))
     items = [Markup("<li>{}</li>").format(mark_up_code(line)) for line in dict.fromkeys(filter(None, lines))]

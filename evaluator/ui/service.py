@@ -14,11 +14,11 @@ from evaluator.records.intents import Action
 from evaluator.records.life import LifeState, ServiceLife
 from evaluator.reports.accumulation import accumulate
 from evaluator.reports.base import format_allowed, format_effect
-from evaluator.reports.overview import HeatMap, build_heat_map
+from evaluator.reports.overview import HeatMap, HeatRow, build_heat_map
 from evaluator.ui.controls import choose
 from evaluator.ui.exposed import show_exposed
 from evaluator.ui.frame import guarded, show_empty_store, show_missing_store
-from evaluator.ui.heat import LEGEND, make_heat_map
+from evaluator.ui.heat import LEGEND, make_heat_map, name_arm
 from evaluator.ui.pieces import (
     clean,
     find_status_class,
@@ -163,11 +163,11 @@ def _make_trends(heat: HeatMap) -> Markup:
     """Make a small figure for each metric: the change of each candidate with its interval, the oldest first."""
     figures = []
     for position, name in enumerate(heat.metrics):
-        rows = [(row.verdict.release.id, row.comparisons[position]) for row in reversed(heat.rows)]
-        newest = next((comparison for _, comparison in reversed(rows) if comparison is not None), None)
-        if newest is None:
+        rows = [(row, comparison) for row in reversed(heat.rows) if (comparison := row.comparisons[position])]
+        if not rows:
             continue
-        unit = _find_axis_unit([comparison for _, comparison in rows if comparison is not None])
+        newest_row, newest = rows[-1]
+        unit = _find_axis_unit([comparison for _, comparison in rows])
         if unit is None:
             continue
         allowed = f", {format_allowed(newest)} allowed" if newest.rule.margin else ""
@@ -177,10 +177,10 @@ def _make_trends(heat: HeatMap) -> Markup:
                 '</figcaption><div class="plot">{}{}</div></figure>'
             ).format(
                 clean(name),
-                format_effect(newest),
+                f"{name_arm(newest_row, newest)}{format_effect(newest)}",
                 allowed,
                 _make_band(newest, unit),
-                Markup("").join(_make_point(release, comparison, unit) for release, comparison in rows),
+                Markup("").join(_make_point(row, row.comparisons[position], unit) for row in reversed(heat.rows)),
             )
         )
     return Markup('<div class="ev-trends">{}</div>').format(Markup("").join(figures))
@@ -216,15 +216,16 @@ def _make_band(comparison: Comparison, unit: float) -> Markup:
     return band + zero
 
 
-def _make_point(release: str, comparison: Comparison | None, unit: float) -> Markup:
+def _make_point(row: HeatRow, comparison: Comparison | None, unit: float) -> Markup:
     """Make the mark of one candidate: its change with the interval, a link to the release; a gap if it has none."""
+    release = row.verdict.release.id
     effect = comparison.effect if comparison is not None else None
     if comparison is None or effect is None or effect.estimate != effect.estimate:  # NaN
         return Markup('<span class="gap" title="{}"></span>').format(f"{clean(release)}: no data")
     low, high = _place(effect.lower, unit), _place(effect.upper, unit)
     multiple = effect.estimate / unit
     css_class = "over" if multiple > FARTHEST else "under" if multiple < -FARTHEST else "dot"
-    text = f"{release}: {format_effect(comparison)}"
+    text = f"{release}: {name_arm(row, comparison)}{format_effect(comparison)}"
     return Markup(
         '<a class="{}" href="{}" target="_self" title="{}" aria-label="{}">'
         '<i class="whisker" style="bottom:{}%;height:{}%"></i><i class="{}" style="bottom:{}%"></i></a>'

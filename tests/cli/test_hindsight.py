@@ -207,6 +207,7 @@ def test_plan_from_a_rate_says_that_it_assumes(call):
     assert code == 0
     assert "assumed, not measured" in out
     assert "3 + 3 instances, 20 requests/s" in out
+    assert "with +30 % latency" in out  # twice the widest margin, as on the page Plan
 
 
 def test_plan_as_json_has_no_infinity(call):

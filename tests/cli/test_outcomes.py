@@ -74,7 +74,7 @@ def test_a_harmless_change_is_go(folder, capfd):
     assert revenue["view"]["p_best"] is None
     assert {row["check"]: row["status"] for row in plain["health"]}["sample_ratio"] == "ok"
     assert run(["verdict", "shop@2"]) == 0
-    assert "units" in capfd.readouterr().out
+    assert "2,020 + 1,980 users" in capfd.readouterr().out
 
 
 def test_a_harmful_change_is_no_go(folder, capfd):
@@ -106,7 +106,7 @@ def test_a_sample_ratio_that_is_off_forbids_go(folder, capfd):
     run(["import", "shop@2", "--outcomes", str(path)])
     code, plain = verdict(capfd)
     assert (code, plain["verdict"]) == (3, "inconclusive")
-    assert any("sample ratio: units: baseline" in reason["text"] for reason in plain["reasons"])
+    assert any("sample ratio: users: baseline" in reason["text"] for reason in plain["reasons"])
     policy = POLICY + "health: {sample_ratio: {baseline: 55, treatment: 45}}\n"
     (folder / "evaluator.yaml").write_text(policy)
     assert verdict(capfd)[1]["verdict"] == "go"
@@ -224,7 +224,7 @@ def import_part(folder, units, **how):
 def test_outcomes_that_were_judged_before_are_counted_and_spend_alpha(folder, capfd):
     import_part(folder, 2000)
     first = verdict(capfd)[1]
-    assert "first look at outcomes of this release, at 2,000 units" in find_check(first, "outcome_looks")["text"]
+    assert "first look at outcomes of this release, at 2,000 users" in find_check(first, "outcome_looks")["text"]
     # The same data judged again, and data that nobody judged, are no looks.
     assert {**verdict(capfd)[1], "judged_at": ""} == {**first, "judged_at": ""}
     import_part(folder, 2500)
@@ -232,13 +232,13 @@ def test_outcomes_that_were_judged_before_are_counted_and_spend_alpha(folder, ca
     second = verdict(capfd)[1]
     finding = find_check(second, "outcome_looks")
     assert finding["status"] == "warn"
-    assert "were judged 1 time before (at 2,000 units; now 3,000)" in finding["text"]
+    assert "were judged 1 time before (at 2,000 users; now 3,000)" in finding["text"]
     assert "max_units: 6000" in finding["remedy"]
     assert second["monitoring"] == "anytime"
     assert {**verdict(capfd)[1], "judged_at": ""} == {**second, "judged_at": ""}
     import_part(folder, 4000)
     text = find_check(verdict(capfd)[1], "outcome_looks")["text"]
-    assert "were judged 2 times before (at 2,000, 3,000 units; now 4,000)" in text
+    assert "were judged 2 times before (at 2,000, 3,000 users; now 4,000)" in text
     # The outcomes of the second look are what they were, whatever came after them.
     runs = [
         row["id"]
@@ -264,7 +264,7 @@ def test_a_look_without_an_answer_does_not_count(folder, capfd):
     (folder / "evaluator.yaml").write_text(POLICY + "monitoring: {mode: fixed}\n")
     for units in (3500, 4000):
         import_part(folder, units)
-        assert "judged 1 time before (at 3,000 units" in find_check(verdict(capfd)[1], "outcome_looks")["text"]
+        assert "judged 1 time before (at 3,000 users" in find_check(verdict(capfd)[1], "outcome_looks")["text"]
 
 
 def test_large_harm_is_still_detected_at_a_later_look(folder, capfd):
@@ -280,7 +280,7 @@ def test_planned_looks_are_group_sequential(folder, capfd):
     import_part(folder, 1000)
     first = verdict(capfd)[1]
     assert first["monitoring"] == "group_sequential"
-    assert "at 1,000 of 4,000 planned units" in find_check(first, "outcome_looks")["text"]
+    assert "at 1,000 of 4,000 planned users" in find_check(first, "outcome_looks")["text"]
     import_part(folder, 4000)
     last = verdict(capfd)[1]
     assert last["verdict"] == "go"

@@ -368,3 +368,21 @@ def test_the_list_of_releases_says_what_was_done_with_each(run):
     assert (plain["cart@1.9.0"]["state"], plain["cart@1.9.0"]["live"]) == ("rolled back", False)
     assert plain["cart@1.9.0"]["state_text"].endswith(": prices shown twice")
     assert plain["cart@1.6.0"]["state"] == "judged"
+
+
+def test_a_verdict_says_what_is_next_with_a_release_that_is_held_live_or_rolled_back(run):
+    def find_next(*options):
+        code, out, _ = run("verdict", "cart@1.9.0", *options)
+        assert code == 0
+        return " ".join(out.split("next: ")[1].split("\n\n")[0].split())
+
+    assert run("policy", "check", policy=HOOKS)[0] == 0
+    assert find_next("--dry-run").startswith("promote cart@1.9.0")
+    assert run("hold", "cart@1.9.0", "--reason", "the cart is odd", "--yes")[0] == 0
+    assert find_next("--dry-run").startswith("when the cause of the hold is gone, judge it again")
+    assert find_next().startswith("promote cart@1.9.0")  # judged since
+    assert run("promote", "cart@1.9.0", "--yes")[0] == 0
+    assert find_next().startswith("nothing: it is live; `evaluator rollback cart@1.9.0")
+    assert "nothing: it is live" in json.loads(run("verdict", "cart@1.9.0", "--format", "json")[1])["next_action"]
+    assert run("rollback", "cart@1.9.0", "--reason", "empty carts", "--yes")[0] == 0
+    assert find_next("--dry-run").startswith("find and fix the cause, and load a new candidate")

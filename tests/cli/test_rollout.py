@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from steps import land
@@ -13,6 +14,7 @@ from evaluator.__main__ import run
 from evaluator.simulate import SCENARIOS, simulate
 from evaluator.store import Store
 
+ROOT = Path(__file__).parents[2]
 STAGES = """\
     - {name: test, environment: test, load: {locustfile: users.py, run_time: 5m, replicates: 5, baseline: ["http://b"],
        canary: ["http://c"]}}
@@ -111,7 +113,7 @@ def test_services_go_one_after_the_other_or_together(plan):
         ("name: dns", "name: deploy", "rollout.acts: two acts have the name deploy"),
         ("{access_log: /var/log/haproxy/cart.log}", "{}", ":10: rollout.stages[1]: users meet the candidate"),
         ("strategy: canary", "strategy: blue_green", ":10: rollout.stages[1]: this strategy moves all traffic at once"),
-        ("strategy: canary", "strategy: ab", ":3: rollout.strategy: must be 'canary', 'blue_green' or 'big_bang'"),
+        ("strategy: canary", "strategy: ab", "must be 'canary', 'blue_green', 'rolling', 'ab_test' or 'big_bang'"),
         ('name: "50 %"', 'name: "5 %"', ":11: rollout.stages[2]: the name 5 % is taken"),
         ("bake: 10m, ", "", ":10: rollout.stages[1]: 5 % needs no_harm, so it needs a time: bake: 10m"),
         ("share: 5%, ", "", ":10: rollout.stages[1]: 5 % has neither a load nor a share of the users"),
@@ -125,7 +127,7 @@ def test_services_go_one_after_the_other_or_together(plan):
         ("needs: no_harm", "needs: noharm", "did you mean 'no_harm'?"),
         ("retry_for: 60s", "irreversible: true", "deploy is irreversible and stands before users have left"),
         ("[c1, c2, c3]", "c1", ":11: rollout.stages[2]: 50 % needs go, but cart has 3 servers of the baseline"),
-        ("baseline: [b1", "stable: [b1", ":5: rollout.router.cart: its servers are those of stable, canary, but a"),
+        ("baseline: [b1", "stable: [b1", ":5: rollout.router.cart: its servers are those of stable, canary, but the"),
         ("  live:", "  lease: 2s\n  live:", "rollout.lease: must be at least 10s, or a driver that is only slow"),
         ("share: 5%", "share: 5", "share: must be from 0 to 1, not 5: write 5% if that is meant"),
         ("  live:", "  guard: {failures: 0%}\n  live:", "rollout.guard.failures: must be between 0 and 1, not 0"),
@@ -141,6 +143,62 @@ def test_what_contradicts_itself_is_refused_with_its_line(plan, old, new, senten
     assert old in POLICY
     code, text = plan(POLICY.replace(old, new, 1))
     assert code == 2
+    assert sentence in text
+
+
+ROLLING = next(
+    block
+    for block in re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "rollouts.md").read_text(), re.DOTALL)
+    if "strategy: rolling" in block
+)
+"""The example of the documentation."""
+
+
+def test_a_rolling_rollout_is_planned_batch_by_batch(plan):
+    code, text = plan(ROLLING)
+    assert code == 0, text
+    rows = [" ".join(line.split()) for line in text.splitlines()]
+    assert rows[0] == "rollout of cart@1.5.0: rolling, cart; 100 min at least"
+    names = [row.split(maxsplit=1)[1].split(" before ")[0] for row in rows if re.match(r"\d+ (un)?drain|\d+ rep", row)]
+    assert names == [
+        *("drain s1 of cart", "replace s1 of cart", "undrain s1 of cart"),
+        *("drain s2, s3 of cart", "replace s2, s3 of cart", "undrain s2, s3 of cart"),
+        *("drain s4, s5, s6 of cart", "replace s4, s5, s6 of cart", "undrain s4, s5, s6 of cart"),
+    ]
+    assert "the last batch is not compared, because no instance has the old version then" in text
+    steps = json.loads(plan(ROLLING, "--json")[1])["steps"]
+    assert [round(step["share"], 3) for step in steps if step["kind"] == "observe"] == [0.167, 0.5, 1.0]
+    assert [round(step["share"], 3) for step in steps if step.get("work") == "drain"] == [0.0, 0.25, 1.0]
+    second = next(step for step in steps if step.get("work") == "drain" and len(step["instances"]) == 2)
+    assert second["arms"] == {"baseline": ["s4", "s5", "s6"], "canary": ["s1"]}, "a drained server is of no arm"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("[s1, s2, s3, s4, s5, s6]", "[s1]", "instances.least_serving: cart has 1 instance, and 3 have to serve"),
+        ("[s1, s2, s3, s4, s5, s6]", "[s1, s2, s2]", "must name each instance once"),
+        ("least_serving: 3", "least_serving: 4", "stages[2]: rest takes 3 of 6 instances of cart at once, and 4 have"),
+        ("replace: 1", "replace: 4", "stages[0]: first takes 4 of 6 instances of cart at once"),
+        ("replace: 1", "replace: 7", "stages[0]: first takes 6 of 6 instances of cart at once"),
+        ("replace: 1", "share: 10%", "stages[0]: first has a share: strategy rolling has replace"),
+        ("replace: 1", "replace: half", "stages[0].replace: must"),
+        ("replace: rest", "replace: 3", "stages[2]: the last stage needs replace: rest"),
+        ("replace: 1", "replace: rest", "stages[0]: first replaces the rest, so nothing is left for a later stage"),
+        ("needs: nothing", "needs: go", "stages[2]: no instance has the old version then, so nothing can be compared"),
+        ("replace: 1, needs: no_harm", "replace: 1, needs: go", "first needs go, but cart has 5 servers of the"),
+        (', undo: [./deploy.sh, "${instance}", "${baseline}"]', "", "command cannot bring back the old version"),
+        ("instances: [s1, s2, s3, s4, s5, s6]", "servers: {baseline: [s1], canary: [s2]}", "drains single instances"),
+        ("strategy: rolling", "strategy: canary", "first replaces instances, which only strategy: rolling does"),
+        ("service: cart\nrollout:", "services: [cart, shop]\nrollout:\n  order: [[cart, shop]]", "one service after"),
+        ("service: cart", "service: cart\nsources: {access_log: {arms: {baseline: [b], canary: [c]}}}", "names arms"),
+        ("least_serving: 3", "least_serving: 0", "least_serving: must be"),
+    ],
+)  # fmt: skip
+def test_batches_that_cannot_be_are_refused(plan, old, new, sentence):
+    assert old in ROLLING
+    code, text = plan(ROLLING.replace(old, new, 1))
+    assert code == 2, text
     assert sentence in text
 
 

@@ -19,10 +19,11 @@ from evaluator.guard.routers import ServiceRouter
 from evaluator.guard.setup import GuardedService
 from evaluator.guard.watch import ServiceWatch
 from evaluator.hooks import make_router
+from evaluator.hooks.hash_values import ALL, count_values, move_values
 from evaluator.hooks.nginx_config import read_split, set_split
-from evaluator.hooks.slots import ALL, count_slots, move_slots
 from evaluator.records.rollouts import GuardLimits
 from evaluator.sources.access_logs import find_layout
+from evaluator.sources.access_logs.planning import find_layout_of_file
 from evaluator.sources.load import free_port
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "ab-test.md").read_text(encoding="utf-8")
@@ -102,6 +103,7 @@ def haproxy_world(folder, ports):
 def nginx_world(folder, ports):
     port = free_port()
     text = block("nginx").replace("listen 80", f"listen 127.0.0.1:{port}")
+    text = text.replace("/var/log/nginx/shop.log", str(folder / "shop.log"))
     for address, its_port in ports.items():
         text = text.replace(address, f"127.0.0.1:{its_port}")
     (folder / "shop.conf").write_text(text)
@@ -208,6 +210,24 @@ def test_shares_that_are_too_small_and_unknown_arms_change_nothing(world):
     assert world.router().read() == before
 
 
+@pytest.mark.parametrize("world", ["nginx"], indirect=True)
+def test_the_log_of_nginx_says_the_arm_of_each_request(world):
+    """That of HAProxy has the backends."""
+    world.give(b=0.3, c=0.3)
+    log = Path(world.options["file"]).with_name("shop.log")
+    read = len(log.read_text().splitlines())
+    expected = list(world.arms().values())
+    wait_for(lambda: len(log.read_text().splitlines()) >= read + len(USERS), "a line for each request")
+    source = next(
+        yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", DOCUMENT, re.DOTALL) if "sources:" in text
+    )
+    settings = find_settings(source["sources"]["access_log"], world.options["servers"])
+    layout = find_layout_of_file(log, settings)
+    reader = LogRequestReader(layout, settings.options)
+    lines = log.read_bytes().splitlines()[read:]
+    assert [reader.read(line).requests[0].arm for line in lines] == expected
+
+
 # ------------------------------------------------------------------ the guard
 
 STATS = """# pxname,svname,type,stot,scur,qcur,econ,eresp,hrsp_5xx,status
@@ -244,24 +264,24 @@ def test_answers_of_an_arm_without_a_server_are_failures_of_that_arm():
     assert (request.arm, request.failed) == ("b", True)
 
 
-# ------------------------------------------------------------------ slots
+# ------------------------------------------------------------------ hash values
 
 
 @pytest.mark.parametrize("order", [["a", "b", "c", "d"], ["b", "a", "c", "d"], ["d", "c", "b", "a"]])
-def test_slots_leave_only_arms_that_shrink(order):
+def test_values_leave_only_arms_that_shrink(order):
     ranges = [(ALL if arm == "a" else 0, arm) for arm in order]
     way = [{"b": 0.05, "c": 0.1, "d": 0.01}, {"b": 0.05, "c": 0.2, "d": 0.2}, {"b": 0.25, "c": 0.25, "d": 0.25}]
     seen = []
     for shares in way:
         all_shares = {"a": 1 - sum(shares.values()), **shares}
         before = [arm for count, arm in ranges for _ in range(count)]
-        ranges = move_slots(ranges, count_slots(all_shares))
+        ranges = move_values(ranges, count_values(all_shares))
         after = [arm for count, arm in ranges for _ in range(count)]
         assert {arm: after.count(arm) / ALL for arm in all_shares} == pytest.approx(all_shares)
         assert all(old in (new, "a") for old, new in zip(before, after, strict=True))
         seen.append(ranges)
     for shares, expected in zip(way[-2::-1], seen[-2::-1], strict=True):
-        ranges = move_slots(ranges, count_slots({"a": 1 - sum(shares.values()), **shares}))
+        ranges = move_values(ranges, count_values({"a": 1 - sum(shares.values()), **shares}))
         assert ranges == expected, "the way back has the same steps"
 
 

@@ -416,8 +416,8 @@ def test_a_go_names_the_gate_that_is_least_certain(rows, changes, text):
     ("seconds", "units", "on"),
     [
         (300.0, 0, "on 5 min of load"),
-        (300.0, 1500, "on 5 min of load and outcomes of 3,000 units"),
-        (0.0, 1500, "on outcomes of 3,000 units"),
+        (300.0, 1500, "on 5 min of load and outcomes of 3,000 users"),
+        (0.0, 1500, "on outcomes of 3,000 users"),
         (0.0, 0, "on 0 s of load"),
         (0.5, 0, "on 0.5 s of load"),
     ],
@@ -605,9 +605,9 @@ LARGE = "the change is about as large as the margin: fix the candidate, or decid
 @pytest.mark.parametrize(
     ("needed", "says"),
     [
-        (3.0, "import about 6,600 units in all" + MINUTES),
-        (1.0001, "import about 2,201 units in all" + MINUTES),
-        (100.0, "import about 220,000 units in all" + MINUTES),
+        (3.0, "import about 6,600 users in all" + MINUTES),
+        (1.0001, "import about 2,201 users in all" + MINUTES),
+        (100.0, "import about 220,000 users in all" + MINUTES),
         (100.1, LARGE),
         (1.0, LARGE),
         (0.0, LARGE),

@@ -227,6 +227,12 @@ def test_failures_of_each_arm_are_written_with_their_kinds_below_the_card():
     assert "failures:" not in to_human(replace(FAILING, faults=None), width=400)  # as with a GO
 
 
+def test_a_share_of_which_no_failure_is_expected_is_none():
+    few = replace(FAULT, requests=900, baseline=0.0005)
+    assert "(baseline: 0 %)" in write_fault(few)
+    assert "(baseline: 0.05 %)" in write_fault(replace(few, requests=1000))
+
+
 def test_kinds_of_one_name_are_one():
     kinds = (FailureKind(500, "HTTP 500 at a", 9), FailureKind(503, "", 7), FailureKind(500, "HTTP 500 at b", 4))
     counts = (replace(COUNTS[0], failures=20, kinds=kinds),)

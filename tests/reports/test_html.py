@@ -305,8 +305,9 @@ def test_what_became_of_the_release_is_in_the_report(verdicts):
         to_html(replace(verdict, figures={**verdict.figures, "life": {"state": 1}}))
 
 
-def test_a_row_says_why_it_is_open_beyond_its_margin():
+def test_a_panel_shows_when_a_change_began_and_a_row_why_it_is_open():
     verdict = find_verdict("no_go")
+    assert "each window of" in to_html(verdict)
     row = next(row for row in verdict.evidence.comparisons if row.rule.name == "latency_p95")
     beyond = replace(row, status=MetricStatus.INCONCLUSIVE, p_value=0.028, p_value_adjusted=0.23)
     shown = replace(verdict, evidence=replace(verdict.evidence, comparisons=(beyond,)))

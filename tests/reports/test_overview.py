@@ -46,6 +46,7 @@ def show(*comparisons: Comparison, best: str = ""):
 def test_a_cell_is_about_the_candidate_that_the_verdict_chose_else_the_worst(best, status):
     row = show(compare("a", MetricStatus.PASS), compare("b", MetricStatus.FAIL), best=best)
     assert [comparison.status for comparison in row.comparisons] == [status]
+    assert row.is_of_several is (not best)  # then the table names the candidate of the cell
 
 
 def test_endpoints_of_the_chosen_candidate_are_counted_once():

@@ -19,6 +19,7 @@ from evaluator.records.rollouts import (
     Observe,
     RolloutOutcome,
     RolloutPlan,
+    StepNeeds,
     Unanswered,
 )
 from evaluator.rollout.deciding import Decision, Todo, decide
@@ -43,6 +44,21 @@ SECTIONS = {
     "blue_green": {
         "stages": [TEST | {"needs": "go"}, {"name": "switch", "share": "100%", "needs": "nothing", "bake": "9s"}]
     },
+    "rolling": {
+        "instances": {"least_serving": 1, "replace": [{"command": {"run": ["true"], "undo": ["true"]}}]},
+        "router": {"cart": {"haproxy": {"socket": "s", "backend": "cart", "instances": ["s1", "s2"]}}},
+        "stages": [
+            {"name": "first", "replace": 1, "needs": "no_harm", "bake": "60s"},
+            {"name": "rest", "replace": "rest", "needs": "nothing", "bake": "9s"},
+        ],
+    },
+    "ab_test": {
+        "outcomes": {"files": ["o.csv"]},
+        "stages": [
+            {"name": "half", "shares": {"b": "25%", "c": "25%"}, "needs": "winner", "bake": "60s"},
+            {"name": "full", "share": "100%", "needs": "nothing", "bake": "60s"},
+        ],
+    },
     "big_bang": {"stages": [{"name": "all", "share": "100%", "needs": "nothing", "bake": "9s", "agree": 2}]},
 }
 TIMES = (0.0, 60.0, 120.0, 10_000.0)
@@ -52,9 +68,12 @@ TIMES = (0.0, 60.0, 120.0, 10_000.0)
 def make_plan(
     strategy: str, *, unanswered: str = "baseline", irreversible: bool = False, keeps_baseline: bool = False
 ) -> RolloutPlan:
-    acts = ACTS if strategy != "big_bang" else {name: acts for name, acts in ACTS.items() if name != "test"}
+    has_test = strategy not in ("big_bang", "ab_test", "rolling")
+    acts = ACTS if has_test else {name: acts for name, acts in ACTS.items() if name != "test"}
     if strategy != "big_bang":  # two final acts are enough in one of them: each makes five times as many states
         acts = acts | {"always": ACTS["always"][:1]}
+    if strategy == "rolling":  # it has many steps of its own
+        acts = {"always": acts["always"]}
     if irreversible:
         acts = acts | {"end": [ACTS["end"][0] | {"irreversible": True}]}
     if keeps_baseline:
@@ -69,7 +88,7 @@ def make_plan(
     )  # fmt: skip
 
 
-def list_answers(decision: Decision) -> Iterator[tuple[Event, ...]]:
+def list_answers(decision: Decision, needs: StepNeeds | None = None) -> Iterator[tuple[Event, ...]]:
     """List what may happen when a driver does what was decided; at first nothing: it is killed before it writes."""
     yield ()
 
@@ -83,6 +102,10 @@ def list_answers(decision: Decision) -> Iterator[tuple[Event, ...]]:
             yield from ((begun, at(kind)) for kind in (EventKind.DONE, EventKind.FAILED, EventKind.UNKNOWN))
         case Todo.OBSERVE:
             yield (at(EventKind.BEGUN),)
+        case Todo.JUDGE if needs is StepNeeds.WINNER:
+            yield (at(EventKind.JUDGED, look=decision.look, verdict="go", arm="c", is_sound=True),)
+            for verdict, is_sound in (("inconclusive", True), ("inconclusive", False), ("no_go", True), ("go", False)):
+                yield (at(EventKind.JUDGED, look=decision.look, verdict=verdict, is_sound=is_sound),)
         case Todo.JUDGE:
             for verdict, no_harm in (("go", True), ("inconclusive", True), ("inconclusive", False), ("no_go", False)):
                 yield (at(EventKind.JUDGED, look=decision.look, verdict=verdict, no_harm=no_harm),)
@@ -95,6 +118,7 @@ def list_answers(decision: Decision) -> Iterator[tuple[Event, ...]]:
         case Todo.RETURN:
             yield (at(EventKind.RETURNED),)
             yield (at(EventKind.RETURN_FAILED),)
+            yield (at(EventKind.KEPT),)
         case Todo.UNDO:
             begun = at(EventKind.UNDO_BEGUN)
             yield (begun,)
@@ -141,6 +165,15 @@ def may_have_shifted(plan: RolloutPlan, progress: RolloutProgress) -> bool:
     return any(is_shift(step) and state is not StepState.WAITING for step, state in steps)
 
 
+def may_have_exposed(plan: RolloutPlan, progress: RolloutProgress) -> bool:
+    """May a shift have given users to the candidate, who are not back by instances that were restored?"""
+    restored = (StepState.UNDONE,) if progress.kept else ()
+    steps = zip(plan.steps, progress.states, strict=True)
+    return any(
+        is_shift(step) and step.share > 0 and state not in (StepState.WAITING, *restored) for step, state in steps
+    )
+
+
 def check_event(plan: RolloutPlan, progress: RolloutProgress, event: Event, after: RolloutProgress) -> None:
     """Assert what holds of each single event."""
     assert after.going_back >= progress.going_back, "there is no turning forward again"
@@ -178,7 +211,7 @@ def check_time(plan: RolloutPlan, progress: RolloutProgress, decision: Decision,
 
 def check_decision(plan: RolloutPlan, progress: RolloutProgress, decision: Decision) -> None:
     """Assert what holds in each state, whatever happened before."""
-    assert (progress.exposed(plan) > 0) == (may_have_shifted(plan, progress) and not progress.returned)
+    assert (progress.exposed(plan) > 0) == (may_have_exposed(plan, progress) and not progress.returned)
     if not progress.going_back and progress.outcome is None:
         must_stop = progress.verdict == "no_go" or (progress.drifts == 2 and may_have_shifted(plan, progress))
         is_stuck = progress.held and progress.explain_no_return(plan)
@@ -190,6 +223,8 @@ def check_decision(plan: RolloutPlan, progress: RolloutProgress, decision: Decis
         is_tried_again = progress.tries_again and states[decision.step] is StepState.FAILED
         assert is_tried_again or states[decision.step] in (StepState.WAITING, StepState.BEGUN), "no act twice"
         before = states[: decision.step]
+        if step.to_winner:
+            assert progress.winner == "c", "only an arm that has won"
         if not step.final:
             assert set(before) <= {StepState.DONE}, "everything before it has passed"
             assert not progress.going_back
@@ -209,12 +244,15 @@ def check_decision(plan: RolloutPlan, progress: RolloutProgress, decision: Decis
         if progress.taken_down_by:
             assert decision.todo in (Todo.UNDO, Todo.NOTHING, *waits), "users do not return to servers that are gone"
         elif decision.todo is not Todo.RETURN:
-            assert progress.exposed(plan) == 0, "traffic returns first"
+            assert progress.exposed(plan) == 0 or (progress.kept and decision.todo in (Todo.UNDO, *waits)), (
+                "traffic returns first, as far as old instances can carry it"
+            )
     if decision.todo is Todo.END:
         finals = states[plan.body :]
         assert not set(finals) & {StepState.WAITING, StepState.BEGUN}, "each final act was executed"
         assert progress.exposed(plan) == (0 if progress.going_back else 1)
         assert (decision.outcome is RolloutOutcome.PROMOTED) == (not progress.going_back)
+        assert progress.going_back or plan.strategy != "ab_test" or progress.winner == "c"
         if decision.outcome is RolloutOutcome.ROLLED_BACK:
             steps = zip(plan.steps[: plan.body], states[: plan.body], strict=True)
             acts = [state for step, state in steps if isinstance(step, Act)]
@@ -252,7 +290,8 @@ def explore(name: str) -> dict[RolloutProgress, set[RolloutProgress]]:
         ways = [(event,) for event in list_interruptions(plan, progress)]
         for decision in decisions:
             check_decision(plan, progress, decision)
-            ways += list_answers(decision)
+            step = plan.steps[decision.step] if 0 <= decision.step < len(plan.steps) else None
+            ways += list_answers(decision, step.needs if isinstance(step, Observe) else None)
         for events in ways:
             after = progress
             for event in events:
@@ -276,7 +315,9 @@ PLANS = {
     ),
     "canary, no way back at its end": make_plan("canary", irreversible=True),
     "blue_green": make_plan("blue_green"),
+    "rolling": make_plan("rolling"),
     "big_bang": make_plan("big_bang"),
+    "ab_test": make_plan("ab_test"),
 }
 
 

@@ -123,7 +123,7 @@ def test_a_promise_of_one_look_is_kept():
     assert all("allows one look" in row.no_data and not row.effect for row in evidence.comparisons)
     finding = next(f for f in evidence.findings if f.check == "outcome_looks")
     assert finding.level is Level.FAIL
-    assert "judged 1 time before (at 400 units; now 1,000)" in finding.text
+    assert "judged 1 time before (at 400 users; now 1,000)" in finding.text
     assert "monitoring: {mode: anytime}" in finding.remedy
     assert judge_evidence(evidence, Rulebook(RULES, monitoring=FIXED), "r").word.value == "inconclusive"
 
@@ -168,7 +168,7 @@ def test_after_the_planned_end_nothing_is_left():
     data = draw(600)
     ended = look_at(cut(data, 500), paid="group_sequential:1000")
     late = price(data, [ended], Monitoring(max_units=1000))
-    assert "already spent at 1,000 units" in late.refused
+    assert "already spent at 1,000" in late.refused
     evidence = assess_outcomes(make(data, [ended]), Rulebook(RULES, monitoring=Monitoring(max_units=1000)))
     assert all(row.no_data for row in evidence.comparisons)
 

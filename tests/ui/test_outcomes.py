@@ -37,7 +37,7 @@ def test_the_arms_of_a_test_with_their_words_and_chances(page, text, tmp_path):
     assert "&gt; 99.9 %" in by_arm["blue"]
     assert "worse by 15 pp" in by_arm["&lt;b&gt;page"]
     assert "&lt; 0.1 %" in by_arm["baseline"]
-    assert "1,000 + 1,000 + 1,000 units" in page_text
+    assert "1,000 + 1,000 + 1,000 users" in page_text
     assert "not chosen: &lt;b&gt;page, 1 worse" in page_text
     titles = [element.value for element in shown.header]
     assert "Arms" in titles

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from html import unescape
 
+import duckdb
 import pytest
 from stored import HOSTILE, STEADY, edit_decisions, judge, land
 
@@ -156,6 +157,15 @@ def test_a_run_that_is_being_recorded_is_marked(page, own, text):
     shown = page("release", own, release="cart@2.1.0")
     assert not shown.exception
     assert ">recording</span>" in text(shown)
+
+
+def test_simulated_data_are_told_from_measured_ones(page, own, text):
+    assert "simulated data" not in text(page("release", own, release="cart@1.5.0"))
+    with duckdb.connect(str(own)) as connection:
+        connection.execute("""UPDATE runs SET fingerprint = replace(fingerprint, '{', '{"simulated": true, ')""")
+    page_text = text(page("release", own, release="cart@1.5.0"))
+    assert "simulated data</span>nothing was measured" in page_text
+    assert '<td data-of="source">import, simulated</td>' in page_text
 
 
 def test_an_earlier_verdict_has_an_address_of_its_own(page, own, text):

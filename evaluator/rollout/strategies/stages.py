@@ -23,6 +23,7 @@ def _to_act(act: ActSection, stage: str, *, final: bool) -> Act:
         name=act.name,
         stage=stage,
         hooks=tuple(act.hooks),
+        arm=act.arm or "",
         retry_for_s=act.retry_for,
         agree=act.agree,
         final=final,
@@ -35,7 +36,7 @@ def _to_act(act: ActSection, stage: str, *, final: bool) -> Act:
 def list_without_traffic(section: RolloutSection, services: Sequence[str]) -> Iterator[Step]:
     """List the steps of the stages in which no user meets the candidate, with all services at once."""
     for stage in section.stages:
-        if stage.share is None:
+        if not stage.has_users:
             yield from list_acts(section, stage.name)
             yield observe(stage, services)
 
@@ -43,17 +44,25 @@ def list_without_traffic(section: RolloutSection, services: Sequence[str]) -> It
 def list_with_traffic(section: RolloutSection, services: Sequence[str]) -> Iterator[Step]:
     """List the steps of the stages in which users meet the candidates of some services."""
     for stage in section.stages:
-        if stage.share is not None:
+        if stage.user_share is not None:
             yield from list_acts(section, stage.name)
-            yield Act(
-                name=f"{', '.join(services)} to {100 * stage.share:g} %",
-                stage=stage.name,
-                services=tuple(services),
-                share=stage.share,
-                retry_for_s=SHIFT_RETRY_S,
-                agree=stage.agree,
-            )
+            yield shift(stage, services)
             yield observe(stage, services)
+
+
+def shift(stage: StageSection, services: Sequence[str]) -> Act:
+    """Make the act that gives the candidate, or each of several, its share of a stage."""
+    share = stage.user_share or 0.0
+    arms = ", ".join(f"{arm} {100 * part:g} %" for arm, part in stage.shares.items())
+    return Act(
+        name=f"{', '.join(services)} to {arms or f'{100 * share:g} %'}",
+        stage=stage.name,
+        services=tuple(services),
+        share=share,
+        arm_shares=dict(stage.shares),
+        retry_for_s=SHIFT_RETRY_S,
+        agree=stage.agree,
+    )
 
 
 def list_by_group(section: RolloutSection, groups: Sequence[Sequence[str]]) -> tuple[Step, ...]:
@@ -69,8 +78,8 @@ def list_last(section: RolloutSection) -> Iterator[Act]:
     yield from list_acts(section, "always", final=True)
 
 
-def observe(stage: StageSection, services: Sequence[str]) -> Observe:
-    """Make the observation of a stage."""
+def observe(stage: StageSection, services: Sequence[str], share: float = 0.0) -> Observe:
+    """Make the observation of a stage. `share`: of the traffic, where the stage does not name one."""
     bake_s = stage.bake
     if bake_s is None:
         bake_s = stage.load.run_time * stage.load.replicates if stage.load else 0.0
@@ -82,7 +91,8 @@ def observe(stage: StageSection, services: Sequence[str]) -> Observe:
         needs=StepNeeds(stage.needs),
         bake_s=bake_s,
         deadline_s=bake_s if stage.deadline is None else max(stage.deadline, bake_s),
-        share=stage.share or 0.0,
+        share=share if stage.user_share is None else stage.user_share,
+        arm_shares=dict(stage.shares),
         least=stage.least,
         load=stage.load.model_dump(mode="json") if stage.load else None,
     )

@@ -19,6 +19,7 @@ import numpy as np
 from evaluator.records import Monitoring, OutcomeLook, Outcomes
 from evaluator.records.arrays import FloatArray
 from evaluator.stats.inference.sequential import ALPHAS, HALF, NEVER, anytime_z, boundaries, spent
+from evaluator.wording import USERS
 
 Kind = Literal["fixed", "anytime", "group_sequential"]
 Claim = Literal["worse", "within"]
@@ -153,7 +154,7 @@ def find_price(outcomes: Outcomes, arm: int, monitoring: Monitoring) -> LookPric
     if earlier and kind == "fixed":
         refused = "other outcomes of this release were judged before, and monitoring: {mode: fixed} allows one look"
     elif earlier and kind == "group_sequential" and min(units, price.max_units or 0) <= most_units:
-        refused = f"the alpha that may be spent at {units:,} units was already spent at {most_units:,} units"
+        refused = f"the alpha that may be spent at {units:,} {USERS} was already spent at {most_units:,}"
     return replace(price, share=share, refused=refused)
 
 
