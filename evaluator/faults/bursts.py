@@ -8,12 +8,12 @@ from evaluator.records.arrays import BoolArray, FloatArray
 
 LONGEST = 4
 """Slots of the longest burst."""
-BESIDE = 8
-"""Slots before a burst, and after it, in which failures are as rare as usual."""
+AROUND = 8
+"""Slots before a burst, and after it, with which it is compared."""
 FEWEST_AFTER = 2
 """So many slots must follow a burst: else it is not known whether it is over."""
 LEAST_RATIO = 3.0
-"""A burst has so many times as many failures as the slots beside it let expect."""
+"""A burst has so many times as many failures as the slots around it let expect."""
 NATS_OF_BURST = 6.0
 """Log likelihood ratio by which it must have more."""
 
@@ -49,13 +49,13 @@ def _find_in_series(n: FloatArray, count: FloatArray) -> BoolArray:
         after = first + length
         here, of = sums[..., after] - sums[..., first], sums_of_n[..., after] - sums_of_n[..., first]
         usual = np.zeros_like(here)
-        for begin, end in ((np.maximum(first - BESIDE, 0), first), (after, np.minimum(after + BESIDE, slots))):
-            beside, of_beside = sums[..., end] - sums[..., begin], sums_of_n[..., end] - sums_of_n[..., begin]
-            usual = np.maximum(usual, (beside + 1) / np.maximum(of_beside, 1) * of * (end > begin))
+        for begin, end in ((np.maximum(first - AROUND, 0), first), (after, np.minimum(after + AROUND, slots))):
+            side, of_side = sums[..., end] - sums[..., begin], sums_of_n[..., end] - sums_of_n[..., begin]
+            usual = np.maximum(usual, (side + 1) / np.maximum(of_side, 1) * of * (end > begin))
         with np.errstate(divide="ignore", invalid="ignore"):
             gain = np.where(here > 0, here * np.log(here / usual), 0.0) - here + usual
         is_burst = (here >= LEAST_RATIO * usual) & (gain >= NATS_OF_BURST) & (here > 0)
-        # A slot beside a burst is no part of it: each slot of one has too many failures by itself.
+        # A slot next to a burst is no part of it: each slot of one has too many failures by itself.
         rate = LEAST_RATIO * usual / np.maximum(of, 1)
         for slot in (first + later for later in range(length)):
             found[..., slot] |= is_burst & (count[..., slot] > rate * n[..., slot])

@@ -26,7 +26,7 @@ SHAPES = (math.inf, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class FailureSeries:
     """The requests of a scope over time; arrays of shape (buckets,)."""
 
     n: FloatArray
@@ -42,7 +42,7 @@ class Course:
 
 def follow(
     model: FailureModel, scope: Scope, n: FloatArray, failures: FloatArray, slot_s: int, bucket_s: int
-) -> Course:
+) -> FailureSeries:
     """Expect the failures of a scope in each bucket: those of a slot are spread over its buckets as the requests are.
 
     `n` and `failures`: what was counted in each bucket, shape (buckets,).
@@ -52,16 +52,16 @@ def follow(
     mean_rate = expected_of_slot.sum() / max(n_of_slot.sum(), 1.0)
     rate = np.divide(expected_of_slot, n_of_slot, out=np.full_like(n_of_slot, mean_rate), where=n_of_slot > 0)
     slot = np.minimum(np.arange(n.size) * bucket_s // slot_s, rate.size - 1)
-    return Course(n, failures, np.maximum(n * rate[slot], 1e-12), bucket_s)
+    return FailureSeries(n, failures, np.maximum(n * rate[slot], 1e-12), bucket_s)
 
 
-def find_failure_onset(course: Course) -> Onset:
+def find_failure_onset(course: FailureSeries) -> Onset:
     """Find since when more requests of a course fail."""
     steps, growth = weigh_onsets(course)
     return find_onset(steps, growth, course.bucket_s, CHANCE_OF_GROWTH)
 
 
-def weigh_onsets(course: Course) -> tuple[FloatArray, float]:
+def weigh_onsets(course: FailureSeries) -> tuple[FloatArray, float]:
     """Return the log likelihood of an onset in each bucket, shape (buckets,), and that of failures that grow evenly.
 
     Each is a mean over what is not known: the usual rate at the place, how many fail since the onset, and how steadily

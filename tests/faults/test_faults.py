@@ -17,7 +17,7 @@ from evaluator.assess.requests import RequestPairs, pair_requests
 from evaluator.faults import find_fault, find_faults
 from evaluator.faults.bursts import find_bursts
 from evaluator.faults.clock import FaultClock
-from evaluator.faults.course import Course, find_failure_onset
+from evaluator.faults.course import FailureSeries, find_failure_onset
 from evaluator.faults.failing import find_surprise
 from evaluator.faults.grid import build_grid
 from evaluator.faults.naming import name_units
@@ -377,12 +377,12 @@ def test_an_onset_is_named_only_as_far_as_it_is_shown(gains, growth, kind):
     assert find_onset(np.array(gains, float), growth, 300.0, 0.5).kind == kind
 
 
-def make_course(failing_s: dict[int, int], minutes: int) -> Course:
+def make_course(failing_s: dict[int, int], minutes: int) -> FailureSeries:
     """The course of a place with ten requests in each of its buckets of 15 s, and failures in some (by second)."""
     failures = np.zeros(minutes * 4)
     for at_s, count in failing_s.items():
         failures[at_s // 15] += count
-    return Course(np.full(failures.size, 10.0), failures, np.full(failures.size, 0.02), 15)
+    return FailureSeries(np.full(failures.size, 10.0), failures, np.full(failures.size, 0.02), 15)
 
 
 def test_a_burst_long_before_does_not_move_the_onset():
