@@ -43,6 +43,7 @@ from evaluator.records.intents import (
     IRREVERSIBLE_KEY,
     QUESTION_KEY,
     Action,
+    Delivery,
     HookEntry,
     Intent,
     IntentState,
@@ -59,6 +60,10 @@ from evaluator.wording import format_duration
 Wrap = Callable[[HookEntry, Step], Step]
 """Replaces the router of a shift by one that lets the guard set the shares."""
 
+PROGRAM = "command"
+"""Kind of the hook whose answer is what its program printed."""
+MOST_OF_LINE = 200
+"""Characters of a line of a program that are shown."""
 _NO_LIMIT = timedelta(days=365)
 """How long a step is valid that waits for no answer, or whose question may stay unanswered."""
 
@@ -206,7 +211,7 @@ def describe_problems(store: Store, intent: Intent) -> str:
     if intent.state not in (IntentState.FAILED, IntentState.UNKNOWN, IntentState.EXPIRED, IntentState.CANCELLED):
         return ""
     problems = [
-        f"{delivery.hook}: {delivery.outcome.text}"
+        f"{delivery.hook}: {delivery.outcome.text}{_write_last_line(delivery)}"
         for delivery in store.control.deliveries(intent.id)
         if delivery.outcome.state in (IntentState.FAILED, IntentState.UNKNOWN)
     ]
@@ -214,6 +219,12 @@ def describe_problems(store: Store, intent: Intent) -> str:
         return "; ".join(problems)
     rows = [row for row in store.control.audit(intent.release) if row.intent == intent.id and row.event in FINAL_STATES]
     return rows[-1].text if rows else ""
+
+
+def _write_last_line(delivery: Delivery) -> str:
+    """Write the last line that a program printed, which says why it failed; empty if it printed nothing."""
+    lines = delivery.outcome.response.strip().splitlines() if delivery.hook == PROGRAM else []
+    return f" (it wrote: {lines[-1][:MOST_OF_LINE]})" if lines else ""
 
 
 @dataclass(slots=True)
