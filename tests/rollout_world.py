@@ -86,6 +86,7 @@ class Status:
     by: str = ""
     is_returned: bool = False
     drift: str = ""
+    kept: str = ""
     counted: str = ""
 
 
