@@ -21,6 +21,7 @@ from evaluator.intents.journal_records import JournalAction, record_teardown
 from evaluator.intents.observing import find_in_effect, find_latest, services_of
 from evaluator.intents.people import may
 from evaluator.intents.rollout_plans import (
+    count_agreements,
     explain_end,
     explain_full_share,
     explain_hold,
@@ -305,7 +306,8 @@ class StepExecution(Execution):
         first = next(step for step in plan.steps if isinstance(step, Act) and step.is_shift) if act.is_shift else act
         if act.is_shift and (missing := explain_missing_agreement(rules, f"stage {first.stage}", first.agree)):
             return missing
-        if act.share == 1.0 and (missing := explain_full_share(rules, act.stage, act.agree)):
+        agree = count_agreements(plan, act)
+        if act.share == 1.0 and (missing := explain_full_share(rules, act.stage, agree)):
             return missing
         needed = max(self.intent.approvals_needed, act.agree)
         valid = self._count_approvals(rules, load) if needed else 0
