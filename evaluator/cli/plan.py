@@ -33,6 +33,7 @@ from evaluator.records import Margin
 from evaluator.reports import Page
 from evaluator.reports.base import align_columns, write_line
 from evaluator.reports.plan import answer_plan
+from evaluator.rollout.outlook import describe_rollout
 from evaluator.wording import count_of, format_count, format_duration, format_margin, format_number, name_metric
 
 FACTORS = (0.25, 0.5, 1, 2, 4)
@@ -117,8 +118,10 @@ def command(
         return
     page = make_page()
     answer = answer_plan(plans, goal, goal.rate_per_s or history.rate_per_s) if plans else ()
+    forecast = describe_rollout(policy, release or "RELEASE", history, goal)
     lines = [
         *answer,
+        *([forecast] if forecast else []),
         "",
         *_write_head(release, history, goal),
         "",
