@@ -24,6 +24,7 @@ LONGEST = (
     "test_first_verdict.py",
     "rollout/test_kills.py",
     "rollout/test_lockstep.py",
+    "test_rollout_tutorial.py",
     "rollout/test_winning.py",
     "ui/test_journeys.py",
     "cli/test_promote.py",

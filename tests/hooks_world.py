@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import email
+import email.policy
 import http.client
 import os
 import ssl
@@ -11,9 +13,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from aiosmtpd.controller import Controller
 from metrics_servers import program, running
 
 from evaluator.hooks import HookContext, Step, write_by_hand
@@ -107,6 +111,30 @@ def receiving(certificate: Path | None = None) -> Iterator[Receiver]:
         server.shutdown()
         server.server_close()
         thread.join(5)
+
+
+@dataclass
+class Mailbox:
+    """A mail server and what it got."""
+
+    port: int
+    mails: list[EmailMessage] = field(default_factory=list)
+
+    async def handle_DATA(self, _server, _session, envelope):  # noqa: N802 - aiosmtpd calls it
+        self.mails.append(email.message_from_bytes(envelope.content, policy=email.policy.default))
+        return "250 OK"
+
+
+@contextlib.contextmanager
+def receiving_mail(port: int = 0) -> Iterator[Mailbox]:
+    """A real SMTP server, until the block ends."""
+    box = Mailbox(port or free_port())
+    controller = Controller(box, hostname="127.0.0.1", port=box.port)
+    controller.start()
+    try:
+        yield box
+    finally:
+        controller.stop()
 
 
 @contextlib.contextmanager

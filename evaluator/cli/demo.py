@@ -13,6 +13,7 @@ import click
 from evaluator.cli import DEFAULT_STORE, Session
 from evaluator.cli.amounts import SHARE
 from evaluator.cli.demo_rollout import command as rollout_command
+from evaluator.cli.demo_rollouts import command as rollouts_command
 from evaluator.errors import EvaluatorError, UsageError
 from evaluator.records import Arm, Release, Service, Verdict
 from evaluator.sources.sample import DEAD, REGRESSIONS, find_loadtests, start_arms, start_prometheus
@@ -55,7 +56,8 @@ def command(
     With --live, further users send their requests to HAProxy, which shares them out to the instances of both versions.
     Its access log is followed meanwhile: these requests are judged as those of production.
 
-    `evaluator demo rollout` takes a candidate through test, pre-production and production.
+    `evaluator demo rollout` takes a candidate through test, pre-production and production, and `evaluator demo
+    rollouts` a good and a bad one by each strategy.
     """
     session: Session = context.obj
     if context.invoked_subcommand:
@@ -65,6 +67,7 @@ def command(
 
 
 command.add_command(rollout_command)
+command.add_command(rollouts_command)
 
 
 def _refuse_options(context: click.Context) -> None:

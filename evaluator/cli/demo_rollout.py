@@ -25,6 +25,7 @@ from evaluator.sources.sample_environments import (
     KINDS,
     PRODUCTION,
     Environments,
+    RoutedTraffic,
     count_sessions,
     end_processes,
     find_guard,
@@ -35,7 +36,7 @@ from evaluator.sources.sample_environments import (
     start_production_router,
 )
 from evaluator.sources.sample_etcd import has_etcd, start_etcd
-from evaluator.sources.sample_policy import Times, find_first_stage, write_policy
+from evaluator.sources.sample_policy import STRATEGIES, Times, find_first_stage, write_policy
 from evaluator.sources.sample_router import require_haproxy, start_users
 from evaluator.wording import count_of, format_count, format_duration, format_number, quote_command
 
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from evaluator.rollout.reporting import RolloutFacts
 
 VERSIONS = {"baseline": "1.4.1", "canary": "1.5.0"}
-STRATEGIES = ("canary", "blue_green", "big_bang")
 SPAWN_RATE = 60.0
 LONGEST_S = 600.0
 """The demo ends a rollout that takes longer (s)."""
@@ -56,7 +56,9 @@ INCONCLUSIVE_CODE, WRONG_CODE = 3, 4
 
 
 @click.command("rollout")
-@click.option("--strategy", type=click.Choice(STRATEGIES), default="canary", show_default=True, help="How it is done.")
+@click.option(
+    "--strategy", type=click.Choice(list(STRATEGIES)), default="canary", show_default=True, help="How it is done."
+)
 @click.option(
     "--regression",
     type=click.Choice(list(KINDS)),
@@ -92,17 +94,19 @@ def run_demo(
     session: Session, parent: Path, strategy: str, regression: str, times: Times, *, by_hand: bool = False
 ) -> int:
     """Run a demo in a new folder of `parent`, and return the exit code. Nothing is left running."""
-    folder = _make_folder(parent)
+    folder = make_folder(parent)
     release = "shop@1.5.0" + ("" if regression == "none" else f"-{regression}")
     demo = Demo(session, folder, release, strategy, regression)
     try:
-        return demo.run(times, by_hand=by_hand)
+        ended = demo.run(times, by_hand=by_hand)
+        demo.conclude(ended)
+        return ended.ending.code
     finally:
         left = end_processes(demo.traces, PATIENCE_S)
         session.say("nothing is left running" if not left else f"had to be ended: {'; '.join(left)}")
 
 
-def _make_folder(parent: Path) -> Path:
+def make_folder(parent: Path) -> Path:
     """Make a new folder for one demo: `rollout-1`, `rollout-2` and so on."""
     for number in range(1, 10_000):
         folder = parent / f"rollout-{number}"
@@ -125,6 +129,8 @@ class Demo:
     release: str
     strategy: str
     regression: str
+    is_quiet: bool = False
+    """What the rollout says goes into a file."""
     traces: tuple[str, ...] = ()
     """Texts of the command lines of what it has started."""
 
@@ -138,8 +144,8 @@ class Demo:
         """Options of all commands on it."""
         return ["--store", str(self.store), "--policy", str(self.folder / "evaluator.yaml")]
 
-    def run(self, times: Times, *, by_hand: bool = False) -> int:
-        """Run it, print how it went, and return the exit code.
+    def run(self, times: Times, *, by_hand: bool = False) -> EndedDemo:
+        """Run it, and return how it went. Raises EvaluatorError if the rollout was not started.
 
         `by_hand`: a person starts the rollout; it ends with KeyboardInterrupt.
         """
@@ -153,14 +159,14 @@ class Demo:
             if by_hand:
                 self.wait_for_person()
             self.drive()
-            return self.conclude(environments)
+            return self.read_ending(environments)
 
     @contextlib.contextmanager
     def production(self, environments: Environments, times: Times) -> Iterator[None]:
         """Let users use the baseline during the block."""
         from evaluator.store import Store
 
-        say = self.session.say
+        say = self._say
         policy = write_policy(environments, self.release, self.strategy, times)
         (self.folder / "evaluator.yaml").write_text(policy, encoding="utf-8")
         store = Store.open(self.store, create=True)
@@ -174,6 +180,11 @@ class Demo:
         ):
             say(f"{times.users} users send requests to HAProxy at {environments.router.url}")
             yield
+
+    def _say(self, text: str) -> None:
+        """Say what a person needs who follows one demo."""
+        if not self.is_quiet:
+            self.session.say(text)
 
     @property
     def start_words(self) -> list[str]:
@@ -195,9 +206,13 @@ class Demo:
     def drive(self) -> None:
         """Let `evaluator rollout start` drive the rollout, in a process of its own."""
         words = self.start_words
-        self.session.say(f"the policy: {self.folder / 'evaluator.yaml'}")
-        self.session.say(f"`{quote_command(*words)}`")
-        process = subprocess.Popen([sys.executable, "-m", "evaluator", *words], stdin=subprocess.DEVNULL)
+        self._say(f"the policy: {self.folder / 'evaluator.yaml'}")
+        self._say(f"`{quote_command(*words)}`")
+        with contextlib.ExitStack() as stack:
+            output = stack.enter_context((self.folder / "rollout.log").open("ab")) if self.is_quiet else None
+            process = subprocess.Popen(
+                [sys.executable, "-m", "evaluator", *words], stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
         try:
             process.wait(LONGEST_S)
         except subprocess.TimeoutExpired:
@@ -218,11 +233,10 @@ class Demo:
                 os.kill(pid, signal.SIGTERM)
         end_processes([find_guard(self.store)], PATIENCE_S)
 
-    def conclude(self, environments: Environments) -> int:
-        """Print how the rollout went, write the report, and return the exit code."""
+    def read_ending(self, environments: Environments) -> EndedDemo:
+        """Read how the rollout went. Raises EvaluatorError if it was not started."""
         from evaluator.pipeline.landing import land_release
-        from evaluator.reports.rollout import to_html
-        from evaluator.rollout.reporting import make_report, read_facts
+        from evaluator.rollout.reporting import read_facts
         from evaluator.store import Store
         from evaluator.store.rollouts import Rollouts
 
@@ -233,22 +247,46 @@ class Demo:
         with contextlib.suppress(UnknownName):  # without any run there is nothing to land
             land_release(store, self.release)
         facts = read_facts(store, started[-1])
-        report = make_report(facts, datetime.now(UTC))
+        traffic = read_traffic(environments.router.log, start=facts.rollout.started_at.timestamp())
+        sent = max(count_sessions(environments.socket)["canary"], traffic.requests["canary"])
+        return EndedDemo(facts, judge_ending(facts, self.strategy, self.regression), traffic, sent)
+
+    def conclude(self, ended: EndedDemo) -> None:
+        """Print how the rollout went, and write the report."""
+        from evaluator.reports.rollout import to_html
+        from evaluator.rollout.reporting import make_report
+
+        report = make_report(ended.facts, datetime.now(UTC))
         path = self.folder / "report.html"
         try:
             path.write_text(to_html(report) + "\n", encoding="utf-8")
             said = f"the report: {path}"
         except ImportError as error:
             said = f"no report was written: it needs the package {error.name}; pip install 'release-evaluator[plots]'"
-        ending = judge_ending(facts, self.strategy, self.regression)
-        lines = [*describe_rollout(facts), describe_exposure(facts, environments)]
-        emit("\n".join([f"{report.word}  {self.release}", f"  {report.why}", *lines, f"  {ending.text}"]))
+        lines = [*describe_rollout(ended.facts), describe_exposure(ended)]
+        emit("\n".join([f"{report.word}  {self.release}", f"  {report.why}", *lines, f"  {ended.ending.text}"]))
         self.session.say(said)
         self.session.say(
             f"next: `{quote_command(*self.options, 'rollout', 'status', self.release)}`, or try another one:"
         )
         self.session.say("`evaluator demo rollout --strategy blue_green`, `evaluator demo rollout --regression hang`")
-        return ending.code
+
+
+@dataclass(frozen=True, slots=True)
+class EndedDemo:
+    """How one demo went."""
+
+    facts: RolloutFacts
+    ending: Ending
+    traffic: RoutedTraffic
+    """What the router has logged since the start."""
+    sent: int
+    """Requests that the router has sent to the candidate, by its own counters; of some there is no line in its log."""
+
+    @property
+    def total(self) -> int:
+        """Requests of users since the start."""
+        return sum(self.traffic.requests.values()) + self.sent - self.traffic.requests["canary"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,19 +341,17 @@ def describe_rollout(facts: RolloutFacts) -> Iterator[str]:
         yield f"  all traffic was at the baseline {when} it was to go back"
 
 
-def describe_exposure(facts: RolloutFacts, environments: Environments) -> str:
+def describe_exposure(ended: EndedDemo) -> str:
     """Write how many requests of users the candidate got since the start, by the router.
 
     The runs have fewer: what a candidate never answered is logged after its step was closed, or not at all.
     """
-    traffic = read_traffic(environments.router.log, start=facts.rollout.started_at.timestamp())
-    logged, total = traffic.requests["canary"], sum(traffic.requests.values())
-    sent = max(count_sessions(environments.socket)["canary"], logged)
-    of_all = count_of(total + sent - logged, "request")
-    results = f"{format_count(traffic.failures['canary'])} failed"
-    if sent > logged:
-        results += f", and {format_count(sent - logged)} had no answer, or not yet"
-    return f"  the candidate got {format_count(sent)} of {of_all} of users, by HAProxy: {results}"
+    logged = ended.traffic.requests["canary"]
+    results = f"{format_count(ended.traffic.failures['canary'])} failed"
+    if ended.sent > logged:
+        results += f", and {format_count(ended.sent - logged)} had no answer, or not yet"
+    of_all = count_of(ended.total, "request")
+    return f"  the candidate got {format_count(ended.sent)} of {of_all} of users, by HAProxy: {results}"
 
 
 def _list_rows(facts: RolloutFacts, plan: RolloutPlan) -> Iterator[tuple[str, ...]]:

@@ -21,6 +21,7 @@ from evaluator.records.rollouts import (
     RolloutOutcome,
     RolloutPlan,
     StepNeeds,
+    StopCause,
     Unanswered,
     from_plain,
 )
@@ -266,7 +267,8 @@ def _write_why(plan: RolloutPlan, progress: RolloutProgress, turned: int | None,
         place = f" at {where.stage}" if where else ""
         return f"Turned back{place}: {progress.why_back}."
     if progress.outcome is RolloutOutcome.PROMOTED:
-        return "Each stage has shown what it needed, and the router says that the candidate has all traffic."
+        arm = f"{progress.winner}, the arm that won," if progress.winner else "the candidate"
+        return f"Each stage has shown what it needed, and the router says that {arm} has all traffic."
     decision = decide(plan, progress, now.timestamp())
     if progress.held:
         return f"Held: {progress.why_held}."
@@ -283,6 +285,8 @@ def _choose_next_action(plan: RolloutPlan, progress: RolloutProgress) -> str:
     rollback, resume = (quote_command(*words, release) for words in (("rollback",), ("rollout", "resume")))
     if progress.outcome is RolloutOutcome.PROMOTED:
         return f"nothing; `{rollback}` takes it back"
+    if progress.outcome is RolloutOutcome.ROLLED_BACK and progress.cause_back is StopCause.NO_WINNER:
+        return "nothing; no arm was shown to be within its margins, so users stay at the baseline"
     if progress.outcome is RolloutOutcome.ROLLED_BACK:
         return "find and fix the cause, and roll out a new version"
     if progress.outcome is RolloutOutcome.ROLLED_BACK_PARTLY:
@@ -382,6 +386,8 @@ def _note_result(step: Observe, verdict: Verdict | None, events: Sequence[Event]
     looks = [event for event in events if event.kind is EventKind.JUDGED]
     if verdict is None:
         return f"needs {describe_needs(step)}"
+    if looks and looks[-1].arm:
+        return f"{looks[-1].arm} has won"
     if step.needs is not StepNeeds.NO_HARM or verdict.word is VerdictWord.NO_GO or not looks:
         return VERDICT_WORDS[verdict.word]
     return "no harm shown" if looks[-1].no_harm else "no harm not shown"
@@ -450,6 +456,7 @@ def _list_happenings(plan: RolloutPlan, rollout: Rollout, events: Sequence[Event
         if event.kind is EventKind.JUDGED:
             no_harm = ", no harm shown" if event.no_harm else ""
             what = f"judged {LOOKS[event.look]}: {event.verdict.replace('_', '-').upper()}{no_harm}"
+            what += f", {event.arm} has won" if event.arm else ""
         elif event.kind is EventKind.ENDED and event.outcome:
             what = f"ended: {event.outcome.replace('_', ' ')}"
         name = plan.steps[event.step].name if 0 <= event.step < len(plan.steps) else ""

@@ -74,7 +74,7 @@ _EXPLAINED = {
 
 def write_policy(environments: Environments, release: str, strategy: str, times: Times) -> str:
     """Write the policy as YAML with comments."""
-    stages = _STAGES[strategy](environments, times)
+    stages = STRATEGIES[strategy](environments, times)
     section: dict[str, Any] = {
         "strategy": strategy,
         "router": {"shop": {"haproxy": _list_router(environments)}},
@@ -159,7 +159,8 @@ def _list_last(name: str, times: Times) -> dict[str, Any]:
     return {"name": name, "share": "100%", "needs": "nothing", "bake": f"{times.last_s:g}s"}
 
 
-_STAGES = {"canary": _list_canary, "blue_green": _list_blue_green, "big_bang": _list_big_bang}
+STRATEGIES = {"canary": _list_canary, "blue_green": _list_blue_green, "big_bang": _list_big_bang}
+"""Strategy that the sample service can be rolled out by → function that lists its stages."""
 
 # ------------------------------------------------------------------ acts
 

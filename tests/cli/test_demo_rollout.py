@@ -9,9 +9,12 @@ import time
 
 import pytest
 import yaml
+from rollout_cases import make_cases
 
 from evaluator.__main__ import run
-from evaluator.sources.sample_environments import find_processes
+from evaluator.cli.demo_rollout import EndedDemo, Ending
+from evaluator.cli.demo_rollouts import make_row
+from evaluator.sources.sample_environments import RoutedTraffic, find_processes
 from evaluator.store import Store
 
 END_S = 150
@@ -20,9 +23,13 @@ import sys
 from pathlib import Path
 from evaluator.cli import Session
 from evaluator.cli.demo_rollout import run_demo
+from evaluator.cli.demo_rollouts import run_demos
 from evaluator.sources.sample_policy import Times
 times = Times(load_s=0, bake_s=12, last_s=2, least=20, users=15, shares=("50 %",))
-print("EXIT", run_demo(Session(), Path("demo"), "canary", sys.argv[1], times))
+if sys.argv[1] == "all":
+    print("EXIT", run_demos(Session(), Path("demo"), ["canary"], "dies", times))
+else:
+    print("EXIT", run_demo(Session(), Path("demo"), "canary", sys.argv[1], times))
 """
 
 
@@ -67,16 +74,20 @@ def test_a_good_candidate_gets_all_users_and_one_that_hangs_is_off_within_second
     # At once, because each of them mostly waits.
     good, good_folder = begin_demo("none")
     bad, bad_folder = begin_demo("hang")
-    stopped, stopped_folder = begin_demo("dies")
+    stopped, stopped_folder = begin_demo("all")
 
     until = time.monotonic() + END_S
-    while "observe 50 %: begun" not in read(stopped_folder)[1]:
+    stopped_log = stopped_folder / "demo" / "rollout-1" / "rollout.log"
+    while not stopped_log.exists() or "observe 50 %: begun" not in stopped_log.read_text():
         assert stopped.poll() is None, read(stopped_folder)
         assert time.monotonic() < until, read(stopped_folder)
         time.sleep(0.1)
     stopped.send_signal(signal.SIGINT)
     assert stopped.wait(timeout=END_S) != 0
-    assert "nothing is left running" in read(stopped_folder)[1]
+    said = read(stopped_folder)[1]
+    assert said.startswith("2 rollouts, one after the other, at most ")
+    assert "1 of 2: canary, the candidate: none" in said
+    assert "2 of 2" not in said
     assert not find_processes([str(stopped_folder)])
 
     good.wait(timeout=END_S)
@@ -125,3 +136,22 @@ def test_it_says_what_is_missing_and_leaves_nothing(tmp_path, monkeypatch, capsy
         "Error: haproxy is not installed\nHint: on Debian, as root: apt-get install haproxy\n"
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_the_table_of_all_says_what_caught_it_and_what_was_planned():
+    cases = make_cases()
+
+    def make(name, candidate, failed, sent):
+        traffic = RoutedTraffic({"baseline": 9000, "canary": candidate}, {"baseline": 0, "canary": failed})
+        return EndedDemo(cases[name][0], Ending(0, ""), traffic, sent)
+
+    assert make_row(make("promoted", 1000, 0, 1000), "canary", "none")[:7] == (
+        "canary", "none", "promoted", "5.1 min", "1,000 requests", "0", "–"
+    )  # fmt: skip
+    *row, caught, planned = make_row(make("back", 900, 150, 910), "canary", "production-errors")
+    assert row == ["canary", "production-errors", "rolled back", "12.8 min", "910 requests", "160"]
+    assert (
+        caught == "the guard: 38 of 61 requests of cart failed in 10 s, more than 5 % in 50 %, 47.4 s after the shift"
+    )
+    # 5 min of load, 10 min at 5 %, 60 min at 50 %, at 9,910 requests in 769 s.
+    assert planned == "back in 50 % within 75 min, 23,583 requests"

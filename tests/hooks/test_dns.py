@@ -1,6 +1,5 @@
 import base64
 import socket
-import subprocess
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -10,82 +9,18 @@ import dns.message
 import dns.query
 import pytest
 from hooks_world import make_context, paste
-from metrics_servers import program, wait_for
+from knot import SECRET, knot_server, look_up
+from metrics_servers import wait_for
 from routers import ask, haproxy_router, service
 
 from evaluator.errors import PolicyError
 from evaluator.hooks import make_hook
-from evaluator.sources.load import free_port
-
-SECRET = base64.b64encode(b"a secret of thirty-two bytes, so").decode()
-CONFIG = """
-server:
-    rundir: {folder}
-    listen: 127.0.0.1@{port}
-database:
-    storage: {folder}
-key:
-  - id: upd
-    algorithm: hmac-sha256
-    secret: {secret}
-  - id: reader
-    algorithm: hmac-sha256
-    secret: {secret}
-acl:
-  - id: updates
-    address: 127.0.0.1
-    key: upd
-    action: update
-  - id: transfers
-    address: 127.0.0.1
-    key: reader
-    action: transfer
-template:
-  - id: default
-    storage: {folder}
-zone:
-  - domain: shop.test
-    file: shop.zone
-    acl: [updates, transfers]
-"""
-ZONE = """$ORIGIN shop.test.
-@ 3600 SOA ns.shop.test. admin.shop.test. 1 3600 600 86400 60
-@ 3600 NS ns.shop.test.
-ns 3600 A 127.0.0.1
-cart 2 A 10.0.0.1
-cart 2 A 10.0.0.2
-alias 300 CNAME cart.shop.test.
-gateway 1 A 127.0.0.1
-"""
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    folder, port = tmp_path_factory.mktemp("knot"), free_port()
-    (folder / "knot.conf").write_text(CONFIG.format(folder=folder, port=port, secret=SECRET))
-    (folder / "shop.zone").write_text(ZONE)
-    command = [program("knotd"), "-c", str(folder / "knot.conf")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 20
-        while look_up(port, "cart.shop.test", "A") is None:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    with knot_server(tmp_path_factory.mktemp("knot")) as port:
         yield port
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def look_up(port, name, kind):
-    try:
-        answer = dns.query.tcp(dns.message.make_query(name, kind), "127.0.0.1", 2, port)
-    except (OSError, EOFError, dns.exception.DNSException):
-        return None
-    if answer.rcode() not in (0, 3):
-        return None
-    return sorted(record.to_text() for rrset in answer.answer for record in rrset)
 
 
 def hook_for(port, secret=SECRET, **extra):

@@ -1,35 +1,20 @@
-import email
-import email.policy
 import json
 import logging
 import threading
 
 import pytest
-from aiosmtpd.controller import Controller
-from hooks_world import make_context, reply
+from hooks_world import make_context, receiving_mail, reply
 
 from evaluator.errors import PolicyError
 from evaluator.hooks import make_hook
-from evaluator.sources.load import free_port
 
 TOKEN = "pa55-t0ken"
 
 
 @pytest.fixture(scope="module")
 def mailbox():
-    class Box:
-        mails: list = []  # noqa: RUF012 - one box a module
-
-        async def handle_DATA(self, _server, _session, envelope):  # noqa: N802 - aiosmtpd calls it
-            self.mails.append(email.message_from_bytes(envelope.content, policy=email.policy.default))
-            return "250 OK"
-
-    box = Box()
-    controller = Controller(box, hostname="127.0.0.1", port=free_port())
-    controller.start()
-    box.port = controller.port
-    yield box
-    controller.stop()
+    with receiving_mail() as box:
+        yield box
 
 
 def hook_for(*to, **extra):

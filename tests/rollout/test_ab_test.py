@@ -1,18 +1,20 @@
 """A/B tests as rollouts: what the policy refuses, and what the driver does at the planned end."""
 
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import yaml
-from rollout_world import AB_TEST, Found, World, make_plan
+from rollout_world import AB_TEST, START, Found, World, make_plan
 
 from evaluator.errors import PolicyError
 from evaluator.policy import parse_policy
-from evaluator.records.rollouts import JudgedAt, RolloutOutcome, from_plain, split_traffic, to_plain
+from evaluator.records.rollouts import JudgedAt, Rollout, RolloutOutcome, from_plain, split_traffic, to_plain
 from evaluator.rollout.collaborators import StepAnswers
 from evaluator.rollout.describing import find_exit_code
 from evaluator.rollout.planning import make_plan as plan_policy
+from evaluator.rollout.reporting import RolloutFacts, make_report
 
 MAP = {"socket": "/run/h.sock", "map": "/etc/shop.map", "servers": {"baseline": "a", "b": "b", "c": "c"}}
 CONVERSION = {"name": "conversion", "type": "outcome_proportion", "outcome": "bought", "margin": "0pp"}
@@ -21,6 +23,7 @@ POLICY = {"service": "shop", "metrics": [CONVERSION], "rollout": AB_TEST | {"rou
 WON = Found("go", no_harm=False, arm="c", is_sound=True)
 NO_ARM = Found("inconclusive", no_harm=False, missing=("conversion rose by 0.1 pp (-0.2 to 0.4)",), is_sound=True)
 BROKEN = Found("inconclusive", no_harm=False, missing=("outcomes.csv cannot be read",))
+BEGAN = datetime.fromtimestamp(START, UTC)
 END, TO_WINNER = 3, 4
 
 
@@ -130,6 +133,27 @@ def test_a_driver_that_is_killed_at_any_event_goes_on_to_the_same_end(world, aft
     assert shares_of(world) == {"baseline": 0.0, "c": 1.0}
     assert world.executed.count(TO_WINNER) == 1
     assert world.looks.count((END, JudgedAt.BAKE)) == 1
+
+
+def report_of(world):
+    rollout = Rollout("r1", "shop@2", to_plain(world.plan), world.plan.hash(), {}, "ann", ("ann",), "test", BEGAN)
+    return make_report(RolloutFacts(rollout, tuple(world.events)), BEGAN + timedelta(seconds=300))
+
+
+def test_the_report_names_the_arm_that_won(world):
+    world.drive()
+    page = report_of(world)
+    assert page.word.startswith("PROMOTED")
+    assert page.why.endswith("the router says that c, the arm that won, has all traffic.")
+    assert "judged after its time: GO, c has won" in [event.what for event in page.happenings]
+
+
+def test_the_report_of_a_test_without_a_winner_asks_for_no_repair(world):
+    world.at_end = dict.fromkeys(world.at_end, NO_ARM)
+    world.drive()
+    page = report_of(world)
+    assert page.word.startswith("ROLLED BACK")
+    assert (page.why, page.next_action[:8]) == ("Turned back at 25 %: no arm won 25 %.", "nothing;")
 
 
 # ------------------------------------------------------------------ the plan
