@@ -22,6 +22,7 @@ from typing import Literal
 
 import numpy as np
 from fault_logs import add_retries, draw_log
+from fault_services import add_uneven_fault, choose_places, draw_requests, draw_service
 
 from evaluator.assess import ReleaseData
 from evaluator.faults import find_fault, find_faults
@@ -35,7 +36,7 @@ ROOT = Path(__file__).parent.parent
 NOTES, ACCURACY = ROOT / "tests" / "arena" / "faults.md", ROOT / "docs" / "accuracy.md"
 HEADING = "## Where a fault is"
 LEAST_REQUESTS, TOLERANCE_S = 200, 60.0
-OF_CURVE, A_MINUTE = (50, 100, 200, 300, 500, 1000, math.inf), (0, 10, 25, 50, math.inf)
+OF_CURVE, A_MINUTE = (50, 200, 500, 1000, math.inf), (0, 10, 25, 50, 100, math.inf)
 """Edges of the numbers of requests by which the curve is written: at the place, and there in a minute."""
 LEAST_OF_CURVE = 10
 MOST_PLACES = 0.95
@@ -66,8 +67,8 @@ class Design:
     """How many times as many releases are drawn as of other designs."""
     least_requests: int = LEAST_REQUESTS
     """The place of the fault has at least so many requests since its onset."""
-    from_log: bool = False
-    """Are the requests those of the second simulator, `benchmarks/fault_logs.py`?"""
+    source: Literal["simulate", "log", "services"] = "simulate"
+    """The simulator: `evaluator.simulate`, `benchmarks/fault_logs.py` or `benchmarks/fault_services.py`."""
 
 
 THREE_ARMS = replace(HOUR, changes=(Change(), Change()))
@@ -80,7 +81,7 @@ LOG_10 = replace(LOG, duration_s=7200.0, split=(0.1,))
 FAILS: Literal["failures"] = "failures"
 SLOW: Literal["response_time"] = "response_time"
 DESIGNS = (
-    Design("one endpoint on one instance, +5 points of failures", HOUR, FAILS, times=12),
+    Design("one endpoint on one instance, +5 points of failures", HOUR, FAILS, times=50),
     Design("one endpoint on one instance, twice the time", HOUR, SLOW),
     Design("the same from the start, failures", HOUR, FAILS, at_start=True),
     Design("the same from the start, time", HOUR, SLOW, at_start=True),
@@ -115,15 +116,19 @@ DESIGNS = (
     Design("6 h at 20/s, time", replace(HOUR, duration_s=21_600.0, rate_per_s=20.0), SLOW),
     Design("production: 2 h, 10 % of the traffic, failures", PRODUCTION, FAILS, promised=False, times=8),
     Design("production: 2 h, 10 % of the traffic, time", PRODUCTION, SLOW, promised=False),
-    Design("log: one endpoint on one instance, failures", LOG, FAILS, from_log=True, times=7),
-    Design("log: one endpoint on one instance, time", LOG, SLOW, from_log=True),
-    Design("log: all endpoints on one instance, failures", LOG, FAILS, endpoints=None, from_log=True),
-    Design("log: one endpoint on all instances, failures", LOG, FAILS, instances=None, from_log=True),
-    Design("log: leak of one endpoint on one instance, time", LOG, SLOW, grows=True, from_log=True),
-    Design("log: 2 min at 200/s, failures", LOG_2_MIN, FAILS, from_log=True, times=7),
-    Design("log: 10 % of the traffic for 2 h, failures", LOG_10, FAILS, promised=False, from_log=True, times=5),
-    Design("log: no fault", LOG, from_log=True),
-    Design("log: no fault, 2 min at 200/s", LOG_2_MIN, from_log=True, times=7),
+    Design("log: one endpoint on one instance, failures", LOG, FAILS, promised=False, source="log", times=50),
+    Design("log: one endpoint on one instance, time", LOG, SLOW, source="log"),
+    Design("log: all endpoints on one instance, failures", LOG, FAILS, endpoints=None, source="log"),
+    Design("log: one endpoint on all instances, failures", LOG, FAILS, instances=None, source="log"),
+    Design("log: leak of one endpoint on one instance, time", LOG, SLOW, grows=True, source="log"),
+    Design("log: 2 min at 200/s, failures", LOG_2_MIN, FAILS, source="log", times=7),
+    Design("log: 10 % of the traffic for 2 h, failures", LOG_10, FAILS, promised=False, source="log", times=5),
+    Design("log: no fault", LOG, source="log"),
+    Design("log: no fault, 2 min at 200/s", LOG_2_MIN, source="log", times=7),
+    Design("services: one endpoint on one instance, failures", HOUR, FAILS, promised=False, source="services",
+           times=50),
+    Design("services: one endpoint on one instance, time", HOUR, SLOW, promised=False, source="services", times=8),
+    Design("services: no fault", source="services", times=50),
     Design("no fault"),
     Design("no fault, instances of unequal speed (sd 20 %)", UNEQUAL),
     Design("no fault, 2 + 2 of unequal speed", replace(UNEQUAL, instances=(2,))),
@@ -132,6 +137,9 @@ DESIGNS = (
     Design("no fault, 2 min at 100/s", replace(HOUR, duration_s=120.0, rate_per_s=100.0), times=25),
 )  # fmt: skip
 
+ONE_OF_LOG, ONE_OF_SERVICES = (
+    next(design for design in DESIGNS if design.source == source) for source in ("log", "services")
+)
 ON_CURVE = tuple(
     design
     for design in DESIGNS
@@ -151,13 +159,17 @@ class Truth:
     """Requests there since the onset."""
     tried: int = 0
     """How many places were drawn until one had enough requests."""
+    duration_s: float = 0.0
+    """Of a run."""
 
 
 def draw(design: Design, seed: int) -> tuple[Requests, Truth]:
     """Draw a release, and put its fault at a place with enough requests."""
+    if design.source == "services":
+        return draw_from_services(design, seed)
     random = np.random.default_rng(1_000_000 + seed)
     scenario = design.scenario
-    if design.from_log:
+    if design.source == "log":
         requests = draw_log(
             seed,
             duration_s=scenario.duration_s,
@@ -169,9 +181,9 @@ def draw(design: Design, seed: int) -> tuple[Requests, Truth]:
     else:
         requests = simulate(scenario, seed)
     if not design.what:
-        if design.from_log:
+        if design.source == "log":
             requests = add_retries(requests, np.zeros(len(requests), dtype=bool), 0.0, seed)
-        return requests, Truth(None)
+        return requests, Truth(None, duration_s=scenario.duration_s)
     arm_code = requests.arms.index(design.arm)
     of_arm = [requests.instances[code] for code in np.unique(requests.instance[requests.arm == arm_code])]
     onset_s = 0.0 if design.at_start or design.grows else float(random.uniform(0.15, 0.75)) * design.scenario.duration_s
@@ -183,11 +195,40 @@ def draw(design: Design, seed: int) -> tuple[Requests, Truth]:
         affected = find_affected(requests, fault)
         if affected.sum() >= design.least_requests:
             failing = add_fault(requests, fault, seed)
-            if design.from_log:
+            if design.source == "log":
                 failing = add_retries(failing, affected, size if design.what == "failures" else 0.0, seed)
-            truth = Truth(fault, frozenset(endpoints), frozenset(instances), int(affected.sum()), tried)
+            truth = Truth(
+                fault,
+                frozenset(endpoints),
+                frozenset(instances),
+                int(affected.sum()),
+                tried,
+                scenario.duration_s,
+            )
             return failing, truth
     raise SystemExit(f"{design.name}: no place has {design.least_requests} requests")
+
+
+def draw_from_services(design: Design, seed: int) -> tuple[Requests, Truth]:
+    """Draw a release of the third simulator; another service is drawn where no place has enough requests."""
+    for number in itertools.count(1000 * seed):
+        service = draw_service(number)
+        requests = draw_requests(service, number)
+        if not design.what:
+            return requests, Truth(None, duration_s=service.duration_s)
+        random = np.random.default_rng([number, 304])
+        onset_s = float(random.uniform(0.15, 0.75)) * service.duration_s
+        places = choose_places(requests, onset_s, design.least_requests)
+        if places:
+            endpoint, instance = places[random.integers(len(places))]
+            size = 0.05 if design.what == "failures" else 2.0
+            fault = SimulatedFault(design.what, size, onset_s, [endpoint], [instance])
+            affected = find_affected(requests, fault)
+            truth = Truth(
+                fault, frozenset([endpoint]), frozenset([instance]), int(affected.sum()), 1, service.duration_s
+            )
+            return add_uneven_fault(requests, affected, design.what, size, number), truth
+    raise AssertionError
 
 
 def _choose(random: np.random.Generator, names: Sequence[str], count: int | None) -> list[str]:
@@ -195,12 +236,12 @@ def _choose(random: np.random.Generator, names: Sequence[str], count: int | None
     return list(names) if count is None else random.choice(list(names), min(count, len(names)), replace=False).tolist()
 
 
-def judge(requests: Requests, scenario: Scenario) -> tuple[VerdictWord, tuple[Fault, ...]]:
+def judge(requests: Requests, bucket_s: int) -> tuple[VerdictWord, tuple[Fault, ...]]:
     """Judge a release by the built-in policy; returns the word and the faults.
 
     With a GO, which shows none, those that would be found: few releases of some designs are anything else.
     """
-    cells = to_cells(requests, scenario.bucket_s or choose_bucket_s(scenario.duration_s))
+    cells = to_cells(requests, bucket_s)
     users = dict.fromkeys(requests.arms, 10)
     runs = tuple(
         Run(run, "cart@2", "g1", "import", state=RunState.COMPLETE, facts=RunFacts(users=users))
@@ -256,6 +297,36 @@ class Found:
     per_minute: float
     place: bool
     onset: bool
+    could: bool
+    """Does one who knows the place and both rates name the onset?"""
+    design: Design
+
+
+def find_by_rates(requests: Requests, truth: Truth) -> float:
+    """Find the likeliest two minutes of an onset for one who knows the place, and the share that fails there before it.
+
+    He also knows what is added to it, and that the onset is between 15 and 75 % of the run. Returns their middle.
+    """
+    fault = truth.fault
+    assert fault is not None
+    endpoint = requests.endpoint == requests.endpoints.index(next(iter(truth.endpoints)))
+    there = endpoint & (requests.instance == requests.instances.index(next(iter(truth.instances))))
+    before = float(requests.failed[endpoint & (requests.arm == 0)].sum() + 0.5) / (
+        (endpoint & (requests.arm == 0)).sum() + 1
+    )
+    since = before + (fault.size or 0.05)
+    second = (requests.ts_us[there] - requests.ts_us.min()) // 1_000_000
+    seconds = math.ceil(truth.duration_s) + 1
+    n, failures = np.bincount(second, minlength=seconds), np.bincount(second, requests.failed[there], seconds)
+    log = failures * math.log(since / before) + (n - failures) * math.log((1 - since) / (1 - before))
+    log = np.cumsum(log[::-1])[::-1]
+    possible = np.arange(int(0.15 * truth.duration_s), int(0.75 * truth.duration_s) + 1)
+    cumulated = np.concatenate([[0.0], np.cumsum(np.exp(log[possible] - log[possible].max()))])
+    first = np.searchsorted(possible, possible - TOLERANCE_S)
+    after = np.searchsorted(possible, possible + TOLERANCE_S, side="right")
+    near = cumulated[after] - cumulated[first]
+    as_likely = np.flatnonzero(near >= near.max() * 0.999)
+    return float(possible[as_likely[as_likely.size // 2]])
 
 
 def count(design: Design, releases: int, curve: list[Found]) -> Counter[str]:
@@ -264,7 +335,7 @@ def count(design: Design, releases: int, curve: list[Found]) -> Counter[str]:
     first = 1000 * DESIGNS.index(design)  # no two designs have the same releases
     for seed in range(first, first + releases):
         requests, truth = draw(design, seed)
-        word, faults = judge(requests, design.scenario)
+        word, faults = judge(requests, design.scenario.bucket_s or choose_bucket_s(truth.duration_s))
         counts[word.value] += 1
         counts["releases"] += 1
         expected = truth.fault
@@ -282,11 +353,12 @@ def count(design: Design, releases: int, curve: list[Found]) -> Counter[str]:
         counts["wrong name"] += wrong
         counts["tried"] += truth.tried
         if expected is not None and design in ON_CURVE:
-            seconds = design.scenario.duration_s - expected.onset_s
+            seconds = truth.duration_s - expected.onset_s
             place = own is not None and is_named(own.endpoints, truth.endpoints)
             place = place and own is not None and is_named(own.instances, truth.instances)
-            onset = own is not None and find_onset_state(own, expected) == "named"
-            curve.append(Found(truth.requests, 60 * truth.requests / seconds, place, onset))
+            is_dated = own is not None and find_onset_state(own, expected) == "named"
+            could = abs(find_by_rates(requests, truth) - expected.onset_s) <= TOLERANCE_S
+            curve.append(Found(truth.requests, 60 * truth.requests / seconds, place, is_dated, could, design))
     return counts
 
 
@@ -342,8 +414,8 @@ def _is_below(count: int, of: int, promised: float) -> bool:
 def write_curve(curve: Sequence[Found]) -> str:
     """Write how often place and onset are named, by the number of requests at the place, and by that a minute."""
     lines = [
-        "| Requests there | a minute | n | Endpoint and instance | Onset | No method above |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| Requests there | a minute | n | Endpoint and instance | Onset | All three | Onset, rates known | Bound |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for least, most in itertools.pairwise(OF_CURVE):
         for fewest, below in itertools.pairwise(A_MINUTE):
@@ -351,11 +423,28 @@ def write_curve(curve: Sequence[Found]) -> str:
             if len(own) < LEAST_OF_CURVE:
                 continue
             bound = sum(1 - math.exp(-0.1 * one.per_minute) for one in own) / len(own)
-            shares = (
-                write_share(sum(values), len(own)) for values in zip(*((f.place, f.onset) for f in own), strict=True)
-            )
+            counted = zip(*((f.place, f.onset, f.place and f.onset, f.could) for f in own), strict=True)
+            shares = (write_share(sum(values), len(own)) for values in counted)
             named = " | ".join((_name_range(least, most), _name_range(fewest, below), str(len(own)), *shares))
             lines.append(f"| {named} | {100 * bound:.3g} |")
+    return "\n".join(lines)
+
+
+def write_simulators(curve: Sequence[Found]) -> str:
+    """Write how often all three are named in each simulator, where failures are at one endpoint on one instance."""
+    lines = [
+        "| Simulator | Requests there, a minute | n | Endpoint and instance | Onset | All three | Onset, rates known |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, design in (("first", DESIGNS[0]), ("logs", ONE_OF_LOG), ("services", ONE_OF_SERVICES)):
+        for fewest, below in ((0.0, math.inf), *itertools.pairwise(A_MINUTE)):
+            own = [one for one in curve if one.design is design and fewest <= one.per_minute < below]
+            if len(own) < LEAST_OF_CURVE:
+                continue
+            counted = zip(*((f.place, f.onset, f.place and f.onset, f.could) for f in own), strict=True)
+            shares = " | ".join(write_share(sum(values), len(own)) for values in counted)
+            asked = "any" if math.isinf(below) and not fewest else _name_range(fewest, below)
+            lines.append(f"| {name} | {asked} | {len(own)} | {shares} |")
     return "\n".join(lines)
 
 
@@ -403,27 +492,37 @@ Shares are in percent; in brackets Wilson's 95 % interval of the Monte Carlo err
 - Designs whose name begins with "log" are of a second simulator, written apart from the first
   (`benchmarks/fault_logs.py`): traffic in surges, unequal loads, cold starts, pauses, an instance that restarts in half
   of the releases, bad requests in a row, heavy tails, and retries of what failed.
+- Those that begin with "services" are of a third one (`benchmarks/fault_services.py`): each release is of another
+  service, with 5 to 60 minutes, 5 to 200 endpoints, 2 to 6 instances a side and 10 to 50 % of the traffic; traffic is
+  overdispersed, instances are unequal, times drift in waves, usual failures come in episodes of a minute and in bursts
+  of an instance or of both arms, and the fault itself is now weaker, now stronger.
 
 {table}
 
+**At +5 points of failures since a time, at one endpoint on one instance**, by simulator. "Rates known" is the same
+simulated releases dated by one who knows the place, the share that fails there before, the five points that are added,
+and that the onset is between 15 and 75 % of the run: the likeliest two minutes (Bayes). Who knows less can hardly do
+better.
+
+{write_simulators(curve)}
+
 **Requests at the place.** "At least 200 requests there" does not say how many there are in a minute. At +5 points, k
 requests a minute have 0.05 k failures a minute, so that no method can show the onset to ±1 minute with a probability
-above 1 - exp(-0.1 k): 90 % for 23 a minute, 63 % for 10. There are fewer with 10 % of the traffic for two hours, with
-20 requests a second for six hours, and among 200 endpoints; there, the place is promised, and the onset is given as a
-range. Of the releases with failures at one endpoint on one instance since a time:
+above 1 - exp(-0.1 k) ("bound"): 90 % for 23 a minute, 63 % for 10. That is without any usual failures; with them,
+"rates known" is below it. There are few a minute with 10 % of the traffic for two hours, with 20 requests a second for
+six hours, and among 200 endpoints; there, the place is promised, and the onset is given as a range. All releases of all
+designs with such a fault:
 
 {write_curve(curve)}
 
 {write_places(places)}
 
-Where there are few requests a minute, onsets are named less often than that: mostly, a range is given, or none. In the
-logs, failures that are tried again come together, which blurs the onset further: "all three" is missed there, while the
-place is named.
+What is not named is a range ("between minute 5 and minute 11") or not known, rarely a wrong minute: see "onset wrong".
+In the services, places are missed as well: where usual failures of an endpoint or of an instance come and go, +5 points
+of a few hundred requests are little evidence, and the card says "not known".
 
-Wrong names in runs of two minutes are mostly bursts of failures of a whole instance that continue to the end: the
-simulated releases have them (0.5 an hour and instance, 20 s long on average). With so few releases, the intervals do
-not prove "at most 2 %" for single designs. With 10 % of the traffic, the logs show more wrong names and fewer right
-ones: bad requests of one client are then a large part of all failures at a place.
+Wrong names in short runs are mostly bursts or episodes of failures that continue to the end, which the simulated
+releases have without any fault. For designs with few releases, the intervals do not prove "at most 2 %".
 """
 
 
@@ -435,7 +534,7 @@ def main() -> None:
     places: dict[str, float] = {}
     for design in DESIGNS:
         counts = count(design, design.times * (releases // 2 if is_large(design.scenario) else releases), curve)
-        if design in ON_CURVE and design.least_requests == LEAST_REQUESTS:
+        if design in ON_CURVE and design.least_requests == LEAST_REQUESTS and design.source != "services":
             places[design.name] = counts["releases"] / counts["tried"]
         rows.append(write_row(design, counts))
         missed += list_missed(design, counts)

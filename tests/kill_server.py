@@ -23,7 +23,7 @@ from typing import Any
 from evaluator.guard import client, returning, rollouts, server
 from evaluator.guard.client import GuardClient
 from evaluator.hooks import command
-from evaluator.hooks.haproxy import HaProxy
+from evaluator.hooks.haproxy_api import HaProxyHook
 from evaluator.policy import parse_policy
 from evaluator.rollout import driving, starting
 from evaluator.rollout.starting import DriverSettings, drive_rollout
@@ -75,7 +75,7 @@ class Changes:
         """Count the changes of this process from now on."""
         for name in FILE_CHANGES:
             self._note_before(os, name, self._name_system_write)
-        self._note_before(HaProxy, "_send", lambda _, line: f"router: {line}" if line.startswith("set ") else "")
+        self._note_before(HaProxyHook, "_send", lambda _, line: f"router: {line}" if line.startswith("set ") else "")
         self._note_before(command, "_run_for", lambda words, *_: f"program: {words[-1]}")
         self._note_before(GuardClient, "_ask", lambda _, verb, *__, **___: f"ask {verb}" if verb in CHANGES else "")
         answer, opened = server.Guard.answer, ControlFile.opened

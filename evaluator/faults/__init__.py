@@ -11,7 +11,7 @@ from typing import Literal
 
 from evaluator.assess.requests import RequestPairs
 from evaluator.faults.clock import FaultClock
-from evaluator.faults.course import Course, find_failure_onset, follow
+from evaluator.faults.course import FailureSeries, find_failure_onset, follow
 from evaluator.faults.failing import model_failures
 from evaluator.faults.grid import FaultGrid, build_grid
 from evaluator.faults.kinds import find_kinds
@@ -135,7 +135,7 @@ def find_failing(requests: RequestPairs, arm: str, grid: FaultGrid, *, given: bo
         return None
     clock = FaultClock(requests, arm)
 
-    def follow_place(place: Place) -> tuple[Course, Onset]:
+    def follow_place(place: Place) -> tuple[FailureSeries, Onset]:
         """Find the course of the failures at a place, and their onset."""
         n, failures = clock.count(place.scope, grid)
         course = follow(model, place.scope, n, failures, grid.slot_s, requests.cells.bucket_s)

@@ -17,16 +17,16 @@ BURST_SHARE = 0.01
 """Share of buckets whose failures are a burst: of any number, with or without a fault."""
 USUAL_RATES = (0.4, 1.0, 2.5)
 """Possible ratios of the usual failures at a place to those that the baseline lets expect."""
-RISES = tuple(np.geomspace(0.003, 1.0, 14).tolist())
+RISES = tuple(np.geomspace(0.003, 1.0, 10).tolist())
 """Possible rises of the share of requests that fail."""
-CHANCE_OF_GROWTH = 0.1
+CHANCE_OF_GROWTH = 0.03
 """Probability that failures grow slowly, before the data are seen: they begin suddenly most often."""
 SHAPES = (math.inf, 2.0)
 """Possible shapes of the gamma distribution of a fault's strength in a bucket: infinite if it is steady."""
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class FailureSeries:
     """The requests of a scope over time; arrays of shape (buckets,)."""
 
     n: FloatArray
@@ -42,7 +42,7 @@ class Course:
 
 def follow(
     model: FailureModel, scope: Scope, n: FloatArray, failures: FloatArray, slot_s: int, bucket_s: int
-) -> Course:
+) -> FailureSeries:
     """Expect the failures of a scope in each bucket: those of a slot are spread over its buckets as the requests are.
 
     `n` and `failures`: what was counted in each bucket, shape (buckets,).
@@ -52,16 +52,16 @@ def follow(
     mean_rate = expected_of_slot.sum() / max(n_of_slot.sum(), 1.0)
     rate = np.divide(expected_of_slot, n_of_slot, out=np.full_like(n_of_slot, mean_rate), where=n_of_slot > 0)
     slot = np.minimum(np.arange(n.size) * bucket_s // slot_s, rate.size - 1)
-    return Course(n, failures, np.maximum(n * rate[slot], 1e-12), bucket_s)
+    return FailureSeries(n, failures, np.maximum(n * rate[slot], 1e-12), bucket_s)
 
 
-def find_failure_onset(course: Course) -> Onset:
+def find_failure_onset(course: FailureSeries) -> Onset:
     """Find since when more requests of a course fail."""
     steps, growth = weigh_onsets(course)
     return find_onset(steps, growth, course.bucket_s, CHANCE_OF_GROWTH)
 
 
-def weigh_onsets(course: Course) -> tuple[FloatArray, float]:
+def weigh_onsets(course: FailureSeries) -> tuple[FloatArray, float]:
     """Return the log likelihood of an onset in each bucket, shape (buckets,), and that of failures that grow evenly.
 
     Each is a mean over what is not known: the usual rate at the place, how many fail since the onset, and how steadily
@@ -79,7 +79,7 @@ def weigh_onsets(course: Course) -> tuple[FloatArray, float]:
         else:
             log = gammaln(count + shape) - math.lgamma(shape) - logs_of_count
             log = log - shape * np.log1p(mean / shape) + count * np.log(mean / (shape + mean))
-        return np.asarray(np.logaddexp(math.log1p(-BURST_SHARE) + log, burst))
+        return np.asarray(burst + np.log1p((1 - BURST_SHARE) * np.exp(log - burst)))
 
     usual = np.maximum(course.expected * np.array(USUAL_RATES)[:, None, None], 1e-9)
     added = course.n * np.array(RISES)[:, None]

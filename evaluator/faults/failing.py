@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from evaluator.faults.bursts import find_bursts
 from evaluator.faults.grid import FaultGrid
 from evaluator.faults.scanning import Scope, choose_scope, sum_from_end
 from evaluator.records.arrays import BoolArray, FloatArray
@@ -212,8 +213,10 @@ def model_failures(grid: FaultGrid) -> FailureModel:
         usual, counted, total = rate @ n, failures.sum(axis=0), n.sum(axis=0)
         disturbed = (counted > usual) & (np.sqrt(2 * poisson_gain(counted, usual)) >= NOTABLE_ROOT)
         surplus = np.where(disturbed, (counted - usual) / np.maximum(total, 1.0), 0.0)
-    expected = grid.n * (rate[:, None, None] + surplus)
-    return FailureModel(n=grid.n, failures=grid.failures, expected=expected, control=control, slot_s=grid.slot_s)
+    steady = ~find_bursts(grid.n, grid.failures)
+    n, failures = grid.n * steady, grid.failures * steady
+    expected = n * (rate[:, None, None] + surplus)
+    return FailureModel(n=n, failures=failures, expected=expected, control=control, slot_s=grid.slot_s)
 
 
 def _find_shrinkage(n: FloatArray, failures: FloatArray, overall: float) -> float:

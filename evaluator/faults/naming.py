@@ -25,7 +25,7 @@ LEAST_BREADTH = 3.0
 """Standard errors by which the mean of the others must show the fault, before all units are said to have it."""
 CLIPPED = 2.0
 """A unit counts in this mean with at most so many standard errors: it is about many units, not about one."""
-LEAST_OF_CLIPPED = 0.75
+LEAST_OF_CLIPPED = 0.95
 """Few units cannot reach that: they need this share of the most that they can reach."""
 MOST_NAMED = 8
 """More units are not named: a reader would not read them."""

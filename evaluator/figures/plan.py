@@ -35,9 +35,8 @@ def draw_plan(plans: Sequence[GatePlan], grids: Sequence[Grid], strategies: Sequ
     panels = []
     for plan, grid in zip(plans, grids, strict=True):
         rule, unit = plan.precision.rule, plan.precision.unit
-        subtitle = (
-            f"{format_margin(rule.margin, unit)} allowed (dashed); {plan.go_chance:.0%} chance of GO if unchanged"
-        )
+        chance = f"{100 * plan.go_chance:.0f} % chance of GO if unchanged"
+        subtitle = f"{format_margin(rule.margin, unit)} allowed (dashed); {chance}"
         title = alt.TitleParams(name_metric(rule), subtitle=subtitle, anchor="start")
         panels.append(_layer_precision(plan, grid).properties(title=title, **PANEL_SIZE))
     precision = alt.concat(*panels, columns=2).resolve_scale(color="shared")
@@ -45,7 +44,8 @@ def draw_plan(plans: Sequence[GatePlan], grids: Sequence[Grid], strategies: Sequ
         {
             "rollout": row.label,
             "exposed": row.exposed,
-            "text": f"stopped before full in {row.stopped:.0%}; completed if unchanged in {row.completes:.0%}",
+            "text": f"stopped before full in {100 * row.stopped:.0f} %; "
+            f"completed if unchanged in {100 * row.completes:.0f} %",
         }
         for row in strategies
     ]
@@ -69,7 +69,7 @@ def draw_precision(plan: GatePlan, grid: Grid) -> Figure:
     """Draw the precision of a gate, the half-width of its interval, over time, with a line per number of instances."""
     precision = plan.precision
     allowed = format_margin(precision.rule.margin, precision.unit)
-    title = f"{name_metric(precision.rule)}: {plan.go_chance:.0%} chance of GO if unchanged, {allowed} allowed"
+    title = f"{name_metric(precision.rule)}: {plan.go_chance * 100:.0f} % chance of GO if unchanged, {allowed} allowed"
 
     def write_half_width(half_width: float) -> str:
         """Write half of an interval, such as `± 3.1 %`; a dash if it is not finite."""

@@ -135,6 +135,18 @@ def explain_full_share(rules: PromotionRules, stage: str, agree: int) -> str:
     )
 
 
+def count_agreements(plan: RolloutPlan, act: Act) -> int:
+    """Count the people who have to agree to the stage of an act: it asks before the first change of its traffic."""
+    return max(
+        (
+            step.agree
+            for step in plan.steps
+            if isinstance(step, Act) and step.is_shift and (step.stage, step.services) == (act.stage, act.services)
+        ),
+        default=0,
+    )
+
+
 def plan_act(rollout: Rollout, act: Act, release: Release, winner: str = "") -> tuple[PlannedHook, ...]:
     """Plan the hooks of an act in their order, then those that verify it; of a shift one router per service.
 

@@ -81,6 +81,8 @@ def _find_missing_agreement(policy: Policy) -> Iterator[str]:
     exposed = next((stage for stage in policy.rollout.stages if stage.has_users), None) if policy.rollout else None
     if exposed and (missing := explain_missing_agreement(policy.promotion, f"stage {exposed.name}", exposed.agree)):
         yield missing
-    full = next((stage for stage in policy.rollout.stages if stage.share == 1.0), None) if policy.rollout else None
+    # The last stage with users is that with all of them, whatever the strategy.
+    stages = reversed(policy.rollout.stages) if policy.rollout else ()
+    full = next((stage for stage in stages if stage.has_users), None)
     if full and (missing := explain_full_share(policy.promotion, full.name, full.agree)):
         yield missing

@@ -21,6 +21,7 @@ from evaluator.intents.journal_records import JournalAction, record_teardown
 from evaluator.intents.observing import find_in_effect, find_latest, services_of
 from evaluator.intents.people import may
 from evaluator.intents.rollout_plans import (
+    count_agreements,
     explain_end,
     explain_full_share,
     explain_hold,
@@ -43,6 +44,7 @@ from evaluator.records.intents import (
     IRREVERSIBLE_KEY,
     QUESTION_KEY,
     Action,
+    Delivery,
     HookEntry,
     Intent,
     IntentState,
@@ -59,6 +61,10 @@ from evaluator.wording import format_duration
 Wrap = Callable[[HookEntry, Step], Step]
 """Replaces the router of a shift by one that lets the guard set the shares."""
 
+PROGRAM = "command"
+"""Kind of the hook whose answer is what its program printed."""
+MOST_OF_LINE = 200
+"""Characters of a line of a program that are shown."""
 _NO_LIMIT = timedelta(days=365)
 """How long a step is valid that waits for no answer, or whose question may stay unanswered."""
 
@@ -206,7 +212,7 @@ def describe_problems(store: Store, intent: Intent) -> str:
     if intent.state not in (IntentState.FAILED, IntentState.UNKNOWN, IntentState.EXPIRED, IntentState.CANCELLED):
         return ""
     problems = [
-        f"{delivery.hook}: {delivery.outcome.text}"
+        f"{delivery.hook}: {delivery.outcome.text}{_write_last_line(delivery)}"
         for delivery in store.control.deliveries(intent.id)
         if delivery.outcome.state in (IntentState.FAILED, IntentState.UNKNOWN)
     ]
@@ -214,6 +220,12 @@ def describe_problems(store: Store, intent: Intent) -> str:
         return "; ".join(problems)
     rows = [row for row in store.control.audit(intent.release) if row.intent == intent.id and row.event in FINAL_STATES]
     return rows[-1].text if rows else ""
+
+
+def _write_last_line(delivery: Delivery) -> str:
+    """Write the last line that a program printed, which says why it failed; empty if it printed nothing."""
+    lines = delivery.outcome.response.strip().splitlines() if delivery.hook == PROGRAM else []
+    return f" (it wrote: {lines[-1][:MOST_OF_LINE]})" if lines else ""
 
 
 @dataclass(slots=True)
@@ -294,7 +306,8 @@ class StepExecution(Execution):
         first = next(step for step in plan.steps if isinstance(step, Act) and step.is_shift) if act.is_shift else act
         if act.is_shift and (missing := explain_missing_agreement(rules, f"stage {first.stage}", first.agree)):
             return missing
-        if act.share == 1.0 and (missing := explain_full_share(rules, act.stage, act.agree)):
+        agree = count_agreements(plan, act)
+        if act.share == 1.0 and (missing := explain_full_share(rules, act.stage, agree)):
             return missing
         needed = max(self.intent.approvals_needed, act.agree)
         valid = self._count_approvals(rules, load) if needed else 0

@@ -117,7 +117,7 @@ class StepVerdict:
     anchor: str
     verdict: Verdict
     command: str
-    """Judges the step again."""
+    """Judges the step again; empty: no command does."""
 
 
 @dataclass(frozen=True, slots=True)

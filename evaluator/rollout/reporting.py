@@ -194,7 +194,11 @@ def make_report(facts: RolloutFacts, now: datetime) -> RolloutPage:
     word, kind = _choose_word(plan, progress, now)
     verdicts = {
         number: StepVerdict(
-            step.name, f"verdict-{number + 1}", verdict, write_command(rollout.release, "--step", step.name)
+            step.name,
+            f"verdict-{number + 1}",
+            verdict,
+            # A test judges requests and outcomes apart, by the shares of its stage, which no command does.
+            "" if step.arm_shares else write_command(rollout.release, "--step", step.name),
         )
         for number, step in enumerate(plan.steps)
         if isinstance(step, Observe) and (verdict := facts.verdicts.get(step.name))

@@ -321,6 +321,7 @@ def _to_plain_event(event: Event) -> dict[str, Any]:
     """Turn an event into plain JSON."""
     plain = {
         "kind": str(event.kind), "at": event.at, "step": event.step + 1 or None, "person": event.person,
-        "text": event.text, "note": event.note, "verdict": event.verdict, "outcome": event.outcome,
+        "text": event.text, "note": event.note, "verdict": event.verdict, "arm": event.arm,
+        "outcome": event.outcome,
     }  # fmt: skip
     return {name: value for name, value in plain.items() if value not in ("", None)}

@@ -33,7 +33,6 @@ from evaluator.records import (
     OutcomePlan,
     Release,
     Run,
-    Service,
     Verdict,
     VerdictWord,
 )
@@ -382,9 +381,16 @@ def _judge(
     verdict = replace(verdict, step=last.step.name, environment=last.step.environment, only_step=True)
     is_sound = not any(forbids_no_harm(finding) for finding in verdict.evidence.findings)
     winner = _find_winner(verdict) if is_sound else ""
-    keep_verdict(store, verdict)
+    next_action = "a person is asked: find out why these data cannot be believed"
     if winner:
-        _keep_version(store, plan, release, winner)
+        next_action = f"{winner} has won: the rollout gives it to all users"
+    elif is_sound:
+        next_action = "no arm has won: the rollout goes back to the baseline"
+    named = _name_version(verdict.release, winner)
+    verdict = replace(verdict, next_action=next_action, release=named)
+    keep_verdict(store, verdict)
+    if named != release:
+        store.control.add_release(Release(plan.release, named.services))
     return StepEvidence(
         word=verdict.word,
         no_harm=False,
@@ -412,9 +418,10 @@ def _explain_no_winner(verdict: Verdict, *, is_sound: bool) -> tuple[str, ...]:
     return tuple(dict.fromkeys(reasons if is_sound else failed))
 
 
-def _keep_version(store: Store, plan: RolloutPlan, release: Release, winner: str) -> None:
-    """Keep the version of the arm that won as that of the release: what users of the service get from now on."""
-    for service in release.services:
-        version = service.find_version(winner)
-        if version:
-            store.control.add_release(Release(plan.release, (Service(service.name, canary=version),)))
+def _name_version(release: Release, winner: str) -> Release:
+    """Make the version of the arm that won that of the release: users of the service get it from now on.
+
+    `winner`: empty: no arm has won, and the release stays as it is.
+    """
+    services = (replace(known, canary=known.find_version(winner) or known.canary) for known in release.services)
+    return replace(release, services=tuple(services)) if winner else release

@@ -82,6 +82,7 @@ SCHEMA: tuple[tuple[str, ...], ...] = (
 
 VERSION = len(SCHEMA)
 
+CHECK = "check the path, its permissions and the disk"
 _BUSY = ("database is locked", "database table is locked")
 _DAMAGED = ("file is not a database", "malformed", "disk image")
 _READ_ONLY = ("readonly", "unable to open database file")
@@ -279,7 +280,7 @@ def explained(path: Path, wait_s: float) -> Iterator[None]:
     except sqlite3.Error as error:
         raise _translate(error, path, wait_s) from error
     except OSError as error:
-        raise StoreError(f"{path} cannot be used: {error.strerror or error}") from error
+        raise StoreError(f"{path} cannot be used: {error.strerror or error}", hint=CHECK) from error
 
 
 def _translate(error: sqlite3.Error, path: Path, wait_s: float) -> EvaluatorError:
@@ -300,7 +301,7 @@ def _translate(error: sqlite3.Error, path: Path, wait_s: float) -> EvaluatorErro
             hint="restore a backup with `evaluator data restore`; if there is none, move the file to another folder, "
             "and begin with new decisions with `evaluator data new-decisions`",
         )
-    return StoreError(f"{path} cannot be used: {text}", hint="check the path, its permissions and the disk")
+    return StoreError(f"{path} cannot be used: {text}", hint=CHECK)
 
 
 def explain_missing(path: Path) -> StoreError:

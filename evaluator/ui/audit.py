@@ -65,7 +65,14 @@ def show_audit() -> None:
     st.title("Audit")
     workspace = find_workspace()
     log = read_log(workspace)
-    name_filter = st.text_input("Releases that contain", key="q", bind="query-params", max_chars=200) or ""
+    typed = st.text_input(
+        "Releases that contain",
+        key="q",
+        bind="query-params",
+        max_chars=200,
+        placeholder="a part of a name, then press Enter",
+    )
+    name_filter = typed or ""
     _show_trail(workspace, name_filter)
     st.header("Verdicts", anchor="verdicts")
     if not log:

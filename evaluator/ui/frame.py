@@ -104,7 +104,8 @@ def _problems_shown(title: str) -> Iterator[None]:
 def show_problem(error: Exception) -> None:
     """Show an error as a sentence with its remedy; a store that another process writes also gets a button."""
     if isinstance(error, StoreBusy):
-        show_empty("The store is being written.", f"{error.message} {error.hint or ''}", alert=True)
+        parts = (f"{part[:1].upper()}{part[1:]}." for part in (error.message, error.hint) if part)
+        show_empty("Another process uses the store.", " ".join(parts), alert=True)
         # Any press runs the page again. Several parts of a page may show such a button: each needs a key of its own.
         st.button("Try again", key=f"again-{abs(hash(error.message))}")
     elif isinstance(error, StoreError) and not _is_any_store_there():

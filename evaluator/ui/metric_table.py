@@ -14,11 +14,13 @@ from evaluator.reports.base import format_allowed, format_both, format_effect, n
 from evaluator.reports.failures import describe_kinds
 from evaluator.reports.metric_rows import explain_row
 from evaluator.reports.overview import count_metrics, group_metrics
-from evaluator.ui.pieces import clean, link, mark_up_status, to_css_color
+from evaluator.ui.pieces import clean, keep_units, link, mark_up_status, to_css_color
 from evaluator.wording import clip_interval, count_of, name_comparison, name_metric
 
 MIN_LINE = 5.0
 """Length of the line before an arrow, percent of the width, if the whole interval lies beyond the axis."""
+LAST_NAME, MIDDLE = 75.0, 55.0
+"""Places on the axis, percent of the width: the last one to whose right a name fits, and about the middle."""
 MOST_NAMES = 6
 """Metrics that the title of a folded part names."""
 COLUMNS = ("status", "metric", "change", "allowed", "baseline", "candidate", "role")
@@ -95,7 +97,7 @@ def _make_row(
     cells: dict[str, object] = {
         "change": format_effect(comparison),
         "against what is allowed": draw_interval(comparison, color, axis),
-        "allowed": format_allowed(comparison),
+        "allowed": keep_units(format_allowed(comparison)),
         **dict(zip(("baseline", "candidate"), format_both(comparison), strict=True)),
         "role": name_role(comparison),
     }
@@ -143,11 +145,17 @@ def _place(harm: float, axis: tuple[float, float]) -> float:
 
 
 def _draw_axis(axis: tuple[float, float]) -> Markup:
-    """Draw the marks of the axis: no change, and the end of what is allowed."""
+    """Draw the marks of the axis: no change, the direction of harm, and above them the end of what is allowed.
+
+    No name covers another or leaves the column: what is allowed begins at its mark, or ends there if that is near the
+    right end, and the direction of harm is named where no change is not.
+    """
+    zero, edge = _place(0.0, axis), _place(1.0, axis)
+    allowed = f"right:{100 - edge:.2f}%" if edge > LAST_NAME else f"left:{edge:.2f}%"
     return Markup(
-        '<span class="ev-axis"><span style="left:{}%">0</span><span class="allowed" style="left:{}%">allowed</span>'
-        '<span class="worse">worse →</span></span>'
-    ).format(f"{_place(0.0, axis):.2f}", f"{_place(1.0, axis):.2f}")
+        '<span class="ev-axis"><span class="allowed" style="{}">allowed</span><span class="none" style="left:{}%">0'
+        '</span><span class="worse" style="{}:0">worse →</span></span>'
+    ).format(allowed, f"{zero:.2f}", "left" if zero > MIDDLE else "right")
 
 
 def draw_interval(comparison: Comparison, color: str, axis: tuple[float, float]) -> Markup:

@@ -11,7 +11,7 @@ import streamlit as st
 from markupsafe import Markup
 
 from evaluator.figures.base import PALETTE
-from evaluator.records import BASELINE, Comparison, Finding, Verdict, VerdictWord
+from evaluator.records import Comparison, Finding, Verdict, VerdictWord
 from evaluator.records.life import Life, LifeState
 from evaluator.reports import VERDICT_WORDS, plain_text
 from evaluator.reports.base import (
@@ -24,7 +24,7 @@ from evaluator.reports.base import (
 )
 from evaluator.reports.life import describe_life, name_state
 from evaluator.ui.reads import DEFAULT_STORE, find_store_path
-from evaluator.wording import add_options, format_duration
+from evaluator.wording import add_options, count_of, format_duration
 
 MAX_CHARACTERS = 300
 DAY_S = 86400
@@ -268,7 +268,8 @@ def make_banner(verdict: Verdict, notes: Sequence[Markup], state: Markup, next_a
         f"{service.name} {service.baseline}".strip() for service in verdict.release.services if service.baseline
     )
     reasons = Markup("").join(Markup("<li>{}</li>").format(clean(reason.text)) for reason in verdict.reasons[:4])
-    unlisted = Markup('<p class="muted">and {} more reasons, below</p>').format(len(verdict.reasons) - 4)
+    more = f"and {count_of(len(verdict.reasons) - 4, 'more reason')}"
+    unlisted = Markup("<p>{}</p>").format(link("release", more, at="metrics", release=verdict.release.id))
     return Markup(
         '<section class="ev-banner is-{}" aria-label="verdict"><h1><span class="word {}">{}</span>'
         '<span class="name">{}</span> <span class="against">{}</span></h1>{}<ul>{}</ul>{}'
@@ -326,11 +327,11 @@ def to_css_color(color: str) -> str:
 
 
 def make_legend(colors: Mapping[str, str]) -> Markup:
-    """Make the legend of the figures: the line and name of each arm, the baseline's dashed; `colors` by arm."""
+    """Make the legend of the figures: line and name of each arm; `colors` by arm, the dashed baseline first."""
     keys = Markup("").join(
         Markup('<span><span class="ev-key" style="color:{}{}"></span>{}</span>').format(
-            color, ";border-top-style:dashed" if name == BASELINE else "", clean(name)
+            color, "" if index else ";border-top-style:dashed", clean(name)
         )
-        for name, color in colors.items()
+        for index, (name, color) in enumerate(colors.items())
     )
     return Markup('<p class="ev-legend">{}</p>').format(keys)

@@ -367,7 +367,7 @@ def _make_tally_row(tally: Tally) -> tuple[str, ...]:
     """
     change = tally.change
     if change.latency:
-        regression = f"latency +{change.latency:.0%}"
+        regression = f"latency +{change.latency * 100:.0f} %"
     elif change.failures:
         regression = f"failures +{100 * change.failures:g} pp"
     else:
@@ -378,6 +378,6 @@ def _make_tally_row(tally: Tally) -> tuple[str, ...]:
         if not tally.judged:
             return "–"
         low, high = tally.interval(count)
-        return f"{count / tally.judged:.0%} ({low:.0%} to {high:.0%})"
+        return f"{100 * count / tally.judged:.0f} % ({100 * low:.0f} % to {100 * high:.0f} %)"
 
     return tally.kind, regression, f"{tally.judged}", write_share(tally.no_go), write_share(tally.go)

@@ -86,7 +86,11 @@ def _filter(summaries: Sequence[ReleaseSummary], lives: Mapping[str, Life]) -> l
     """
     name_column, service_column = st.columns([2, 1])
     part = name_column.text_input(
-        "Releases that contain", key="q", bind="query-params", max_chars=200, placeholder="a part of a name, then Enter"
+        "Releases that contain",
+        key="q",
+        bind="query-params",
+        max_chars=200,
+        placeholder="a part of a name, then press Enter",
     )
     services = sorted({service.name for summary in summaries for service in summary.release.services if service.name})
     _refuse_unknown("service", "of", services)
@@ -229,7 +233,7 @@ def _show_list(summaries: Sequence[ReleaseSummary], lives: Mapping[str, Life]) -
             ) if activity else "–",
         )  # fmt: skip
 
-    head = ("release", "verdict", "state", "versions", "requests", "newest activity")
+    head = ("release", "verdict", "state", "versions", "rows", "newest activity")
     show_table(head, map(make_row, summaries), caption="all releases")
 
 

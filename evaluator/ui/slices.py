@@ -74,7 +74,11 @@ def _show_ranking(
     """
     start_anew("find", "")
     name_filter = st.text_input(
-        "Endpoints that contain", key="find", bind="query-params", max_chars=200, placeholder="any, for example POST"
+        "Endpoints that contain",
+        key="find",
+        bind="query-params",
+        max_chars=200,
+        placeholder="for example POST, then press Enter",
     )
     chosen = [
         comparison

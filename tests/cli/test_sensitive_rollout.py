@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import yaml
 from hooks_world import receiving
 from routers import ask, haproxy_router, nginx_router, send_raw, service
 
@@ -17,8 +18,12 @@ from evaluator.errors import EvaluatorError, NotReached
 from evaluator.guard.client import GuardClient
 from evaluator.guard.places import find_copies_folder
 from evaluator.intents import approve
-from evaluator.policy import load_policy
+from evaluator.intents.rollout_plans import count_agreements
+from evaluator.intents.rollout_start import explain_obstacle_to_start
+from evaluator.policy import load_policy, parse_policy
 from evaluator.records.intents import IntentState, Person
+from evaluator.records.rollouts import Act, InstanceWork
+from evaluator.rollout.planning import make_plan
 from evaluator.store import Store
 
 SECRET = "s3cr3t"
@@ -204,6 +209,39 @@ def test_all_users_need_two_other_people_however_many_agreed_before(place, capfd
     said = capfd.readouterr().err
     assert "2 other people have to agree before all users get the candidate" in said
     assert "write agree: 2 there" in said
+
+
+ROLLING = """\
+service: cart
+sensitive: true
+roles: {{approver: [ann]}}
+rollout:
+  strategy: rolling
+  router: {{cart: {{haproxy: {{socket: /x, backend: cart, instances: [s1, s2, s3, s4]}}}}}}
+  instances:
+    least_serving: 2
+    replace: [{{command: {{run: ["true"], undo: ["true"]}}}}]
+  live: {{access_log: x.log}}
+  stages:
+    - {{name: first, replace: 1, needs: nothing, bake: 10m, agree: 2}}
+    - {{name: middle, replace: 1, needs: nothing, bake: 10m}}
+    - {{name: rest, replace: rest, needs: nothing, bake: 10m{agree}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("agree", "sentence"), [("", "2 other people have to agree before all users get"), (", agree: 2", "")]
+)
+def test_also_the_last_batch_of_a_rolling_release_needs_them_before_its_first_instance(place, agree, sentence):
+    policy = parse_policy(yaml.safe_load(ROLLING.format(agree=agree)))
+    store = Store.open(place / "evaluator.duckdb", create=True)
+    said = explain_obstacle_to_start(store, policy, Person("ann", ("ann",)), "cart@1.5.0", ["cart"])
+    assert sentence in said
+    assert bool(said) == bool(sentence)
+    plan = make_plan(policy, "cart@1.5.0")
+    of_all = [step for step in plan.steps if isinstance(step, Act) and step.share == 1.0]
+    assert [step.work for step in of_all] == [InstanceWork.DRAIN, InstanceWork.UNDRAIN]
+    assert {count_agreements(plan, step) for step in of_all} == {2 if agree else 0}
 
 
 LOGGED_BY_NGINX = (

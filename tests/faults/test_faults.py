@@ -15,8 +15,9 @@ from scipy.stats import binom
 from evaluator.assess import ReleaseData
 from evaluator.assess.requests import RequestPairs, pair_requests
 from evaluator.faults import find_fault, find_faults
+from evaluator.faults.bursts import find_bursts
 from evaluator.faults.clock import FaultClock
-from evaluator.faults.course import Course, find_failure_onset
+from evaluator.faults.course import FailureSeries, find_failure_onset
 from evaluator.faults.failing import find_surprise
 from evaluator.faults.grid import build_grid
 from evaluator.faults.naming import name_units
@@ -210,6 +211,25 @@ def test_a_burst_is_no_persistent_fault():
     assert found is None or found.onset.kind != "step"
 
 
+def test_bursts_of_an_instance_do_not_hide_the_fault_of_another():
+    requests = draw(SimulatedFault("failures", 0.05, ONSET_S, {ENDPOINT}, {INSTANCE}))
+    at_s = since_start(requests)
+    hit = of_instance(requests, "canary-1") & (((at_s > 300) & (at_s < 312)) | ((at_s > 420) & (at_s < 432)))
+    assert hit.sum() > 2 * (requests.failed & of_instance(requests)).sum()
+    bursts = replace(requests, failed=requests.failed | hit, status=np.where(hit, 502, requests.status))
+    found = find_fault(pair(bursts), "canary", "failures")
+    assert (found.endpoints.names, found.instances.names) == ((ENDPOINT,), (INSTANCE,))
+    assert found.onset.elapsed_s == pytest.approx(ONSET_S, abs=60)
+
+
+def test_a_burst_is_over_and_no_rise_that_lasts_is_one():
+    n, failures = np.full((1, 2, 40), 100.0), np.zeros((1, 2, 40))
+    failures[0, 0, 10:12] = 30.0  # over after two slots
+    failures[0, 1, 25:] = 30.0
+    failures[0, :, 38:] = 50.0  # not over
+    assert np.argwhere(find_bursts(n, failures)).tolist() == [[0, 0, 10], [0, 0, 11]]
+
+
 def since_start(requests: Requests) -> np.ndarray:
     """Seconds from the start of the run to each request."""
     return (requests.ts_us - requests.ts_us.min()) / 1e6
@@ -357,12 +377,12 @@ def test_an_onset_is_named_only_as_far_as_it_is_shown(gains, growth, kind):
     assert find_onset(np.array(gains, float), growth, 300.0, 0.5).kind == kind
 
 
-def make_course(failing_s: dict[int, int], minutes: int) -> Course:
+def make_course(failing_s: dict[int, int], minutes: int) -> FailureSeries:
     """The course of a place with ten requests in each of its buckets of 15 s, and failures in some (by second)."""
     failures = np.zeros(minutes * 4)
     for at_s, count in failing_s.items():
         failures[at_s // 15] += count
-    return Course(np.full(failures.size, 10.0), failures, np.full(failures.size, 0.02), 15)
+    return FailureSeries(np.full(failures.size, 10.0), failures, np.full(failures.size, 0.02), 15)
 
 
 def test_a_burst_long_before_does_not_move_the_onset():
@@ -413,6 +433,7 @@ class Effects:
         ([1, 0.9, 1.1, 1], 0.1, "all", [0, 1, 2, 3]),
         ([1, 0.7, 0.6, 0.8], 0.3, "all", [0, 1, 2, 3]),
         ([1, 0.4, 0.4, -0.2], 0.3, "not_known", [0, 1, 2, 3]),
+        ([1, 0.45], 0.25, "not_known", [0, 1]),  # 1.8 standard errors of a single other one are no fault of both
         ([0.1, 0, -0.1, 0], 0.3, "not_known", [0, 1, 2, 3]),
         ([1], 0.3, "all", [0]),
         ([1] * 12 + [0] * 12, 0.05, "not_known", range(24)),

@@ -17,6 +17,9 @@ from evaluator.__main__ import run
 FIRST = {"name": "first", "replace": 1, "needs": "no_harm", "bake": "12s", "least": 20}
 QUICK = {"name": "first", "replace": "25%", "needs": "nothing", "bake": "1s"}
 REST = {"name": "rest", "replace": "rest", "needs": "nothing", "bake": "1s"}
+ARMS_OF_FIRST = (
+    "SELECT DISTINCT arm, instance FROM requests JOIN runs ON runs.id = requests.run WHERE step = 'first' ORDER BY ALL"
+)
 START = ("rollout", "start", "cart@1.5.0", "--reason", "it is Monday", "--yes")
 VERSIONS = ("--baseline-version", OLD, "--canary-version", NEW)
 ALL_OLD = {f"s{number}": OLD for number in range(1, 5)}
@@ -44,6 +47,14 @@ def test_a_healthy_version_reaches_all_instances_and_goes_back_when_a_person_wan
     assert "observe first: is INCONCLUSIVE, no harm shown" in said
     assert "all traffic is at canary" in said
     assert set(served.statuses) == {200}, "no user notices that instances are replaced"
+    capsys.readouterr()
+    assert run(("data", "sql", ARMS_OF_FIRST, "--format", "csv")) == 0
+    assert capsys.readouterr().out.replace('"', "").split()[1:] == [
+        "baseline,s2",
+        "baseline,s3",
+        "baseline,s4",
+        "canary,s1",
+    ]
     assert run(("rollout", "status", "cart@1.5.0")) == 0
     assert "observe first: needs no harm, 1 of 4 instances is new, 25 % of the users" in capsys.readouterr().out
     assert run(("rollback", "cart@1.5.0", "--reason", "carts are empty", "--yes")) == 0, capsys.readouterr()
@@ -69,6 +80,7 @@ def test_a_replacement_that_fails_half_way_restores_the_batch_and_those_before(r
     world.refuse(f"s3 {NEW}")  # of s2, s3, s4
     assert run((*START, *VERSIONS)) == 4, capsys.readouterr()
     said = capsys.readouterr().err
+    assert "ended with 1 (it wrote: no room for 1.5.0 on s3)" in said
     assert "users stay at new instances until these are restored: 0 of 4 instances" in said, "one new one serves alone"
     assert (world.versions(), world.states()) == (ALL_OLD, ALL_UP)
     assert world.replaced()[-1] == f"s1 {OLD}", "the first batch is the last to be restored"

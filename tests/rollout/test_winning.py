@@ -101,6 +101,10 @@ def test_the_better_arm_wins_and_its_version_becomes_that_of_the_release(store, 
     (verdict,) = store.control.verdicts("shop@2")
     plain = json.loads(verdict.json)
     assert (plain["step"], plain["verdict"], evidence.data_hash) == ("25 %", "go", verdict.data_hash)
+    assert plain["services"] == [
+        {"name": "shop", "baseline": "1.0", "canary": "2.0-c", "arms": {"b": "2.0-b", "c": "2.0-c"}}
+    ]
+    assert plain["next_action"] == "c has won: the rollout gives it to all users"
     texts = [check["text"] for check in plain["health"] if check["check"] == "sample_ratio"]
     assert any("users of 10 %" in text for text in texts), "each stage has its counts"
     (service,) = store.control.release("shop@2").services

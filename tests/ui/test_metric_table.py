@@ -14,7 +14,14 @@ from reporting import find_verdict
 from evaluator.figures.base import BASE
 from evaluator.records import ArmValue, Direction, Effect, Limit, Margin, MetricStatus, Reason, Role
 from evaluator.reports.metric_rows import explain_row
-from evaluator.ui.metric_table import MIN_LINE, draw_interval, find_common_axis, make_metrics_table, make_verdict_table
+from evaluator.ui.metric_table import (
+    MIN_LINE,
+    _draw_axis,
+    draw_interval,
+    find_common_axis,
+    make_metrics_table,
+    make_verdict_table,
+)
 
 P95 = next(row for row in find_verdict("no_go").evidence.comparisons if row.rule.name == "latency_p95")
 FINITE = st.floats(-20, 20)
@@ -193,3 +200,23 @@ def test_names_in_the_table_are_text():
     row = replace(at_endpoint(P95, "<img src=x>"), no_data="<b>", effect=None)
     assert "<img" not in make_metrics_table([row], "<i>@1", COLORS)
     assert "<b>" not in make_metrics_table([row], "<i>@1", COLORS)
+
+
+@pytest.mark.parametrize("low", [-6.2, -1.5])
+@pytest.mark.parametrize("high", [1.5, 3.0, 6.2])
+def test_the_names_of_the_axis_never_cover_each_other(low, high):
+    column_px, name_px, zero_px = 255, 52, 9
+    head = _draw_axis((low, high))
+    zero = float(re.search(r'class="none" style="left:([\d.]+)%', head)[1]) / 100 * column_px
+
+    def find_ends(name):
+        """Find the ends of a name, px."""
+        side, place = re.search(rf'class="{name}" style="(left|right):([\d.]+)', head).groups()
+        begin = float(place) / 100 * column_px
+        return (begin, begin + name_px) if side == "left" else (column_px - begin - name_px, column_px - begin)
+
+    begin, end = find_ends("worse")
+    assert end < zero - zero_px or zero + zero_px < begin
+    begin, end = find_ends("allowed")  # in a line of its own
+    assert begin >= 0
+    assert end <= column_px

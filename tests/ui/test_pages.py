@@ -3,6 +3,8 @@
 import inspect
 import re
 import shutil
+import subprocess
+import sys
 from html import unescape
 from pathlib import Path
 
@@ -160,3 +162,26 @@ def test_pages_read_the_store_in_one_place_only():
         path.name for path in folder.glob("*.py") if "evaluator.store import" in path.read_text().split("SNIPPET")[0]
     }
     assert users <= {"reads.py"}
+
+
+def test_a_store_that_is_used_or_locked_away_is_a_sentence_with_its_remedy(own, page, html, monkeypatch):
+    monkeypatch.setattr("evaluator.ui.reads.WAIT_S", 0.2)
+    holder = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, str(own)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        process.stdout.readline()
+        shown = page("releases", own)
+        process.stdin.close()
+    assert "Another process uses the store." in html(shown)
+    sentence = r"kept open by process \d+ .* for more than 0\.2 s\. Close the program .*, and try again\."
+    assert re.search(sentence, html(shown))
+    assert "Try again" in [each.label for each in shown.button]
+
+    def refuse(*_arguments, **_options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("evaluator.store.control_file.sqlite3.connect", refuse)
+    page_text = html(page("audit", own))
+    assert "check the path, its permissions and the disk" in page_text
+    assert "restore a backup" not in page_text
