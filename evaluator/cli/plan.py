@@ -92,8 +92,10 @@ def command(
             hint="run `evaluator plan RELEASE`, or `evaluator plan --rate 30` for 30 requests per second",
         )
     store = session.open_store() if release else None
-    rate_per_s = goal.rate_per_s or 0.0  # not used if there is a release: its stored runs have a rate
-    history = find_history(store, policy, release, rate_per_s=rate_per_s, instances=per_arm or goal.instances)
+    # The rate is not used if there is a release: its stored runs have one.
+    history = find_history(
+        store, policy, release, rate_per_s=goal.rate_per_s or 0.0, instances=per_arm or goal.instances
+    )
     instances = per_arm or history.instances
     latency, failures = choose_harms(policy.rulebook)
     goal = replace(
@@ -118,23 +120,18 @@ def command(
         return
     page = make_page()
     answer = answer_plan(plans, goal, goal.rate_per_s or history.rate_per_s) if plans else ()
-    forecast = describe_rollout(policy, release or "RELEASE", history, goal)
-    lines = [
-        *answer,
-        *([forecast] if forecast else []),
-        "",
-        *_write_head(release, history, goal),
-        "",
-        *_write_gates(plans, goal, page),
-        "",
-        *_write_grid(plans, grids, page),
-        "",
-        *_write_strategies(strategies, goal, page),
-        "",
-        *_write_notes(history),
-    ]
+    answer = (*answer, describe_rollout(policy, release or "RELEASE", history, goal))
+    parts = (
+        filter(None, answer),
+        _write_head(release, history, goal),
+        _write_gates(plans, goal, page),
+        _write_grid(plans, grids, page),
+        _write_strategies(strategies, goal, page),
+        _write_notes(history),
+    )
     # Indented lines are rows of tables and notes, which are as wide as they have to be.
-    emit("\n".join(line if line.startswith("  ") else write_line(line, page) for line in lines))
+    texts = ("\n".join(line if line.startswith("  ") else write_line(line, page) for line in part) for part in parts)
+    emit("\n\n".join(texts))
 
 
 # ------------------------------------------------------------------ for people
