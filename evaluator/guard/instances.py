@@ -103,7 +103,10 @@ class InstanceWatch(ServiceWatch):
         except HookError:
             self.assign(before)
             raise
-        self.realised = self.router.read_shares()
+        try:
+            self.realised = self.router.read_shares()
+        except HookError as error:  # what was drained has to be undrained, so this is no failure
+            raise MaybeSent(f"it was done, and cannot be read back: {error.message}") from None
         self.settings = dict(self.realised)
         self._router_read_at = self._clock()
         self.drift = ""

@@ -240,9 +240,22 @@ class HaProxyInstances(HaProxyBackend):
         return Outcome("acknowledged", f"{', '.join(self.batch.servers)} served again")
 
     def describe_drained(self) -> str:
-        """Wait for the sessions of the batch, which is drained, and describe what came of that."""
-        left = self.wait_for_sessions(self.batch.servers, self.batch.wait)
-        return f"{', '.join(self.batch.servers)} get no new requests; {left or 'none of theirs is in progress'}"
+        """Wait for the sessions of the batch, which is drained, and describe what came of that. Raises MaybeSent."""
+        names = ", ".join(self.batch.servers)
+        try:
+            left = self.wait_for_sessions(self.batch.servers, self.batch.wait)
+            cookie = self._read_known().cookie
+        except HookError as error:  # they are drained all the same, and have to be undrained
+            raise MaybeSent(f"the drain of {names} was done, but not what followed: {error.message}") from None
+        text = f"{names} get no new requests; {left or 'none of theirs is in progress'}"
+        if not cookie:
+            return text
+        # A drained server goes on getting the requests of users who have its cookie.
+        backend = self.options.backend
+        problems = [self._change(f"set server {backend}/{name} state maint") for name in self.batch.servers]
+        if problem := "; ".join(filter(None, problems)):
+            raise MaybeSent(f"users with the cookie {cookie} still get to {names}: {problem}")
+        return f"{text}; in maintenance, because users with the cookie {cookie} would stay there"
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - as above
         """Undrain what was drained, of what served before, and the reverse. Raises HookError, MaybeSent."""

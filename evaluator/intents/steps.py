@@ -96,6 +96,8 @@ class PlannedHook:
         hook = self.step.hook
         if self.event != UNDO:
             return hook.describe(context)
+        if self.chain:
+            return hook.describe_undo(context)
         earlier_value = hook.describe_value(self.earlier)  # empty: it read none
         return hook.describe_undo(context) + (f"; restores {earlier_value}" if earlier_value else "")
 

@@ -15,7 +15,7 @@ from evaluator.guard.client import AnswerLost, GuardClient, connect, go_back_wit
 from evaluator.guard.returning import close_without_guard, has_state_file
 from evaluator.guard.routers import ServiceRouter
 from evaluator.guard.setup import GuardedService, GuardSetup, GuardStatus
-from evaluator.hooks import HookContext, Outcome, Step
+from evaluator.hooks import HookContext, MaybeSent, Outcome, Step
 from evaluator.hooks.base import Action
 from evaluator.hooks.haproxy_instances import HaProxyInstances
 from evaluator.hooks.router import show_shares
@@ -210,7 +210,10 @@ class GuardedInstances(GuardedRouter):
         done = self._traffic.set_shares(context.service, self._shares, context.known_words(), self._arms)
         if batch.do == "undrain":
             return replace(done, did=f"{', '.join(batch.servers)} served again; {done.did}", earlier=None)
-        return Outcome("acknowledged", self._instances.describe_drained())
+        try:
+            return Outcome("acknowledged", self._instances.describe_drained())
+        except MaybeSent as error:
+            return Outcome("unknown", str(error))
 
 
 def make_setup(rollout: Rollout, plan: RolloutPlan, policy: Policy, release: Release) -> GuardSetup:

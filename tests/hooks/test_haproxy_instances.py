@@ -103,6 +103,44 @@ def test_a_server_that_is_down_does_not_serve_again_and_stays_drained(router, tm
             assert hook.read() == {"s1": "", "s2": "is drained"}
 
 
+def test_what_was_drained_is_undone_although_its_sessions_cannot_be_counted(router, hook, monkeypatch):
+    drain = make_hook("haproxy", options(router, batch=batch("drain", "s1")))
+    monkeypatch.setattr(drain, "_count_sessions", lambda: (_ for _ in ()).throw(HookError("HAProxy is away")))
+    outcome = drain.execute(make_context())
+    assert outcome.state == "unknown", "a hook that failed is not undone"
+    assert "the drain of s1 was done, but not what followed: HAProxy is away" in outcome.did
+    assert hook.list_serving() == ["s2", "s3"]
+
+
+def test_users_whose_cookie_names_a_drained_server_get_another_one(tmp_path):
+    make_cookie = "cookie SRV insert dynamic"
+    with service("s1") as first, service("s2") as second:
+        ports = {"s1": first.port, "s2": second.port}
+        with haproxy_router(tmp_path, ports, backend=f"{make_cookie}\n  dynamic-cookie-key k") as own:
+            wait_for(own.stats_socket.exists, "HAProxy has its socket")
+            status, headers = ask(own.port, {})
+            cookie = {"Cookie": headers["Set-Cookie"].partition(";")[0]}
+            name = headers["X-Version"]
+            drain = make_hook("haproxy", options(own, instances=["s1", "s2"], batch=batch("drain", name, wait="0.2s")))
+            earlier = drain.read()
+            done = drain.execute(make_context())
+            assert done.state == "acknowledged", done.did
+            assert "in maintenance, because users with the cookie SRV would stay there" in done.did
+            status, headers = ask(own.port, cookie)
+            assert (status, headers["X-Version"] != name) == (200, True), "not the one that is being replaced"
+            assert drain.undo(make_context(), earlier).state == "acknowledged"
+            assert ask(own.port, cookie)[1]["X-Version"] == name
+
+
+def ask(port, headers):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", "/", headers=headers)
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    return answer.status, answer.headers
+
+
 @pytest.mark.parametrize(
     ("changed", "error"),
     [
