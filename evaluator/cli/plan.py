@@ -33,6 +33,7 @@ from evaluator.records import Margin
 from evaluator.reports import Page
 from evaluator.reports.base import align_columns, write_line
 from evaluator.reports.plan import answer_plan
+from evaluator.rollout.outlook import describe_rollout
 from evaluator.wording import count_of, format_count, format_duration, format_margin, format_number, name_metric
 
 FACTORS = (0.25, 0.5, 1, 2, 4)
@@ -91,8 +92,10 @@ def command(
             hint="run `evaluator plan RELEASE`, or `evaluator plan --rate 30` for 30 requests per second",
         )
     store = session.open_store() if release else None
-    rate_per_s = goal.rate_per_s or 0.0  # not used if there is a release: its stored runs have a rate
-    history = find_history(store, policy, release, rate_per_s=rate_per_s, instances=per_arm or goal.instances)
+    # The rate is not used if there is a release: its stored runs have one.
+    history = find_history(
+        store, policy, release, rate_per_s=goal.rate_per_s or 0.0, instances=per_arm or goal.instances
+    )
     instances = per_arm or history.instances
     latency, failures = choose_harms(policy.rulebook)
     goal = replace(
@@ -117,21 +120,18 @@ def command(
         return
     page = make_page()
     answer = answer_plan(plans, goal, goal.rate_per_s or history.rate_per_s) if plans else ()
-    lines = [
-        *answer,
-        "",
-        *_write_head(release, history, goal),
-        "",
-        *_write_gates(plans, goal, page),
-        "",
-        *_write_grid(plans, grids, page),
-        "",
-        *_write_strategies(strategies, goal, page),
-        "",
-        *_write_notes(history),
-    ]
+    answer = (*answer, describe_rollout(policy, release or "RELEASE", history, goal))
+    parts = (
+        filter(None, answer),
+        _write_head(release, history, goal),
+        _write_gates(plans, goal, page),
+        _write_grid(plans, grids, page),
+        _write_strategies(strategies, goal, page),
+        _write_notes(history),
+    )
     # Indented lines are rows of tables and notes, which are as wide as they have to be.
-    emit("\n".join(line if line.startswith("  ") else write_line(line, page) for line in lines))
+    texts = ("\n".join(line if line.startswith("  ") else write_line(line, page) for line in part) for part in parts)
+    emit("\n\n".join(texts))
 
 
 # ------------------------------------------------------------------ for people

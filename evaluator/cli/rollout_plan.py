@@ -12,6 +12,7 @@ from evaluator.records.rollouts import Observe, RolloutPlan, Step, StepNeeds
 from evaluator.reports import Page
 from evaluator.reports.base import align_columns
 from evaluator.rollout.describing import describe_needs, describe_place
+from evaluator.rollout.forecast import RolloutForecast, describe_forecast
 from evaluator.rollout.outlook import Outlook, StepOutlook, find_guarded_rate
 from evaluator.wording import format_count, format_duration, format_number
 
@@ -25,7 +26,10 @@ def write_plan(plan: RolloutPlan, outlook: Outlook, page: Page) -> list[str]:
         for number, step in enumerate(plan.steps, start=1)
     ]
     table = align_columns([HEAD, *rows], page)
-    return [*_write_head(plan), "", *table, "", *_write_notes(plan, outlook), *_write_rules(plan)]
+    forecast = (
+        [f"As far as earlier comparisons show, {describe_forecast(outlook.forecast)}", ""] if outlook.forecast else []
+    )
+    return [*forecast, *_write_head(plan), "", *table, "", *_write_notes(plan, outlook), *_write_rules(plan)]
 
 
 def to_plain_outlook(outlook: Outlook) -> dict[str, Any]:
@@ -37,6 +41,17 @@ def to_plain_outlook(outlook: Outlook) -> dict[str, Any]:
         "unknown": dict(outlook.unknown),
         "requests_per_s": dict(outlook.rates_per_s),
         "way_back": outlook.way_back,
+        "forecast": _forecast_to_plain(outlook.forecast),
+    }
+
+
+def _forecast_to_plain(forecast: RolloutForecast | None) -> dict[str, Any] | None:
+    """Return a forecast as values of JSON; null where a time is not known."""
+    if forecast is None:
+        return None
+    return {
+        name: None if isinstance(value, float) and math.isnan(value) else value
+        for name, value in asdict(forecast).items()
     }
 
 
@@ -99,9 +114,6 @@ def _write_notes(plan: RolloutPlan, outlook: Outlook) -> Iterator[str]:
     yield ""
     if outlook.way_back:
         yield outlook.way_back
-    chance = _find_chance(plan, outlook)
-    if chance is not None:
-        yield f"an identical release gets to the end in about {_write_percent(chance)}, if no person is asked for more"
 
 
 RATES = (0.1, 0.5, 1, 5, 20)
@@ -141,23 +153,6 @@ def _write_reaction(plan: RolloutPlan, requests_per_s: float) -> str:
     """Write how long the guard needs for a candidate with so many requests, of which half fail."""
     seconds = estimate_reaction_s(plan.guard, requests_per_s)
     return "not seen" if seconds is None else f"about {format_duration(round(seconds))}"
-
-
-def _find_chance(plan: RolloutPlan, outlook: Outlook) -> float | None:
-    """Find the chance that every step of an unchanged release shows what it needs; None: it is not known."""
-    chance = 1.0
-    for number, services in outlook.by_step.items():
-        step = plan.steps[number]
-        if not isinstance(step, Observe) or step.needs is StepNeeds.NOTHING:
-            continue
-        for known in services:
-            shown = known.no_harm
-            if step.needs is StepNeeds.GO:
-                shown = max(known.go) if known.go else None
-            if shown is None:
-                return None
-            chance *= shown
-    return chance
 
 
 def _write_head(plan: RolloutPlan) -> Iterator[str]:

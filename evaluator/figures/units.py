@@ -160,4 +160,7 @@ def _write_title(row: Comparison, curve: Mapping[str, Any]) -> str:
         return f"{name}: all {candidate_units} are above all of baseline: it is not a single one"
     if max(candidate) < min(baseline):
         return f"{name}: all {candidate_units} are below all of baseline: it is not a single one"
-    return f"{name}: {candidate_units} from {write_range(candidate)}; baseline from {write_range(baseline)}"
+    of_candidate, of_baseline = (
+        f"{'at' if min(values) == max(values) else 'from'} {write_range(values)}" for values in (candidate, baseline)
+    )
+    return f"{name}: {candidate_units} {of_candidate}; baseline {of_baseline}"

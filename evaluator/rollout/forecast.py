@@ -22,6 +22,7 @@ from evaluator.planning import REPLICATIONS, History, StageResult, simulate_stag
 from evaluator.records import Rulebook
 from evaluator.records.arrays import BoolArray, FloatArray
 from evaluator.records.rollouts import Observe, StepNeeds
+from evaluator.wording import format_count, format_duration, format_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,10 @@ class JudgedService:
     """Of baseline and candidate."""
     rate_per_s: float
     """Requests of its users per second, of both arms."""
+    no_harm: float = 1.0
+    """Chance that a release that is not NO-GO has enough requests, and few enough failures, for `no_harm`."""
+    never_go: bool = False
+    """Can it not be GO, because its servers differ too much in their load?"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ class RolloutForecast:
 
 
 @dataclass(slots=True)
-class _Course:
+class _SimulatedRollouts:
     """Simulated releases of one kind, shape (replications,)."""
 
     alive: BoolArray
@@ -102,14 +107,45 @@ def forecast_rollout(stages: Sequence[ForecastStage], regression: float, *, seed
     )
 
 
+def describe_forecast(forecast: RolloutForecast) -> str:
+    """Say how the rollout will probably go: the rest of a sentence, and a second one."""
+    parts = [f"by itself with a chance of {_percent(forecast.completes)}"]
+    if forecast.asked >= LEAST:
+        parts.append(f"a person is asked with {_percent(forecast.asked)}")
+    if forecast.goes_back >= LEAST:
+        parts.append(f"it goes back with {_percent(forecast.goes_back)}")
+    when = "" if math.isnan(forecast.full_after_s) else f" after {format_duration(forecast.full_after_s)}"
+    same = f"an unchanged release has all users{when} {'; '.join(parts)}."
+    rise = f"+{format_number(100 * forecast.regression)} % response time"
+    if forecast.caught_at:
+        worse = (
+            f"One with {rise} goes back before that with {_percent(forecast.caught)}, mostly at {forecast.caught_at}, "
+            f"and serves {format_count(round(forecast.exposed))} requests."
+        )
+    else:
+        worse = (
+            f"One with {rise} is not turned back before, and serves {format_count(round(forecast.exposed))} requests."
+        )
+    return f"{same} {worse}"
+
+
+LEAST = 0.005
+"""Chance from which an outcome is named."""
+
+
+def _percent(share: float) -> str:
+    """Write a chance as whole percent."""
+    return f"{format_number(round(100 * share))} %"
+
+
 def _median(seconds: FloatArray) -> float:
     """Return the median; NaN of nothing."""
     return float(np.median(seconds)) if seconds.size else math.nan
 
 
-def _run(stages: Sequence[ForecastStage], regression: float, seed: int) -> _Course:
+def _run(stages: Sequence[ForecastStage], regression: float, seed: int) -> _SimulatedRollouts:
     """Take releases through all stages."""
-    course = _Course(
+    rollouts = _SimulatedRollouts(
         alive=np.ones(REPLICATIONS, dtype=bool),
         asked=np.zeros(REPLICATIONS, dtype=bool),
         stopped_at=np.full(REPLICATIONS, -1.0),
@@ -120,20 +156,20 @@ def _run(stages: Sequence[ForecastStage], regression: float, seed: int) -> _Cour
         step = stage.step
         first = _judge(stage, step.bake_s, regression, (seed, number))
         lasted_s = np.minimum(first.stop_s, step.bake_s)
-        is_stopped, is_shown = np.isfinite(first.stop_s), _shows_need(step, first)
+        is_stopped, is_shown = np.isfinite(first.stop_s), _shows_need(stage, first, (seed, number))
         if step.deadline_s > step.bake_s:
             last = _judge(stage, step.deadline_s, regression, (seed, number))
             goes_on = ~is_stopped & ~is_shown
             lasted_s = np.where(goes_on, np.minimum(last.stop_s, step.deadline_s), lasted_s)
             is_stopped = np.where(goes_on, np.isfinite(last.stop_s), is_stopped)
-            is_shown = np.where(goes_on, _shows_need(step, last) & ~is_stopped, is_shown)
+            is_shown = np.where(goes_on, _shows_need(stage, last, (seed, number)) & ~is_stopped, is_shown)
         rate_per_s = sum(service.rate_per_s for service in stage.services)
-        course.exposed += course.alive * step.share * rate_per_s * lasted_s
-        course.seconds += course.alive * lasted_s
-        course.stopped_at[course.alive & is_stopped] = number
-        course.asked |= course.alive & ~is_stopped & ~is_shown
-        course.alive &= ~is_stopped & is_shown
-    return course
+        rollouts.exposed += rollouts.alive * step.share * rate_per_s * lasted_s
+        rollouts.seconds += rollouts.alive * lasted_s
+        rollouts.stopped_at[rollouts.alive & is_stopped] = number
+        rollouts.asked |= rollouts.alive & ~is_stopped & ~is_shown
+        rollouts.alive &= ~is_stopped & is_shown
+    return rollouts
 
 
 def _judge(stage: ForecastStage, seconds: float, regression: float, seed: tuple[int, int]) -> StageResult:
@@ -155,11 +191,16 @@ def _judge(stage: ForecastStage, seconds: float, regression: float, seed: tuple[
             regression=regression,
             random=np.random.default_rng([*seed, number]),
         )
-        stop_s, go = np.minimum(stop_s, result.stop_s), go & result.go
+        stop_s, go = np.minimum(stop_s, result.stop_s), go & result.go & (not service.never_go)
     return StageResult(stop_s, go)
 
 
-def _shows_need(step: Observe, result: StageResult) -> BoolArray:
+def _shows_need(stage: ForecastStage, result: StageResult, seed: tuple[int, int]) -> BoolArray:
     """Which releases show what the stage needs."""
     is_stopped = np.isfinite(result.stop_s)
-    return ~is_stopped if step.needs is not StepNeeds.GO else result.go & ~is_stopped
+    if stage.step.needs is StepNeeds.GO:
+        return result.go & ~is_stopped
+    if stage.step.needs is StepNeeds.NO_HARM:
+        chance = math.prod(service.no_harm for service in stage.services)
+        return ~is_stopped & (np.random.default_rng([*seed, len(stage.services)]).random(REPLICATIONS) < chance)
+    return ~is_stopped

@@ -11,7 +11,7 @@ from evaluator.guard.limits import estimate_reaction_s
 from evaluator.health.per_instance_load import MOST
 from evaluator.intents.baseline_servers import describe_way_back
 from evaluator.pipeline.hindsight import ProductionHistory, find_service_history
-from evaluator.planning import find_chances
+from evaluator.planning import Goal, History, choose_harms, find_chances
 from evaluator.policy import Policy
 from evaluator.policy.rollout import RolloutSection
 from evaluator.records import Rulebook
@@ -24,6 +24,14 @@ from evaluator.rollout.contradictions import (
     split_servers,
 )
 from evaluator.rollout.evidence import make_step_policy
+from evaluator.rollout.forecast import (
+    ForecastStage,
+    JudgedService,
+    RolloutForecast,
+    describe_forecast,
+    forecast_rollout,
+)
+from evaluator.rollout.planning import make_plan
 from evaluator.stats.inference.score import wilson_interval
 from evaluator.stats.inference.student import t_quantile
 from evaluator.store import Store
@@ -56,6 +64,8 @@ class Outlook:
     """Service → requests of its users per second, where they are known."""
     way_back: str = ""
     """What a rollback after the end will need; empty: nothing more than before."""
+    forecast: RolloutForecast | None = None
+    """How the whole rollout will probably go; None: the history of a service is not known."""
 
 
 def look_ahead(store: Store | None, policy: Policy, plan: RolloutPlan) -> Outlook:
@@ -88,7 +98,81 @@ def look_ahead(store: Store | None, policy: Policy, plan: RolloutPlan) -> Outloo
         for position, step in enumerate(plan.steps)
         if isinstance(step, Observe)
     }
-    return Outlook(by_step, unknown, rates, describe_way_back(policy, plan))
+    regression, _ = choose_harms(policy.rulebook)
+    forecast = None if unknown else forecast_plan(policy, plan, histories, regression)
+    return Outlook(by_step, unknown, rates, describe_way_back(policy, plan), forecast)
+
+
+def forecast_plan(
+    policy: Policy, plan: RolloutPlan, histories: Mapping[str, ProductionHistory], regression: float
+) -> RolloutForecast | None:
+    """Simulate the rollout of a plan; None if nothing is observed, or if outcomes of users decide.
+
+    `histories`: of each service of the plan.
+    `regression`: relative rise of the response times of the worse release.
+    """
+    observed = [step for step in plan.steps if isinstance(step, Observe)]
+    if policy.rollout is None or any(step.needs is StepNeeds.WINNER for step in observed):
+        return None
+    stages = []
+    for position, step in enumerate(plan.steps):
+        if isinstance(step, Observe):
+            services = [
+                _describe_service(policy, policy.rollout, plan, position, step, histories[service], service)
+                for service in step.services
+            ]
+            stages.append(ForecastStage(step, tuple(services)))
+    return forecast_rollout(stages, regression) if stages else None
+
+
+def describe_rollout(policy: Policy, release: str, history: History, goal: Goal) -> str:
+    """Say how the rollout of a policy will probably go; empty if it has none.
+
+    All its services are taken to be as precise as the `history`, at the rate of the goal, which names the regression.
+    """
+    if policy.rollout is None:
+        return ""
+    plan = make_plan(policy, release)
+    known = ProductionHistory(2 * (goal.rate_per_s or history.rate_per_s), history)
+    forecast = forecast_plan(policy, plan, dict.fromkeys(plan.services, known), goal.regression)
+    if forecast is None:
+        return ""
+    return f"By your rollout ({plan.strategy.replace('_', '-')}), {describe_forecast(forecast)}"
+
+
+def _describe_service(
+    policy: Policy,
+    section: RolloutSection,
+    plan: RolloutPlan,
+    position: int,
+    step: Observe,
+    known: ProductionHistory,
+    service: str,
+) -> JudgedService:
+    """Describe what is known of a service in a stage."""
+    rulebook, history, rate_per_s = make_step_policy(policy, plan, step).rulebook, known.history, known.rate_per_s
+    if rate_per_s is None:
+        rate_per_s = 2 * history.rate_per_s if history else 0.0
+    if step.share == 1:  # nothing is left to compare with
+        return JudgedService(None, rulebook, (1, 1), rate_per_s)
+    instances, note = _find_instances(section, plan.find_arms(position, service), step, known, service, rulebook)
+    if note and history is not None:
+        history = _leave_out_times(history)
+    no_harm = _find_no_harm(plan, step, known, rulebook, no_go=0.0) if step.needs is StepNeeds.NO_HARM else None
+    return JudgedService(
+        history,
+        rulebook,
+        instances,
+        rate_per_s,
+        no_harm=1.0 if no_harm is None else no_harm,
+        never_go=bool(note) and has_time_gate(rulebook),
+    )
+
+
+def _leave_out_times(history: History) -> History:
+    """Leave out the precision of response times, where these decide nothing."""
+    gates = tuple(gate for gate in history.precisions if not gate.rule.metric.is_response_time)
+    return replace(history, precisions=gates)
 
 
 def _look_at(
@@ -108,10 +192,7 @@ def _look_at(
     instances, note = _find_instances(section, plan.find_arms(position, service), step, known, service, rulebook)
     if known.history is None:
         return StepOutlook(service, None, None, exposed, note)
-    history = known.history
-    if note:  # times decide nothing
-        gates = tuple(gate for gate in history.precisions if not gate.rule.metric.is_response_time)
-        history = replace(history, precisions=gates)
+    history = _leave_out_times(known.history) if note else known.history
     ends_s = [step.bake_s] if step.deadline_s == step.bake_s else [step.bake_s, step.deadline_s]
     share = step.share or 0.5
     chances = [

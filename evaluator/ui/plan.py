@@ -25,6 +25,7 @@ from evaluator.policy import Policy
 from evaluator.records import Margin, Rulebook
 from evaluator.reports.overview import rank_comparisons
 from evaluator.reports.plan import answer_plan
+from evaluator.rollout.outlook import describe_rollout
 from evaluator.ui.controls import choose, start_anew
 from evaluator.ui.frame import guarded
 from evaluator.ui.metric_table import make_metrics_table
@@ -168,6 +169,7 @@ def _show_plan(workspace: Workspace, policy: Policy, release_id: str | None, goa
     if not plans:
         raise UsageError("the policy has no gate with a margin to plan for", hint="`evaluator policy show` prints it")
     answer, *others = answer_plan(plans, goal, goal.rate_per_s or history.rate_per_s)
+    others.append(_describe_rollout(policy, release_id or "RELEASE", history, goal))
     with place:
         show_markup('<p class="ev-answer"><strong>{}</strong> {}</p>', keep_units(answer), keep_units(" ".join(others)))
     _show_origin(history)
@@ -204,6 +206,16 @@ def _show_plan(workspace: Workspace, policy: Policy, release_id: str | None, goa
             show_figure(draw_precision(plan, grid), f"precision-{index}", snippet)
     st.header("Ways to roll out, unchanged and with the regression", anchor="strategies")
     show_figure(draw_exposure(_simulate_rollouts(history, policy.rulebook, goal)), "exposure", snippet)
+
+
+@st.cache_data(
+    max_entries=32,
+    show_spinner="simulating your rollout …",
+    hash_funcs={Policy: lambda policy: policy.hash, History: repr, Goal: repr},
+)
+def _describe_rollout(policy: Policy, release: str, history: History, goal: Goal) -> str:
+    """Say how the rollout of the policy will probably go; cached until one of the arguments changes."""
+    return describe_rollout(policy, release, history, goal)
 
 
 @st.cache_data(

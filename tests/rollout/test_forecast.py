@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from evaluator.planning import assume_history, find_chances
-from evaluator.policy import load_policy
+from evaluator.planning import Goal, assume_history, find_chances
+from evaluator.policy import load_policy, parse_policy
 from evaluator.records.rollouts import Observe, StepNeeds
 from evaluator.rollout.forecast import ForecastStage, JudgedService, forecast_rollout
+from evaluator.rollout.outlook import describe_rollout
 
 RULEBOOK = load_policy().rulebook
 INSTANCES = (4, 4)
@@ -84,6 +85,12 @@ def test_a_service_without_history_is_never_go_by_itself(history):
     assert (forecast.completes, forecast.asked, forecast.caught) == (0.0, 1.0, 0.0)
 
 
+def test_too_few_requests_for_no_harm_are_asked_about(history):
+    service = JudgedService(history, RULEBOOK, INSTANCES, RATE, no_harm=0.25)
+    stages = [replace(stage(history, 0.05, StepNeeds.NO_HARM, bake_s=600.0), services=(service, service))]
+    assert forecast_rollout(stages, 0.2).completes == pytest.approx(0.0625, abs=0.02)
+
+
 def test_one_instance_is_asked_about(history):
     alone = replace(stage(history, 0.5), services=(JudgedService(history, RULEBOOK, (1, 1), RATE),))
     assert forecast_rollout([alone], 0.2).completes == 0.0
@@ -92,3 +99,33 @@ def test_one_instance_is_asked_about(history):
 def test_the_same_seed_gives_the_same_forecast(history):
     stages = [stage(history, 0.5)]
     assert forecast_rollout(stages, 0.2) == forecast_rollout(stages, 0.2)
+
+
+ROLLOUT = {
+    "service": "cart",
+    "rollout": {
+        "strategy": "canary",
+        "router": {"cart": {"haproxy": {"socket": "/s", "backend": "cart", "servers": {}}}},
+        "live": {"access_log": "/var/log/haproxy.log"},
+        "stages": [
+            {"name": "50 %", "share": "50%", "needs": "go", "bake": "60m", "deadline": "2h"},
+            {"name": "full", "share": "100%", "needs": "nothing", "bake": "10m"},
+        ],
+    },
+}
+
+
+def with_servers(baseline, candidate):
+    servers = {"baseline": [f"b{n}" for n in range(baseline)], "canary": [f"c{n}" for n in range(candidate)]}
+    haproxy = {**ROLLOUT["rollout"]["router"]["cart"]["haproxy"], "servers": servers}
+    return parse_policy({**ROLLOUT, "rollout": {**ROLLOUT["rollout"], "router": {"cart": {"haproxy": haproxy}}}})
+
+
+def test_the_rollout_of_a_policy_is_described_by_its_servers(history):
+    goal = Goal(regression=0.3)
+    said = describe_rollout(with_servers(4, 4), "cart@2", history, goal)
+    assert said.startswith(
+        "By your rollout (canary), an unchanged release has all users after 60 min by itself with a "
+    )
+    assert "One with +30 % response time goes back before that with 100 %, mostly at 50 %, and serves " in said
+    assert describe_rollout(load_policy(), "cart@2", history, goal) == ""
