@@ -81,7 +81,7 @@ LOG_10 = replace(LOG, duration_s=7200.0, split=(0.1,))
 FAILS: Literal["failures"] = "failures"
 SLOW: Literal["response_time"] = "response_time"
 DESIGNS = (
-    Design("one endpoint on one instance, +5 points of failures", HOUR, FAILS, times=50),
+    Design("one endpoint on one instance, +5 points of failures", HOUR, FAILS, times=25),
     Design("one endpoint on one instance, twice the time", HOUR, SLOW),
     Design("the same from the start, failures", HOUR, FAILS, at_start=True),
     Design("the same from the start, time", HOUR, SLOW, at_start=True),
@@ -116,7 +116,7 @@ DESIGNS = (
     Design("6 h at 20/s, time", replace(HOUR, duration_s=21_600.0, rate_per_s=20.0), SLOW),
     Design("production: 2 h, 10 % of the traffic, failures", PRODUCTION, FAILS, promised=False, times=8),
     Design("production: 2 h, 10 % of the traffic, time", PRODUCTION, SLOW, promised=False),
-    Design("log: one endpoint on one instance, failures", LOG, FAILS, promised=False, source="log", times=50),
+    Design("log: one endpoint on one instance, failures", LOG, FAILS, promised=False, source="log", times=25),
     Design("log: one endpoint on one instance, time", LOG, SLOW, source="log"),
     Design("log: all endpoints on one instance, failures", LOG, FAILS, endpoints=None, source="log"),
     Design("log: one endpoint on all instances, failures", LOG, FAILS, instances=None, source="log"),
@@ -126,9 +126,9 @@ DESIGNS = (
     Design("log: no fault", LOG, source="log"),
     Design("log: no fault, 2 min at 200/s", LOG_2_MIN, source="log", times=7),
     Design("services: one endpoint on one instance, failures", HOUR, FAILS, promised=False, source="services",
-           times=50),
+           times=25),
     Design("services: one endpoint on one instance, time", HOUR, SLOW, promised=False, source="services", times=8),
-    Design("services: no fault", source="services", times=50),
+    Design("services: no fault", source="services", times=25),
     Design("no fault"),
     Design("no fault, instances of unequal speed (sd 20 %)", UNEQUAL),
     Design("no fault, 2 + 2 of unequal speed", replace(UNEQUAL, instances=(2,))),

@@ -30,9 +30,9 @@ LONGEST_TEXT = 80
 BAD = "production-errors"
 HEAD = ("strategy", "candidate", "ended", "after", "met the candidate", "failed", "what caught it", "planned")
 NOTES = (
-    "  after: from the start until it had ended. met the candidate: requests of users, by HAProxy. failed: of these,",
-    "  also those without an answer. planned: the times of the stages, and the requests meanwhile, as `rollout plan`",
-    "  counts them, until the end of the stage that should turn the bad candidate back",
+    "  after: from the start until it had ended. met the candidate: requests of users, by HAProxy. failed: of these;",
+    "  after a plus those that had no answer, or not yet. planned: the times of the stages, and the requests meanwhile",
+    "  as `rollout plan` counts them, until the end of the stage that should turn the bad candidate back",
 )
 
 
@@ -115,6 +115,7 @@ def make_row(ended: EndedDemo, strategy: str, kind: str) -> tuple[str, ...]:
     facts = ended.facts
     plan = from_plain(facts.rollout.plan)
     progress = fold(plan, facts.events)
+    unanswered = ended.sent - ended.traffic.requests["canary"]
     started, ends = facts.rollout.started_at.timestamp(), facts.events[-1].at
     words = {RolloutOutcome.PROMOTED: "promoted", None: "not ended"}
     return (
@@ -123,7 +124,7 @@ def make_row(ended: EndedDemo, strategy: str, kind: str) -> tuple[str, ...]:
         words.get(progress.outcome, "rolled back"),
         format_duration(round(ends - started)),
         count_of(ended.sent, "request"),
-        format_count(ended.traffic.failures["canary"] + ended.sent - ended.traffic.requests["canary"]),
+        format_count(ended.traffic.failures["canary"]) + (f" + {format_count(unanswered)}" if unanswered else ""),
         _describe_catch(plan, facts.events),
         _describe_planned(plan, strategy, kind, ended.total / max(ends - started, 1.0)),
     )

@@ -40,6 +40,7 @@ class LoadOptions:
     restart_command: str | None
     collect: bool
     stop_on: str | None
+    sensitive: bool
 
     @property
     def has_arms(self) -> bool:
@@ -77,6 +78,9 @@ class LoadOptions:
 @click.option("--collect", is_flag=True, help="Collect the policy's metrics from Prometheus as well.")
 @click.option(
     "--stop-on", type=click.Choice(["no-go"]), help="Judge during the load, and end it as soon as NO-GO is shown."
+)
+@click.option(
+    "--sensitive", is_flag=True, help="Keep only the path of a request, as with `sensitive: true` in the policy."
 )
 @gathered("router", RouterOptions, *ROUTER_OPTIONS)
 @step_options("Share of the requests that the router sends to an arm, canary=25%; may be repeated.")
@@ -122,7 +126,7 @@ def command(
         processes=options.processes,
         header=policy.instance_header,
         service=subject.service or policy.service,
-        sensitive=policy.promotion.sensitive,
+        sensitive=policy.promotion.sensitive or options.sensitive,
         arguments=locust_args,
         router=router.router.rstrip("/"),
         arm_header=arm_header,

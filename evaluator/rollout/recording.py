@@ -215,7 +215,9 @@ class StepLoad:
             "--step": self.step.name,
         }
         words = [word for name, value in values.items() if value != "" for word in (name, str(value))]
-        return [sys.executable, "-m", "evaluator", "load", self.rollout.release, *words]
+        # The policy of the start decides, whatever the file says now.
+        sensitive = ["--sensitive"] if self.rollout.policy.get("sensitive") else []
+        return [sys.executable, "-m", "evaluator", "load", self.rollout.release, *words, *sensitive]
 
     def _read_last_line(self) -> str:
         """Read the last line that the child wrote."""

@@ -149,7 +149,7 @@ def test_the_table_of_all_says_what_caught_it_and_what_was_planned():
         "canary", "none", "promoted", "5.1 min", "1,000 requests", "0", "–"
     )  # fmt: skip
     *row, caught, planned = make_row(make("back", 900, 150, 910), "canary", "production-errors")
-    assert row == ["canary", "production-errors", "rolled back", "12.8 min", "910 requests", "160"]
+    assert row == ["canary", "production-errors", "rolled back", "12.8 min", "910 requests", "150 + 10"]
     assert (
         caught == "the guard: 38 of 61 requests of cart failed in 10 s, more than 5 % in 50 %, 47.4 s after the shift"
     )

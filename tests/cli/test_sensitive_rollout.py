@@ -6,11 +6,13 @@ import contextlib
 import os
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from hooks_world import receiving
+from rollout_cases import start_rollout
 from routers import ask, haproxy_router, nginx_router, send_raw, service
 
 from evaluator.__main__ import run
@@ -22,8 +24,9 @@ from evaluator.intents.rollout_plans import count_agreements
 from evaluator.intents.rollout_start import explain_obstacle_to_start
 from evaluator.policy import load_policy, parse_policy
 from evaluator.records.intents import IntentState, Person
-from evaluator.records.rollouts import Act, InstanceWork
+from evaluator.records.rollouts import Act, InstanceWork, Observe, StepNeeds
 from evaluator.rollout.planning import make_plan
+from evaluator.rollout.recording import StepLoad
 from evaluator.store import Store
 
 SECRET = "s3cr3t"
@@ -242,6 +245,16 @@ def test_also_the_last_batch_of_a_rolling_release_needs_them_before_its_first_in
     of_all = [step for step in plan.steps if isinstance(step, Act) and step.share == 1.0]
     assert [step.work for step in of_all] == [InstanceWork.DRAIN, InstanceWork.UNDRAIN]
     assert {count_agreements(plan, step) for step in of_all} == {2 if agree else 0}
+
+
+def test_a_load_of_a_rollout_is_sensitive_as_the_policy_of_its_start(place):
+    load = {"locustfile": "l.py", "baseline": ["http://b"], "canary": ["http://c"], "users": 1, "spawn_rate": 1}
+    step = Observe("test", "test", "test", ("cart",), StepNeeds.GO, 9, 9, load=load | {"run_time": 9, "replicates": 1})
+    store = Store.open(place / "evaluator.duckdb", create=True)
+    for policy, ends in (({"sensitive": True}, ["test", "--sensitive"]), ({}, ["--step", "test"])):
+        rollout = replace(start_rollout(), policy=policy)
+        command = StepLoad(store, rollout, step, 0.0, "edited.yaml")._make_command()
+        assert command[-2:] == ends
 
 
 LOGGED_BY_NGINX = (
