@@ -158,13 +158,13 @@ def swapped(requests: Requests) -> Requests:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (dead, "silence|step_window"),
+        (dead, "silence|step window"),
         (silent, "canary has 0 judged requests|canary has no requests"),
         (few, "canary has .* judged requests, fewer than 500"),
-        (cut, "step_window"),
-        (without_instance, "step_servers"),
-        (only_one_endpoint, "step_endpoints"),
-        (swapped, "step_servers: requests of canary-1, canary-2 count for baseline"),
+        (cut, "step window"),
+        (without_instance, "step servers"),
+        (only_one_endpoint, "step endpoints"),
+        (swapped, "step servers: requests of canary-1, canary-2 count for baseline"),
     ],
 )
 def test_no_harm_is_not_shown_by(store, change: Callable[[Requests], Requests], says):
@@ -191,12 +191,12 @@ def test_failures_near_the_limit_of_the_guard_are_no_lack_of_harm(store):
     [
         ({"state": RunState.INCOMPLETE}, "complete: the run is incomplete"),
         ({"state": RunState.RUNNING}, "complete: the run has not reached its planned end"),
-        ({"shares": {}}, "step_share"),
-        ({"shares": {"baseline": 0.95, "canary": 0.05}}, "sample_ratio"),
-        ({"facts": RunFacts(router=RouterFacts(answers=9000, unread={"that could not be read": 900}))}, "unread_lines"),
-        ({"facts": RunFacts(router=RouterFacts(answers=9000, holes=("10:00 to 10:02",), unread_s=60.0))}, "log_holes"),
+        ({"shares": {}}, "step share"),
+        ({"shares": {"baseline": 0.95, "canary": 0.05}}, "sample ratio"),
+        ({"facts": RunFacts(router=RouterFacts(answers=9000, unread={"that could not be read": 900}))}, "unread lines"),
+        ({"facts": RunFacts(router=RouterFacts(answers=9000, holes=("10:00 to 10:02",), unread_s=60.0))}, "log holes"),
         ({"facts": RunFacts(router=RouterFacts(answers=9000, without_server=900, without_server_failures=900))},
-         "without_server"),
+         "without server"),
         ({"facts": RunFacts(router=RouterFacts(answers=9000, retried_by_unknown=900, retries_hidden=True))}, "retries"),
         ({"step": "25 %"}, "no requests of cart were recorded in 5 %"),
         ({"service": "shop"}, "no requests of cart were recorded in 5 %"),
@@ -226,7 +226,7 @@ def test_a_load_says_nothing_of_the_users_of_its_stage(store, share, is_missing)
         engine.execute("UPDATE store.runs SET source = 'locust'")
     evidence = judge(store, replace(STEP, share=share, load={"baseline": ["http://b"], "canary": ["http://c"]}))
     assert evidence.exposed > 4000
-    assert any("step_window: no request of users" in text for text in evidence.missing) is is_missing
+    assert any("step window: no request of users" in text for text in evidence.missing) is is_missing
 
 
 def test_failures_are_no_go(store):
@@ -291,7 +291,7 @@ def test_the_deadline_judges_what_followed_the_bake(store):
     later = NOW + timedelta(seconds=BAKE_S)
     too_early = judge_step(store, rollout, plan, 1, JudgedAt.DEADLINE, later)
     assert not too_early.no_harm
-    assert any("step_window" in text for text in too_early.missing)
+    assert any("step window" in text for text in too_early.missing)
     land(store, keep(requests, late), "live-2", step="", start_s=BAKE_S, end_s=2 * BAKE_S)
     assert judge_step(store, rollout, plan, 1, JudgedAt.BAKE, NOW).exposed == at_bake.exposed
     at_deadline = judge_step(store, rollout, plan, 1, JudgedAt.DEADLINE, later)
