@@ -95,7 +95,11 @@ def read_frozen_policy(rollout: Rollout) -> Policy:
 
 
 def check_start(store: Store, plan: RolloutPlan, draft: Rollout, release: Release) -> None:
-    """Look whether a rollout can be driven here: routers, logs, loads. Changes nothing. Raises EvaluatorError."""
+    """Look whether a rollout can be driven here: no other one, routers, logs, loads. Changes nothing.
+
+    Raises EvaluatorError. Another rollout is named first: what it does to the router is no mistake to be repaired.
+    """
+    Rollouts(store.control.file).check_free(draft)
     policy = read_frozen_policy(draft)
     setup = make_setup(draft, plan, policy, release)
     needs_log = {

@@ -39,14 +39,7 @@ class Rollouts:
         Raises UsageError if another rollout of the release, or of one of its services, has not ended.
         """
         with self.file.opened(write=True) as connection:
-            for other in select(connection, "WHERE has_ended = 0", []):
-                shared = [service for service in draft.plan["services"] if service in other.plan["services"]]
-                if other.release == draft.release or shared:
-                    raise UsageError(
-                        f"the rollout {other.id} of {other.release} has not ended"
-                        + (f", and it has {', '.join(shared)}, too" if other.release != draft.release else ""),
-                        hint=f"see `evaluator rollout status {other.release}`",
-                    )
+            _refuse_second(connection, draft)
             [number] = connection.execute("SELECT coalesce(max(number), 0) + 1 FROM rollouts").fetchone()
             rollout = replace(draft, id=f"r{number}")
             connection.execute(
@@ -55,6 +48,11 @@ class Rollouts:
             text = f"started {rollout.id} ({rollout.plan_hash}): {rollout.reason}"
             audit.add(connection, rollout.person, STARTED, rollout.release, "", text, hash_rollout(rollout))
             return rollout
+
+    def check_free(self, draft: Rollout) -> None:
+        """Raise UsageError if another rollout of the release, or of one of its services, has not ended."""
+        with self.file.opened() as connection:
+            _refuse_second(connection, draft)
 
     def rollout(self, rollout_id: str) -> Rollout:
         """Read a rollout. Raises UnknownName."""
@@ -192,3 +190,15 @@ def _to_event(text: str) -> Event:
     if "outcome" in values:
         values["outcome"] = RolloutOutcome(values["outcome"])
     return Event(**values)
+
+
+def _refuse_second(connection: Connection, draft: Rollout) -> None:
+    """Raise UsageError if another rollout of the release of a draft, or of one of its services, has not ended."""
+    for other in select(connection, "WHERE has_ended = 0", []):
+        shared = [service for service in draft.plan["services"] if service in other.plan["services"]]
+        if other.release == draft.release or shared:
+            raise UsageError(
+                f"the rollout {other.id} of {other.release} has not ended"
+                + (f", and it has {', '.join(shared)}, too" if other.release != draft.release else ""),
+                hint=f"see `evaluator rollout status {other.release}`",
+            )

@@ -8,13 +8,18 @@ import pytest
 import yaml
 from rollout_world import AB_TEST, START, Found, World, make_plan
 
-from evaluator.errors import PolicyError
+from evaluator.errors import PolicyError, UsageError
 from evaluator.policy import parse_policy
+from evaluator.records import Release
+from evaluator.records.intents import Person
 from evaluator.records.rollouts import JudgedAt, Rollout, RolloutOutcome, from_plain, split_traffic, to_plain
 from evaluator.rollout.collaborators import StepAnswers
 from evaluator.rollout.describing import find_exit_code
 from evaluator.rollout.planning import make_plan as plan_policy
 from evaluator.rollout.reporting import RolloutFacts, make_report
+from evaluator.rollout.starting import check_start, draft_rollout
+from evaluator.store import Store
+from evaluator.store.rollouts import Rollouts
 
 MAP = {"socket": "/run/h.sock", "map": "/etc/shop.map", "servers": {"baseline": "a", "b": "b", "c": "c"}}
 CONVERSION = {"name": "conversion", "type": "outcome_proportion", "outcome": "bought", "margin": "0pp"}
@@ -252,3 +257,15 @@ def test_examples_of_the_document_are_plans_and_sources():
         plan_policy(parse_policy(POLICY | {"rollout": POLICY["rollout"] | {"outcomes": block}}), "shop@2")
     routers = [block for block in blocks if set(block) & {"haproxy", "nginx"}]
     assert len(routers) == 2, "the tests of hooks run them"
+
+
+def test_a_second_rollout_of_a_service_is_refused_before_its_router_is_looked_at(tmp_path):
+    """What the first one does to the router, such as drained servers, is no mistake that a person should repair."""
+    store, policy = Store.open(tmp_path / "evaluator.duckdb", create=True), parse_policy(POLICY)
+    drafts = [
+        draft_rollout(policy, plan_policy(policy, release), Person("ann", ("ann",)), "test", is_queued=False)
+        for release in ("shop@2", "shop@3")
+    ]
+    Rollouts(store.control.file).start(drafts[0])
+    with pytest.raises(UsageError, match="rollout r1 of shop@2 has not ended, and it has shop, too"):
+        check_start(store, plan_policy(policy, "shop@3"), drafts[1], Release("shop@3"))
