@@ -88,6 +88,7 @@ class RollingWorld:
                     "command": {
                         "run": [sys.executable, "replace.py", "${instance}", "${version}"],
                         "undo": [sys.executable, "replace.py", "${instance}", "${baseline}"],
+                        "idempotent": True,  # a driver that is killed while it runs asks nobody
                     }
                 }
             ],

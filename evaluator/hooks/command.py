@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Annotated, Any, Self
 
@@ -321,27 +321,69 @@ def _run_for(
     Returns the exit code: negative for the number of a signal that ended it, None if it was ended at the time limit.
     `variables`: its whole environment. Raises HookError if it cannot be started.
     """
+    with _left_over_is_ended() as watch:
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                env=variables,
+                cwd=folder,
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            raise HookError(
+                f"{command[0]} cannot be started: {getattr(error, 'strerror', None) or 'bad argument'}"
+            ) from None
+        watch(process.pid)
+        try:
+            return process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            # The session is ended, so also all that the program started: first by the signal that lets it clean up.
+            for signal_number in (signal.SIGTERM, signal.SIGKILL):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal_number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_TIME_TO_END_S)
+            return None
+
+
+_END_SESSION = """
+read -r session && [ "$session" ] || exit
+read -r ended || { kill -s TERM -- "-$session"; sleep "$1"; kill -s KILL -- "-$session"; }
+"""
+"""Reads the id of a session, and ends it if nothing more can be read after that."""
+
+
+@contextlib.contextmanager
+def _left_over_is_ended() -> Iterator[Callable[[int], None]]:
+    """Yield a function that is given the session of a program, which is ended if this process is killed meanwhile.
+
+    What it did later would come after others have taken it back. Raises HookError.
+    """
+    reading, writing = os.pipe()  # no program inherits it, so its end is that of this process
     try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=errors,
-            env=variables,
-            cwd=folder,
+        watcher = subprocess.Popen(
+            ["/bin/sh", "-c", _END_SESSION, "sh", f"{_TIME_TO_END_S:g}"],
+            stdin=reading,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-    except (OSError, ValueError) as error:
-        raise HookError(
-            f"{command[0]} cannot be started: {getattr(error, 'strerror', None) or 'bad argument'}"
-        ) from None
+    except OSError as error:
+        os.close(writing)
+        raise HookError(f"/bin/sh, which ends programs that are left over, cannot be started: {error}") from None
+    finally:
+        os.close(reading)
+
+    def write(line: str) -> None:
+        with contextlib.suppress(BrokenPipeError):  # somebody else has ended it
+            os.write(writing, f"{line}\n".encode())
+
     try:
-        return process.wait(limit_s)
-    except subprocess.TimeoutExpired:
-        # The session is ended, so also all that the program started: first by the signal that lets it clean up.
-        for signal_number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal_number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_TIME_TO_END_S)
-        return None
+        yield lambda session: write(f"{session}")
+    finally:
+        write("")
+        os.close(writing)
+        watcher.wait()

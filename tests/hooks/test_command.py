@@ -1,11 +1,13 @@
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 from hooks_world import make_context, paste
+from metrics_servers import wait_for
 
 from evaluator.errors import PolicyError
 from evaluator.hooks import make_hook
@@ -94,6 +96,27 @@ def test_what_it_leaves_running_goes_on():
     assert outcome.state == "acknowledged"
     assert alive(pid)
     os.kill(pid, signal.SIGKILL)
+
+
+def test_it_is_ended_with_the_process_that_runs_it(tmp_path):
+    """Otherwise it would act after others have taken it back."""
+    program = [
+        "sh",
+        "-c",
+        f"trap 'touch {tmp_path}/ended; exit' TERM; sleep 0.2; touch {tmp_path}/begun; sleep 30 & wait",
+    ]
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:2]\n"
+        "from hooks_world import make_context\nfrom evaluator.hooks import make_hook\n"
+        f"make_hook('command', {{'run': {program}}}).execute(make_context())"
+    )
+    runs_it = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parents[1])])
+    try:
+        wait_for((tmp_path / "begun").exists, "the program runs")
+    finally:
+        runs_it.kill()
+        runs_it.wait()
+    wait_for((tmp_path / "ended").exists, "the program was asked to end")
 
 
 def test_much_output_is_no_burden_and_the_end_of_it_is_kept():
