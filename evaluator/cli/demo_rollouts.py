@@ -9,29 +9,29 @@ from typing import TYPE_CHECKING
 import click
 
 from evaluator.cli import DEFAULT_STORE, Session, emit
-from evaluator.cli.demo_rollout import PATIENCE_S, Demo, EndedDemo, make_folder
+from evaluator.cli.demo_rollout import PATIENCE_S, Demo, EndedDemo, find_expected_stage, make_folder
 from evaluator.cli.terminal import make_page
 from evaluator.errors import UsageError
 from evaluator.sources.sample_environments import KINDS, end_processes
-from evaluator.sources.sample_policy import STRATEGIES, Times, find_first_stage
+from evaluator.sources.sample_policy import STRATEGIES, Times
 from evaluator.sources.sample_router import require_haproxy
 from evaluator.wording import count_of, format_count, format_duration
 
 if TYPE_CHECKING:
     from evaluator.records.rollouts import Event, RolloutPlan
 
-TIMES = Times(load_s=15, bake_s=15, last_s=10, least=100, users=60, shares=("5 %", "50 %"))
+TIMES = Times(load_s=15, canary_load=False, bake_s=12, last_s=6, least=100, users=60, shares=("5 %", "50 %"))
 """Shorter than those of one demo: there are many."""
 AROUND_S = 15.0
 """What one rollout takes in addition to its stages: starting and ending all (s)."""
-CLOSING_S = 12.0
+CLOSING_S = 8.0
 """What one stage takes in addition to its time: deploying, waiting for the last requests, judging (s)."""
 LONGEST_TEXT = 80
 BAD = "production-errors"
 HEAD = ("strategy", "candidate", "ended", "after", "met the candidate", "failed", "what caught it", "planned")
 NOTES = (
     "  after: from the start until it had ended. met the candidate: requests of users, by HAProxy. failed: of these;",
-    "  after a plus those that had no answer, or not yet. planned: the times of the stages, and the requests meanwhile",
+    "  after a plus those that had no answer. planned: the times of the stages, and the requests meanwhile",
     "  as `rollout plan` counts them, until the end of the stage that should turn the bad candidate back",
 )
 
@@ -70,7 +70,7 @@ def run_demos(session: Session, parent: Path, strategies: Sequence[str], regress
     from evaluator.reports.base import align_columns
 
     cases = [(strategy, kind) for strategy in strategies for kind in ("none", regression)]
-    longest = format_duration(sum(_expect_s(strategy, times) for strategy, _ in cases))
+    longest = format_duration(sum(_expect_s(strategy, kind, times) for strategy, kind in cases))
     session.say(f"{len(cases)} rollouts, one after the other, at most {longest} on two cores; Ctrl-C ends all of them")
     code = 0
     rows: list[tuple[str, ...]] = [HEAD]
@@ -87,11 +87,19 @@ def run_demos(session: Session, parent: Path, strategies: Sequence[str], regress
     return code
 
 
-def _expect_s(strategy: str, times: Times) -> float:
+def _expect_s(strategy: str, kind: str, times: Times) -> float:
     """Expect how long a rollout takes at most (s): its stages, and what comes in between, on two cores."""
-    judged = {"canary": len(times.shares) * times.bake_s + 2 * times.load_s, "blue_green": 2 * times.load_s}
-    stages = {"canary": len(times.shares) + 3, "blue_green": 3}.get(strategy, 1)
-    return AROUND_S + judged.get(strategy, 0.0) + times.last_s + stages * CLOSING_S
+    judged = [times.bake_s] * (len(times.shares) if strategy == "canary" else 2)
+    if strategy == "big_bang":
+        judged = []
+    elif strategy == "blue_green":
+        judged = [times.load_s] * 2
+    elif strategy == "canary" and times.canary_load:
+        judged += [times.load_s] * 2
+    # What is wrong is found before the last stage, where there is one before it.
+    has_last = kind == "none" or strategy in ("big_bang", "blue_green")
+    seconds = [*judged, *([times.last_s] if has_last else [])]
+    return AROUND_S + sum(seconds) + CLOSING_S * len(seconds)
 
 
 def _run_one(session: Session, parent: Path, strategy: str, kind: str, times: Times) -> EndedDemo:
@@ -151,19 +159,19 @@ def _describe_catch(plan: RolloutPlan, events: Sequence[Event]) -> str:
 
 
 def _is_shift_of(plan: RolloutPlan, event: Event, stage: str) -> bool:
-    """Is an event that of the step which gave the candidate the share of a stage?"""
-    from evaluator.records.rollouts import Act
+    """Is an event that of the step which gave the candidate the share of a stage? A drain takes some away."""
+    from evaluator.records.rollouts import Act, InstanceWork
 
     step = plan.steps[event.step]
-    return isinstance(step, Act) and step.is_shift and step.stage == stage
+    is_drain = isinstance(step, Act) and step.work is InstanceWork.DRAIN
+    return isinstance(step, Act) and step.is_shift and not is_drain and step.stage == stage
 
 
 def _describe_planned(plan: RolloutPlan, strategy: str, kind: str, rate_per_s: float) -> str:
     """Say what the plan had said, by the rate of the users: time, and requests of the candidate until a stage ends."""
-    from evaluator.records.rollouts import Act, Observe
+    from evaluator.records.rollouts import Observe
 
-    with_users = [step.stage for step in plan.steps if isinstance(step, Act) and step.is_shift]
-    until = find_first_stage(strategy, kind, with_users)
+    until = find_expected_stage(plan, strategy, kind)
     seconds, requests = 0.0, 0.0
     for step in plan.steps:
         if isinstance(step, Observe):

@@ -25,7 +25,7 @@ from evaluator.cli import Session
 from evaluator.cli.demo_rollout import run_demo
 from evaluator.cli.demo_rollouts import run_demos
 from evaluator.sources.sample_policy import Times
-times = Times(load_s=0, bake_s=12, last_s=2, least=20, users=15, shares=("50 %",))
+times = Times(canary_load=False, bake_s=12, last_s=2, least=20, users=15, shares=("50 %",))
 if sys.argv[1] == "all":
     print("EXIT", run_demos(Session(), Path("demo"), ["canary"], "dies", times))
 else:
