@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -176,23 +177,41 @@ def _import(store: Store, rollout: Rollout, periods: Sequence[SplitTime], look: 
             paths, query = [(str(part.path),) for part in times.periods], ""
             for part, period in zip(times.periods, periods, strict=True):
                 if not part.rows:
+                    unread = ""
+                    if times.without_zone:
+                        unread = f"; {format_count(times.without_zone)} have no time in {section.time} with its zone"
                     raise InputError(
                         f"none of the {format_count(times.rows)} rows of outcomes is of {period.step.name} "
-                        f"({_write_period(period)})",
+                        f"({_write_period(period)}){unread}",
                         hint=f"compare {section.time} with these times, and their zone",
                     )
         runs = []
         for period, files_of_period in zip(periods, paths, strict=True):
             release = Release(rollout.release)
-            landed, _, imported = import_outcomes(
-                store, release, files_of_period, options, query=query, step=period.step.name,
-                fingerprint={"look": _name_look(rollout, look)},
-            )  # fmt: skip
+            try:
+                landed, _, imported = import_outcomes(
+                    store, release, files_of_period, options, query=query, step=period.step.name,
+                    fingerprint={"look": _name_look(rollout, look)},
+                )  # fmt: skip
+            except InputError as error:
+                raise _name_rows(error, folder, period.step.name) from error
             (run_id,) = landed.runs
             runs.append(next(run for run in store.data.runs(rollout.release) if run.id == run_id))
         if section.assigned:
             findings += tuple(_check_assigned(imported, periods[-1], section))
     return _Imported(tuple(runs), findings)
+
+
+def _name_rows(error: InputError, folder: Path, stage: str) -> InputError:
+    """Name the rows of a stage in place of the file that had them for a moment in `folder`."""
+    place = re.compile(rf"{re.escape(str(folder))}/outcomes[\w.-]*(?::(row )?(\d+))?")
+
+    def name(found: re.Match[str]) -> str:
+        is_row, number = found.groups()
+        row = f"row {int(number) - (not is_row)} of " if number else ""  # the first line is the header
+        return f"{row}the outcomes of {stage}"
+
+    return InputError(place.sub(name, error.message), hint=error.hint)
 
 
 def _fetch(
@@ -379,7 +398,13 @@ def _judge(
         store, release, (imported.runs[-1],), policy, judged_at=judged_at, check=lambda _: tuple(findings)
     )
     verdict = replace(verdict, step=last.step.name, environment=last.step.environment, only_step=True)
-    is_sound = not any(forbids_no_harm(finding) for finding in verdict.evidence.findings)
+    doubts = [finding.text for finding in verdict.evidence.findings if forbids_no_harm(finding)]
+    doubts += [
+        f"{each.arm}: {each.rule.name} has no result: {each.no_data}"
+        for each in verdict.evidence.comparisons
+        if each.no_data is not None and each.rule.role != "watch"
+    ]
+    is_sound = not doubts
     winner = _find_winner(verdict) if is_sound else ""
     next_action = "a person is asked: find out why these data cannot be believed"
     if winner:
@@ -394,7 +419,7 @@ def _judge(
     return StepEvidence(
         word=verdict.word,
         no_harm=False,
-        missing=() if winner else _explain_no_winner(verdict, is_sound=is_sound),
+        missing=() if winner else tuple(dict.fromkeys(doubts or (reason.text for reason in verdict.reasons))),
         data_hash=verdict.data_hash,
         verdict_hash=hash_texts(to_json(replace(verdict, figures=None))),
         exposed=sum(arm.units or 0 for arm in verdict.evidence.arms if arm.name != BASELINE),
@@ -409,13 +434,6 @@ def _find_winner(verdict: Verdict) -> str:
         return ""
     arms = {comparison.arm for comparison in verdict.evidence.comparisons}
     return find_chosen_arm(verdict) or (next(iter(arms)) if len(arms) == 1 else "")
-
-
-def _explain_no_winner(verdict: Verdict, *, is_sound: bool) -> tuple[str, ...]:
-    """Say why no arm has won: what forbids to believe the data, else the reasons of the verdict."""
-    failed = [finding.text for finding in verdict.evidence.findings if forbids_no_harm(finding)]
-    reasons = [reason.text for reason in verdict.reasons]
-    return tuple(dict.fromkeys(reasons if is_sound else failed))
 
 
 def _name_version(release: Release, winner: str) -> Release:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import duckdb
 
@@ -90,7 +91,7 @@ def _describe(engine: Engine, plan: OutcomePlan) -> list[tuple[str, str]]:
 def _explain_unreadable(engine: Engine, plan: OutcomePlan, error: duckdb.Error) -> InputError:
     """Make the error for files, or a query over them, that DuckDB refused."""
     if plan.reader == "csv" and any(word in str(error) for word in ("sniffing", "CSV Error", "Possible fixes")):
-        problem = _find_unreadable_row(engine, plan) or f"{plan.paths[0]} cannot be split into rows and columns"
+        problem = _read_unreadable_row(engine, plan) or f"{plan.paths[0]} cannot be split into rows and columns"
         return InputError(
             problem, hint="close each quote in the file, and give each row as many values as the header has names"
         )
@@ -106,19 +107,25 @@ def _explain_unreadable(engine: Engine, plan: OutcomePlan, error: duckdb.Error) 
     return InputError(f"{plan.paths[0]} cannot be read: {text}", hint="give CSV, Parquet or Arrow files")
 
 
-def _find_unreadable_row(engine: Engine, plan: OutcomePlan) -> str:
-    """Find the first row of CSV files that cannot be split: `file:line: reason`; empty if all can, or none can be read.
+def _read_unreadable_row(engine: Engine, plan: OutcomePlan) -> str:
+    """Read CSV files as texts, and find the first row that cannot be split; empty if none is, or nothing can be read.
 
-    The table of DuckDB with such rows is deleted again.
+    The tables of DuckDB with such rows are deleted again.
     """
     texts = read_texts(plan.readable, plan.delimiter, plan.header, "store_rejects")
     try:
         engine.execute(f"SELECT count(COLUMNS(*)) FROM {texts}").fetchall()
-        rows = engine.execute(_REJECTED).fetchall()
+        problem = find_unreadable_row(engine, plan)
         engine.execute("DROP TABLE reject_errors")
         engine.execute("DROP TABLE reject_scans")
     except duckdb.Error:
         return ""
+    return problem
+
+
+def find_unreadable_row(engine: Engine, plan: OutcomePlan) -> str:
+    """Find the first row of CSV files, read with `store_rejects`, that was not split: `file:line: reason`; or empty."""
+    rows = engine.execute(_REJECTED).fetchall()
     if not rows:
         return ""
     readable, record, message, _, _ = rows[0]
@@ -157,6 +164,17 @@ def select_typed(plan: OutcomePlan) -> str:
     return f"WITH outcomes AS ({table}) SELECT * FROM ({plan.query.strip().rstrip(';')})"
 
 
+def select_as_written(plan: OutcomePlan, on_error: Literal["store_rejects", "ignore_errors"] = "ignore_errors") -> str:
+    """Write the query for all columns of the files, those of CSV as texts: ids such as `007` stay as they are.
+
+    `on_error`: see `read_texts`. Types of Parquet and of the result of a query are known, and are kept.
+    """
+    if plan.reader == "parquet" or plan.query:
+        return select_typed(plan)
+    columns, with_path = _select_columns(plan)
+    return f"SELECT {columns} FROM {read_texts(plan.readable, plan.delimiter, plan.header, on_error, with_path)}"
+
+
 def _select_columns(plan: OutcomePlan) -> tuple[str, str]:
     """Write what is selected from the files, and the option of the reading function that it needs (empty: none).
 
@@ -180,12 +198,7 @@ def _mark_rows(plan: OutcomePlan, names: Sequence[str]) -> str:
     columns of the plan, as numbers; and `problem_`, the name of the first bad column, NULL for a good row. The values
     of a CSV file are read as texts, so that each can be checked.
     """
-    if plan.reader == "parquet" or plan.query:
-        rows_query = select_typed(plan)
-    else:
-        columns, with_path = _select_columns(plan)
-        texts = read_texts(plan.readable, plan.delimiter, plan.header, "store_rejects", with_path)
-        rows_query = f"SELECT {columns} FROM {texts}"
+    rows_query = select_as_written(plan, "store_rejects")
     unit = f"nullif(trim(CAST({quote_name(plan.unit)} AS VARCHAR)), '')"
     if plan.unit == _EACH_ROW:  # each row is a unit
         unit = "CAST(row_number() OVER () AS VARCHAR)"

@@ -13,9 +13,9 @@ import duckdb
 from evaluator.errors import InputError
 from evaluator.records import OutcomePlan
 from evaluator.store.engine import open_engine, path_for_engine, quote, quote_files, quote_name
-from evaluator.store.outcome_files import opened_files, select_typed
+from evaluator.store.outcome_files import find_unreadable_row, opened_files, select_as_written, select_typed
 
-_WITH_ZONE = r".*\d{2}:\d{2}.*(?:[Zz]|[+-]\d{2}(?::?\d{2})?)"
+_WITH_ZONE = r".*\d{2}:\d{2}.*(?:[Zz]| UTC| GMT|[+-]\d{2}(?::?\d{2})?)"
 _SECONDS, _MILLISECONDS = r"\d{9,10}(?:\.\d+)?", r"\d{12,13}"
 _LONGEST_MESSAGE = 300
 
@@ -25,7 +25,7 @@ class PeriodRows:
     """The rows of one stage."""
 
     path: Path
-    """Parquet file with these rows."""
+    """File with these rows: CSV if the source is CSV, whose values stay as they are written; else Parquet."""
     rows: int
     first: datetime | None
     """Time of the first row; None: it has none."""
@@ -50,7 +50,7 @@ def split_by_time(
     """Write the rows of each period (begin and end, epoch s) into a file of its own.
 
     `column`: has the time of a row, as text, time, or seconds or milliseconds since 1970. `zone`: of times that name
-    none; empty: these are no times. Raises InputError.
+    none; empty: these are no times. Raises InputError, also for a row of CSV that cannot be split into columns.
     """
     name, instant = quote_name(column), _write_instant(column, zone)
     files = []
@@ -61,15 +61,20 @@ def split_by_time(
                 raise InputError(
                     f"the outcomes have no column {column}", hint=f"their columns are {', '.join(names)[:200]}"
                 )
+            rows_as_written = select_as_written(opened, "store_rejects")
             engine.execute(
-                f"CREATE TEMP TABLE timed_rows AS SELECT * REPLACE ({instant} AS {name}) FROM ({select_typed(opened)})"
+                f"CREATE TEMP TABLE timed_rows AS SELECT * REPLACE ({instant} AS {name}) FROM ({rows_as_written})"
             )
+            is_csv = plan.reader == "csv" and not plan.query
+            if is_csv and (problem := find_unreadable_row(engine, opened)):
+                raise InputError(problem, hint="give each row as many values as the header has names")
             of_all = f"SELECT count(*), count(*) - count({name}), max(epoch({name})) FROM timed_rows"
             [(rows, without_zone, newest)] = engine.execute(of_all).fetchall()
             for number, (begin, end) in enumerate(periods):
-                path = folder / f"outcomes-{number + 1}.parquet"
+                path = folder / f"outcomes-{number + 1}.{'csv' if is_csv else 'parquet'}"
                 chosen = f"FROM timed_rows WHERE epoch({name}) >= {float(begin)!r} AND epoch({name}) < {float(end)!r}"
-                engine.execute(f"COPY (SELECT * {chosen}) TO {quote(path_for_engine(str(path)))} (FORMAT parquet)")
+                how = "FORMAT csv, HEADER" if is_csv else "FORMAT parquet"
+                engine.execute(f"COPY (SELECT * {chosen}) TO {quote(path_for_engine(str(path)))} ({how})")
                 found = engine.execute(f"SELECT count(*), min(epoch({name})), max(epoch({name})) {chosen}").fetchall()
                 count, first, last = found[0]
                 files.append(PeriodRows(path, int(count), _to_time(first), _to_time(last)))
@@ -133,7 +138,8 @@ def compare_assigned(
                 FROM {table} GROUP BY 1, 2"""
             )
             engine.execute(
-                f"CREATE TEMP TABLE seen AS SELECT DISTINCT {unit} AS unit, {arm} AS arm FROM ({select_typed(opened)})"
+                f"""CREATE TEMP TABLE seen AS SELECT DISTINCT {unit} AS unit, {arm} AS arm
+                FROM ({select_as_written(opened)})"""
             )
             [row] = engine.execute(_COMPARE_ASSIGNED).fetchall()
     except duckdb.Error as error:

@@ -181,6 +181,41 @@ def test_an_arm_that_is_none_and_an_arm_without_users(tmp_path):
         assert_cannot_win(judge_files(store, folder, rows), says)
 
 
+def test_values_that_are_no_outcome_let_no_arm_win_and_a_person_is_asked(store, tmp_path):
+    """A share of users that bought needs 0 and 1: that no arm won is not known from other values."""
+    rows = [(user, arm, 2 * bought, at) for user, arm, bought, at in make_rows()]
+    assert_cannot_win(judge_files(store, tmp_path, rows), "c: conversion has no result: 'bought' has values other than")
+
+
+def test_ids_and_times_are_read_as_they_are_written_and_no_row_is_left_out(store, tmp_path):
+    """Ids look like numbers, of more digits than a number has; late rows are of guests. BigQuery writes the times."""
+    rows = []
+    for n, (_, *rest) in enumerate(make_rows(users=(15000, 15000))):
+        is_guest = n > 22000 and n % 12 == 0
+        rows.append((f"guest {n}" if is_guest else f"{1_000_000_000 + n}.{1_700_000_000 + n}", *rest))
+    write(tmp_path / "outcomes.csv", rows)
+    write_assigned(tmp_path / "assigned.csv", rows)
+    text = (tmp_path / "outcomes.csv").read_text()
+    (tmp_path / "outcomes.csv").write_text(text.replace("+00:00", " UTC"))
+    files = {name: [str(tmp_path / f"{name}.csv")] for name in ("outcomes", "assigned")}
+    evidence = judge(store, start(store, {"files": files["outcomes"], "assigned": files["assigned"]}))
+    assert evidence.arm == "c", evidence.missing
+    run = next(run for run in store.data.runs("shop@2") if run.step == "25 %")
+    assert sum(moments.n for moments in store.data.read_outcomes(run).moments) == 15000
+
+
+def test_a_row_that_cannot_be_split_is_named_by_its_line(store, tmp_path):
+    rows = [(user, arm, f"{bought},x" if user == "u1-7" else bought, at) for user, arm, bought, at in make_rows()]
+    assert_cannot_win(judge_files(store, tmp_path, rows), "outcomes.csv:3009: the row has 5 values, the header 4")
+
+
+def test_a_value_that_is_missing_is_named_by_its_row_and_stage(store, tmp_path):
+    rows = [(user, "" if user == "u1-7" else arm, *rest) for user, arm, *rest in make_rows()]
+    evidence = judge_files(store, tmp_path, rows)
+    assert_cannot_win(evidence, "row 8 of the outcomes of 25 %: column 'variant' has no value")
+    assert "/tmp/evaluator" not in str(evidence.missing)
+
+
 # ------------------------------------------------------------------ half of it, and at other times
 
 
@@ -200,7 +235,8 @@ def test_times_of_another_zone_are_read_by_their_zone(store, tmp_path):
 
 
 def test_times_without_a_zone_are_refused(store, tmp_path):
-    assert_cannot_win(judge_files(store, tmp_path, make_rows(), with_zone=False), "none of the 9,000 rows")
+    evidence = judge_files(store, tmp_path, make_rows(), with_zone=False)
+    assert_cannot_win(evidence, "none of the 9,000 rows", "9,000 have no time in at with its zone")
 
 
 def test_times_without_a_zone_are_those_of_the_zone_that_is_named(store, tmp_path):
