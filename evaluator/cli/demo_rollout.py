@@ -82,9 +82,10 @@ INCONCLUSIVE_CODE, WRONG_CODE = 3, 4
 def command(session: Session, strategy: str, regression: str, *, by_hand: bool) -> int:
     """Roll out a candidate of the sample service: test, pre-production, production.
 
-    Starts environments on loopback, HAProxy in front of production, and users of Locust who send their requests
-    to it. A rolling rollout and an A/B test have production only. Writes a policy with stages, and calls `evaluator rollout start` by it. A good candidate reaches all
-    users; a bad one is back at the first stage that can see what is wrong.
+    Starts three environments on loopback, HAProxy in front of production, and users of Locust who send their requests
+    to it; a rolling rollout and an A/B test use production only. Writes a policy with stages, and calls `evaluator
+    rollout start` by it. A good candidate reaches all users; a bad one is back at the first stage that can see what is
+    wrong.
 
     Everything is kept in a new folder in ./demo (or next to --store), with an HTML report. Exit code 0 if the rollout
     ended as it should, 3 if the machine was too busy to show it, 4 otherwise.

@@ -76,7 +76,7 @@ _CONVERSION = """\
 
 _EXPLAINED = {
     "strategy": "How traffic is given to the candidate: canary, rolling, ab_test, blue_green or big_bang.",
-    "router": "The router of production. Only the guard sets its weights while users meet the candidate.",
+    "router": "The router of production. Only the guard changes it while users meet the candidate.",
     "outcomes": "What the visitors did: a row each, which has the arm, whether they bought, and when they came.",
     "instances": "How an instance gets the new version, and the old one again; `least_serving` serve at any moment.",
     "live": "Where the requests of users are seen.",
