@@ -325,7 +325,7 @@ def find_expected_stage(plan: RolloutPlan, strategy: str, regression: str) -> st
     return find_first_stage(strategy, regression, with_users, [step.stage for step in stages if not step.share])
 
 
-def _allow(strategy: str, row: StepRequests) -> float:
+def allow_difference(strategy: str, row: StepRequests) -> float:
     """Difference that is allowed between the wanted and the realised share of a stage.
 
     An A/B test has the wanted share of all hash values; which of them its visitors have is chance.
@@ -352,7 +352,7 @@ def judge_ending(facts: RolloutFacts, strategy: str, regression: str) -> Ending:
         return Ending(INCONCLUSIVE_CODE, f"inconclusive: {progress.why_back}; {wanted}; {hint}")
     stage = plan.steps[turn].stage if turn is not None and turn < plan.body else ""
     exposures = [row for row in list_exposures(facts, plan) if row.requests]
-    if any(row.wanted and abs(row.share - row.wanted) > _allow(strategy, row) for row in exposures):
+    if any(row.wanted and abs(row.share - row.wanted) > allow_difference(strategy, row) for row in exposures):
         return Ending(WRONG_CODE, "the router gave the candidate another share than the plan wanted")
     if progress.outcome is RolloutOutcome.PROMOTED and not expected:
         blind = "; no stage of this strategy can see what is wrong" if regression != "none" else ""
