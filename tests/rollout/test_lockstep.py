@@ -31,7 +31,7 @@ BAD = "pay"
 PER_S = {BAD: 24.0}
 """Requests of users to a service in a second, half of which meet its candidate; of all others:"""
 OTHERS_PER_S = 4.0
-LONGEST_S = 90.0
+LONGEST_S = 300.0
 GLOBAL = """
 global
   nbthread 1
