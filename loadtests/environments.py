@@ -3,6 +3,8 @@
     environments.py deploy production canary
     environments.py configure production
     environments.py teardown test
+    environments.py replace production s1 1.5.0
+    environments.py health production s1 1.5.0
 
 The file `environments.json` next to this program has the environments. A real project has its own programs in this
 place; like those, this one may be killed and run again at any time: what runs already is not started twice.
@@ -19,6 +21,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +30,8 @@ from typing import Any
 FOLDER = Path(__file__).resolve().parent
 STOP_S = 5.0
 """How long (s) an instance may take to end before it is killed."""
+ANSWER_S = 2.0
+"""How long (s) an instance may take to say its version."""
 
 
 @dataclass(frozen=True)
@@ -35,22 +40,24 @@ class Instance:
 
     environment: str
     arm: str
-    number: int
+    """Whose version it has."""
+    name: str
     port: int
     owner: int
     """Id of the process with which it ends."""
 
-    def find_process(self) -> int | None:
-        """Find its process by its command line; None if it does not run.
+    def find_process(self, version: str = "") -> int | None:
+        """Find its process by its command line; None if it does not run, or has another version than this one.
 
         There is no file with the process id: this program may be killed before it has written one.
         """
+        wanted = self._name_it() | ({"--version": version} if version else {})
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 words = (folder / "cmdline").read_text(encoding="utf-8", errors="replace").split("\0")
             except OSError:  # it has just ended, or belongs to another user
                 continue
-            if self._name_it().items() <= dict(itertools.pairwise(words)).items():
+            if wanted.items() <= dict(itertools.pairwise(words)).items():
                 return int(folder.name)
         return None
 
@@ -64,7 +71,9 @@ class Instance:
             return
         version = settings["versions"][self.arm]
         regression = settings["environments"][self.environment]["regressions"].get(self.arm, "none")
-        options = {"--instance": f"{self.arm}-{self.number}", "--version": version, "--regression": regression}
+        options = {"--instance": self.name, "--version": version, "--regression": regression}
+        if self.arm in settings.get("buyers", {}):
+            options["--buyers"] = str(settings["buyers"][self.arm])
         if settings.get("etcd"):
             options |= {
                 "--etcd": settings["etcd"].removeprefix("http://"),
@@ -99,15 +108,44 @@ def list_instances(settings: dict[str, Any], environment: str, arm: str) -> Iter
     for name, ports in settings["environments"][environment]["ports"].items():
         if arm in ("", name):
             for number, port in enumerate(ports, start=1):
-                yield Instance(environment, name, number, port, settings["end_with"])
+                yield Instance(environment, name, f"{name}-{number}", port, settings["end_with"])
+
+
+def find_instance(settings: dict[str, Any], environment: str, name: str, version: str) -> Instance:
+    """Find the instance of a rolling rollout with this name, as it is with a version."""
+    ports = settings["environments"][environment]["instances"]
+    arms = {known: arm for arm, known in settings["versions"].items()}
+    if name not in ports or version not in arms:
+        sys.exit(f"no instance {name} with {version}: instances {', '.join(ports)}, versions {', '.join(arms)}")
+    return Instance(environment, arms[version], name, ports[name], settings["end_with"])
+
+
+def replace(settings: dict[str, Any], instance: Instance) -> None:
+    """Give an instance its version, unless it has it."""
+    if not instance.find_process(settings["versions"][instance.arm]):
+        instance.stop()
+        instance.start(settings)
+
+
+def check_health(settings: dict[str, Any], instance: Instance) -> None:
+    """End with an error unless the instance answers, with its version: an old process that answers is not healthy."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{instance.port}/health", timeout=ANSWER_S) as answer:
+            found = json.load(answer)["version"]
+    except (OSError, ValueError, LookupError) as error:
+        sys.exit(f"{instance.name} does not answer: {error}")
+    wanted = settings["versions"][instance.arm]
+    if found != wanted:
+        sys.exit(f"{instance.name} has {found}, not {wanted}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(description="Deploys the sample service.")
-    parser.add_argument("what", choices=["deploy", "teardown", "configure", "restore", "announce"])
+    parser.add_argument("what", choices=["deploy", "teardown", "configure", "restore", "announce", "replace", "health"])
     parser.add_argument("environment")
-    parser.add_argument("arm", nargs="?", default="")
+    parser.add_argument("arm", nargs="?", default="", help="of replace and health: the instance")
+    parser.add_argument("version", nargs="?", default="", help="only of replace and health")
     options = parser.parse_args(arguments)
     settings = json.loads((FOLDER / "environments.json").read_text(encoding="utf-8"))
     configuration = FOLDER / f"{options.environment}.configuration"
@@ -117,6 +155,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif options.what == "teardown":
         for instance in list_instances(settings, options.environment, options.arm):
             instance.stop()
+    elif options.what == "replace":
+        replace(settings, find_instance(settings, options.environment, options.arm, options.version))
+    elif options.what == "health":
+        check_health(settings, find_instance(settings, options.environment, options.arm, options.version))
     elif options.what == "configure":
         configuration.write_text(f"version: {settings['versions']['canary']}\n", encoding="utf-8")
     elif options.what == "restore":
@@ -124,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         with (FOLDER / "announcements.txt").open("a", encoding="utf-8") as announcements:
             announcements.write(f"{options.environment}\n")
-    line = f"{time.time():.3f} {options.what} {options.environment} {options.arm}".strip()
+    line = f"{time.time():.3f} {options.what} {options.environment} {options.arm} {options.version}".strip()
     with (FOLDER / "acts.log").open("a", encoding="utf-8") as log:
         log.write(f"{line}\n")
     print(line)

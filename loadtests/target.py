@@ -171,13 +171,18 @@ class Shop:
         leak_over_s: float,
         metrics: Metrics | None = None,
         configuration: Configuration | None = None,
+        buyers: float | None = None,
     ) -> None:
-        """Behave with one of REGRESSIONS; instances with the same `seed` and name draw the same latencies."""
+        """Behave with one of REGRESSIONS; instances with the same `seed` and name draw the same latencies.
+
+        `buyers`: share of the visitors that this version leads to buy; None: it does not say.
+        """
         self.instance = instance
         self.version = version
         self.regression = regression
         self.leak_over_s = leak_over_s
         """Time (s) in which the leak grows to its full size."""
+        self._buyers = "" if buyers is None else f"X-Buyers: {buyers:g}\r\n"
         self._metrics = metrics
         self._configuration = configuration or Configuration()
         self._random = random.Random(f"{seed}/{instance}")
@@ -231,7 +236,8 @@ class Shop:
         """Build an HTTP response, in whose header the instance and its version name themselves."""
         head = (
             f"HTTP/1.1 {status} {'OK' if status == 200 else 'Error'}\r\nContent-Type: {content_type}\r\n"
-            f"Content-Length: {len(content)}\r\nX-Instance: {self.instance}\r\nX-Version: {self.version}\r\n\r\n"
+            f"Content-Length: {len(content)}\r\nX-Instance: {self.instance}\r\nX-Version: {self.version}\r\n"
+            f"{self._buyers}\r\n"
         )
         return head.encode() + content
 
@@ -337,13 +343,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--metrics", action="store_true", help="count requests for Prometheus under /metrics")
     parser.add_argument("--etcd", default="", metavar="HOST:PORT", help="where its configuration is read from")
     parser.add_argument("--configuration-key", default="", metavar="KEY", help="the key in etcd")
+    parser.add_argument("--buyers", type=float, metavar="SHARE", help="share of its visitors that buy, for visitors.py")
     parser.add_argument("--parent", type=int, help="end when this process, the parent, has ended")
     parser.add_argument("--end-with", type=int, help="end when this process, which is not the parent, has ended")
     options = parser.parse_args(arguments)
     metrics = Metrics() if options.metrics else None
     configuration = Configuration(options.etcd, options.configuration_key)
     shop = Shop(
-        options.instance, options.version, options.regression, options.seed, options.leak_over, metrics, configuration
+        options.instance,
+        options.version,
+        options.regression,
+        options.seed,
+        options.leak_over,
+        metrics,
+        configuration,
+        options.buyers,
     )
     asyncio.run(serve(shop, options.port, _make_check(options)))
 

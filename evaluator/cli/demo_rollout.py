@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -23,7 +24,6 @@ from evaluator.records import Release, Service
 from evaluator.sources.sample_environments import (
     ENVIRONMENTS,
     KINDS,
-    PRODUCTION,
     Environments,
     RoutedTraffic,
     count_sessions,
@@ -32,7 +32,9 @@ from evaluator.sources.sample_environments import (
     find_processes,
     list_traces,
     prepare_environments,
+    read_replacements,
     read_traffic,
+    start_baseline,
     start_production_router,
 )
 from evaluator.sources.sample_etcd import has_etcd, start_etcd
@@ -42,6 +44,7 @@ from evaluator.wording import count_of, format_count, format_duration, format_nu
 
 if TYPE_CHECKING:
     from evaluator.records.rollouts import RolloutPlan
+    from evaluator.reports.rollout import StepRequests
     from evaluator.rollout.reporting import RolloutFacts
 
 VERSIONS = {"baseline": "1.4.1", "canary": "1.5.0"}
@@ -50,8 +53,14 @@ LONGEST_S = 600.0
 """The demo ends a rollout that takes longer (s)."""
 PATIENCE_S = 10.0
 """How long (s) what was started may take to end."""
+ANSWER_S = 3.0
+"""A request that has no answer after this time (s) is counted as one without."""
 NEAR = 0.01
 """Difference that is allowed between the wanted and the realised share."""
+REQUESTS_OF_VISIT = 3
+"""Of a visitor of an A/B test."""
+MOST_ERRORS = 4.0
+"""Standard errors by which a share may differ by chance."""
 INCONCLUSIVE_CODE, WRONG_CODE = 3, 4
 
 
@@ -65,8 +74,8 @@ INCONCLUSIVE_CODE, WRONG_CODE = 3, 4
     default="none",
     show_default=True,
     help="What is wrong with the candidate. errors: in all environments; latency: from pre-production on; "
-    "production-errors: only with half of the users of production; hang, dies: only in production; "
-    "configuration: in etcd, which has to be installed.",
+    "production-errors: only with many users of production; hang, dies: only in production; "
+    "sales: fewer visitors buy, which only ab_test reads; configuration: in etcd, which has to be installed.",
 )
 @click.option("--by-hand", is_flag=True, help="Start no rollout: you do, while the environments run until Ctrl-C.")
 @click.pass_obj
@@ -74,8 +83,9 @@ def command(session: Session, strategy: str, regression: str, *, by_hand: bool) 
     """Roll out a candidate of the sample service: test, pre-production, production.
 
     Starts three environments on loopback, HAProxy in front of production, and users of Locust who send their requests
-    to it. Writes a policy with stages, and calls `evaluator rollout start` by it. A good candidate reaches all
-    users; a bad one is back at the first stage that can see what is wrong.
+    to it; a rolling rollout and an A/B test use production only. Writes a policy with stages, and calls `evaluator
+    rollout start` by it. A good candidate reaches all users; a bad one is back at the first stage that can see what is
+    wrong.
 
     Everything is kept in a new folder in ./demo (or next to --store), with an HTML report. Exit code 0 if the rollout
     ended as it should, 3 if the machine was too busy to show it, 4 otherwise.
@@ -172,11 +182,12 @@ class Demo:
         store = Store.open(self.store, create=True)
         service = Service("shop", VERSIONS["baseline"], VERSIONS["canary"])
         store.control.add_release(Release(self.release, (service,)))
-        environments.run("deploy", PRODUCTION, "baseline")
+        start_baseline(environments, VERSIONS, self.strategy)
         say(f"three environments in {self.folder}: {', '.join(ENVIRONMENTS)}; the candidate: {self.regression}")
+        visits = environments.visits if self.strategy == "ab_test" else None
         with (
-            start_production_router(environments),
-            start_users(environments.router, times.users, SPAWN_RATE, LONGEST_S),
+            start_production_router(environments, self.strategy),
+            start_users(environments.router, times.users, SPAWN_RATE, LONGEST_S, visits),
         ):
             say(f"{times.users} users send requests to HAProxy at {environments.router.url}")
             yield
@@ -189,7 +200,8 @@ class Demo:
     @property
     def start_words(self) -> list[str]:
         """The words of the command that starts the rollout."""
-        return [*self.options, "rollout", "start", self.release, "--reason", "the demo", "--yes"]
+        versions = ["--baseline-version", VERSIONS["baseline"], "--canary-version", VERSIONS["canary"]]
+        return [*self.options, "rollout", "start", self.release, *versions, "--reason", "the demo", "--yes"]
 
     def wait_for_person(self) -> None:
         """Say what a person can do while the environments run, and wait for Ctrl-C."""
@@ -247,8 +259,15 @@ class Demo:
         with contextlib.suppress(UnknownName):  # without any run there is nothing to land
             land_release(store, self.release)
         facts = read_facts(store, started[-1])
-        traffic = read_traffic(environments.router.log, start=facts.rollout.started_at.timestamp())
-        sent = max(count_sessions(environments.socket)["canary"], traffic.requests["canary"])
+        replaced, began = read_replacements(self.folder, VERSIONS), facts.rollout.started_at.timestamp()
+        # Counted first: each of these requests is in the log as soon as it is answered. The counters do not know which
+        # version an instance had: of a rolling rollout, only the log does.
+        counted, until = count_sessions(environments.socket)["canary"], time.monotonic() + ANSWER_S
+        traffic = read_traffic(environments.router.log, start=began, replaced=replaced)
+        while traffic.requests["canary"] < counted and time.monotonic() < until:
+            time.sleep(0.2)
+            traffic = read_traffic(environments.router.log, start=began, replaced=replaced)
+        sent = max(counted, traffic.requests["canary"])
         return EndedDemo(facts, judge_ending(facts, self.strategy, self.regression), traffic, sent)
 
     def conclude(self, ended: EndedDemo) -> None:
@@ -297,16 +316,34 @@ class Ending:
     text: str
 
 
+def find_expected_stage(plan: RolloutPlan, strategy: str, regression: str) -> str:
+    """Find the stage of a plan that should turn back a candidate with a regression; empty: none can."""
+    from evaluator.records.rollouts import Observe
+
+    stages = [step for step in plan.steps if isinstance(step, Observe)]
+    with_users = [step.stage for step in stages if step.share]
+    return find_first_stage(strategy, regression, with_users, [step.stage for step in stages if not step.share])
+
+
+def allow_difference(strategy: str, row: StepRequests) -> float:
+    """Difference that is allowed between the wanted and the realised share of a stage.
+
+    An A/B test has the wanted share of all hash values; which of them its visitors have is chance.
+    """
+    wanted = row.wanted or 0.0
+    visitors = row.requests / REQUESTS_OF_VISIT
+    return NEAR if strategy != "ab_test" else NEAR + MOST_ERRORS * math.sqrt(wanted * (1 - wanted) / visitors)
+
+
 def judge_ending(facts: RolloutFacts, strategy: str, regression: str) -> Ending:
     """Compare how a rollout ended with what its regression has to lead to."""
     from evaluator.intents.rollout_progress import fold
-    from evaluator.records.rollouts import Act, RolloutOutcome, from_plain
+    from evaluator.records.rollouts import RolloutOutcome, from_plain
     from evaluator.rollout.reporting import find_turn, list_exposures
 
     plan = from_plain(facts.rollout.plan)
     progress, turn = fold(plan, facts.events), find_turn(plan, facts.events)
-    with_users = [step.stage for step in plan.steps if isinstance(step, Act) and step.is_shift]
-    expected = find_first_stage(strategy, regression, with_users)
+    expected = find_expected_stage(plan, strategy, regression)
     wanted = f"it should have turned back at {expected}" if expected else "it should have reached all users"
     if progress.outcome is None:
         return Ending(WRONG_CODE, f"the rollout has not ended; {wanted}")
@@ -314,7 +351,8 @@ def judge_ending(facts: RolloutFacts, strategy: str, regression: str) -> Ending:
         hint = "this machine was too busy for so short a demo"
         return Ending(INCONCLUSIVE_CODE, f"inconclusive: {progress.why_back}; {wanted}; {hint}")
     stage = plan.steps[turn].stage if turn is not None and turn < plan.body else ""
-    if any(abs(row.share - row.wanted) > NEAR for row in list_exposures(facts, plan) if row.wanted and row.requests):
+    exposures = [row for row in list_exposures(facts, plan) if row.requests]
+    if any(row.wanted and abs(row.share - row.wanted) > allow_difference(strategy, row) for row in exposures):
         return Ending(WRONG_CODE, "the router gave the candidate another share than the plan wanted")
     if progress.outcome is RolloutOutcome.PROMOTED and not expected:
         blind = "; no stage of this strategy can see what is wrong" if regression != "none" else ""

@@ -9,30 +9,30 @@ from typing import TYPE_CHECKING
 import click
 
 from evaluator.cli import DEFAULT_STORE, Session, emit
-from evaluator.cli.demo_rollout import PATIENCE_S, Demo, EndedDemo, make_folder
+from evaluator.cli.demo_rollout import INCONCLUSIVE_CODE, PATIENCE_S, Demo, EndedDemo, find_expected_stage, make_folder
 from evaluator.cli.terminal import make_page
 from evaluator.errors import UsageError
 from evaluator.sources.sample_environments import KINDS, end_processes
-from evaluator.sources.sample_policy import STRATEGIES, Times, find_first_stage
+from evaluator.sources.sample_policy import STRATEGIES, Times
 from evaluator.sources.sample_router import require_haproxy
-from evaluator.wording import count_of, format_count, format_duration
+from evaluator.wording import format_count, format_duration
 
 if TYPE_CHECKING:
     from evaluator.records.rollouts import Event, RolloutPlan
 
-TIMES = Times(load_s=15, bake_s=15, last_s=10, least=100, users=60, shares=("5 %", "50 %"))
+TIMES = Times(load_s=15, canary_load=False, bake_s=12, last_s=6, least=100, users=60, shares=("5 %", "50 %"))
 """Shorter than those of one demo: there are many."""
 AROUND_S = 15.0
 """What one rollout takes in addition to its stages: starting and ending all (s)."""
-CLOSING_S = 12.0
+CLOSING_S = 8.0
 """What one stage takes in addition to its time: deploying, waiting for the last requests, judging (s)."""
-LONGEST_TEXT = 80
+LONGEST_TEXT = 50
 BAD = "production-errors"
-HEAD = ("strategy", "candidate", "ended", "after", "met the candidate", "failed", "what caught it", "planned")
+HEAD = ("strategy", "candidate", "ended", "took", "requests", "failed", "what turned it back", "planned")
 NOTES = (
-    "  after: from the start until it had ended. met the candidate: requests of users, by HAProxy. failed: of these;",
-    "  after a plus those that had no answer, or not yet. planned: the times of the stages, and the requests meanwhile",
-    "  as `rollout plan` counts them, until the end of the stage that should turn the bad candidate back",
+    "  took: from the start until it had ended. requests: those of users that the candidate got, by HAProxy. failed:",
+    "  of these; after a plus those without an answer. planned: the times of the stages and the requests meanwhile, as",
+    "  `rollout plan` counts them; of a bad candidate, until the end of the stage that should turn it back",
 )
 
 
@@ -54,7 +54,7 @@ def command(session: Session, regression: str, strategies: tuple[str, ...]) -> i
 
     Each rollout is one of `evaluator demo rollout`, one after the other, with shorter stages. The table has how long it
     took until all users had the candidate, or were back; how many requests of users it got, and how many of them
-    failed; what caught the bad one, at which share and how soon; and what the plan had said of time and requests.
+    failed; what turned the bad one back, in which stage and how soon; and what the plan had said of time and requests.
 
     Exit code 0 if each rollout ended as it should, 3 if the machine was too busy to show it, 4 otherwise.
     """
@@ -69,8 +69,9 @@ def run_demos(session: Session, parent: Path, strategies: Sequence[str], regress
     """Run a good and a bad candidate by each strategy, print the table, and return the exit code."""
     from evaluator.reports.base import align_columns
 
+    failures: list[str] = []
     cases = [(strategy, kind) for strategy in strategies for kind in ("none", regression)]
-    longest = format_duration(sum(_expect_s(strategy, times) for strategy, _ in cases))
+    longest = format_duration(expect_s(cases, times))
     session.say(f"{len(cases)} rollouts, one after the other, at most {longest} on two cores; Ctrl-C ends all of them")
     code = 0
     rows: list[tuple[str, ...]] = [HEAD]
@@ -80,18 +81,33 @@ def run_demos(session: Session, parent: Path, strategies: Sequence[str], regress
             ended = _run_one(session, parent, strategy, kind, times)
             rows.append(make_row(ended, strategy, kind))
             session.say(f"  {ended.ending.text}")
+            if ended.ending.code:
+                failures.append(f"  {strategy}, {kind}: {ended.ending.text}")
             code = max(code, ended.ending.code)
     finally:  # also of those that ended before Ctrl-C
         if len(rows) > 1:
-            emit("\n".join([*align_columns(rows, make_page()), "", *NOTES]))
+            emit("\n".join([*align_columns(rows, make_page()), "", *NOTES, *failures]))
     return code
 
 
-def _expect_s(strategy: str, times: Times) -> float:
-    """Expect how long a rollout takes at most (s): its stages, and what comes in between, on two cores."""
-    judged = {"canary": len(times.shares) * times.bake_s + 2 * times.load_s, "blue_green": 2 * times.load_s}
-    stages = {"canary": len(times.shares) + 3, "blue_green": 3}.get(strategy, 1)
-    return AROUND_S + judged.get(strategy, 0.0) + times.last_s + stages * CLOSING_S
+def expect_s(cases: Sequence[tuple[str, str]], times: Times) -> float:
+    """Expect how long rollouts take at most (s), one after the other, on two cores; each is a strategy and a kind."""
+    return sum(_expect_one_s(strategy, kind, times) for strategy, kind in cases)
+
+
+def _expect_one_s(strategy: str, kind: str, times: Times) -> float:
+    """Expect how long a rollout takes at most (s): its stages, and what comes in between."""
+    judged = [times.bake_s] * (len(times.shares) if strategy == "canary" else 2)
+    if strategy == "big_bang":
+        judged = []
+    elif strategy == "blue_green":
+        judged = [times.load_s] * 2
+    elif strategy == "canary" and times.canary_load:
+        judged += [times.load_s] * 2
+    # What is wrong is found before the last stage, where there is one before it.
+    has_last = kind == "none" or strategy in ("big_bang", "blue_green")
+    seconds = [*judged, *([times.last_s] if has_last else [])]
+    return AROUND_S + sum(seconds) + CLOSING_S * len(seconds)
 
 
 def _run_one(session: Session, parent: Path, strategy: str, kind: str, times: Times) -> EndedDemo:
@@ -123,47 +139,53 @@ def make_row(ended: EndedDemo, strategy: str, kind: str) -> tuple[str, ...]:
         kind,
         words.get(progress.outcome, "rolled back"),
         format_duration(round(ends - started)),
-        count_of(ended.sent, "request"),
+        format_count(ended.sent),
         format_count(ended.traffic.failures["canary"]) + (f" + {format_count(unanswered)}" if unanswered else ""),
-        _describe_catch(plan, facts.events),
+        _describe_turn(plan, facts.events, is_shown=ended.ending.code != INCONCLUSIVE_CODE),
         _describe_planned(plan, strategy, kind, ended.total / max(ends - started, 1.0)),
     )
 
 
-def _describe_catch(plan: RolloutPlan, events: Sequence[Event]) -> str:
-    """Say what turned a rollout back, at which share, and how long after the candidate got it; a dash: nothing did."""
-    from evaluator.records.rollouts import EventKind, Observe, StopCause
+def _describe_turn(plan: RolloutPlan, events: Sequence[Event], *, is_shown: bool) -> str:
+    """Say what turned a rollout back, in which stage, and how long after the candidate got its share.
+
+    A dash: nothing did. `is_shown`: False: the machine was too busy to show anything.
+    """
+    from evaluator.records.rollouts import EventKind, StopCause
+    from evaluator.reports.base import shorten
     from evaluator.rollout.reporting import find_turn
 
     stopped = next((event for event in events if event.kind is EventKind.STOPPED), None)
     turn = find_turn(plan, events)
     if stopped is None or turn is None:
         return "–"
-    known = {StopCause.GUARD: "the guard", StopCause.NO_GO: "NO-GO"}
+    stage = plan.steps[turn].stage
+    if not is_shown:
+        return f"this machine was too busy for {stage}"
+    known = {StopCause.GUARD: "the guard", StopCause.NO_GO: "NO-GO", StopCause.NO_WINNER: "no arm won"}
     who = known.get(stopped.cause) if stopped.cause else None
-    who = who or stopped.text[:LONGEST_TEXT]
-    step = plan.steps[turn]
-    shifted = [event.at for event in events if event.kind is EventKind.DONE and _is_shift_of(plan, event, step.stage)]
+    who = who or shorten(stopped.text, LONGEST_TEXT)
+    shifted = [event.at for event in events if event.kind is EventKind.DONE and _is_shift_of(plan, event, stage)]
     if not shifted:
-        return f"{who} in {step.stage}, before any user" if isinstance(step, Observe) else f"{who} at {step.name}"
+        return f"{who} in {stage}, before any user"
     returned = next((event.at for event in events if event.kind is EventKind.RETURNED), stopped.at)
-    return f"{who} in {step.stage}, {returned - shifted[0]:.1f} s after the shift"
+    return f"{who} in {stage}, {returned - shifted[0]:.1f} s after the shift"
 
 
 def _is_shift_of(plan: RolloutPlan, event: Event, stage: str) -> bool:
-    """Is an event that of the step which gave the candidate the share of a stage?"""
-    from evaluator.records.rollouts import Act
+    """Is an event that of the step which gave the candidate the share of a stage? A drain takes some away."""
+    from evaluator.records.rollouts import Act, InstanceWork
 
     step = plan.steps[event.step]
-    return isinstance(step, Act) and step.is_shift and step.stage == stage
+    is_drain = isinstance(step, Act) and step.work is InstanceWork.DRAIN
+    return isinstance(step, Act) and step.is_shift and not is_drain and step.stage == stage
 
 
 def _describe_planned(plan: RolloutPlan, strategy: str, kind: str, rate_per_s: float) -> str:
     """Say what the plan had said, by the rate of the users: time, and requests of the candidate until a stage ends."""
-    from evaluator.records.rollouts import Act, Observe
+    from evaluator.records.rollouts import Observe
 
-    with_users = [step.stage for step in plan.steps if isinstance(step, Act) and step.is_shift]
-    until = find_first_stage(strategy, kind, with_users)
+    until = find_expected_stage(plan, strategy, kind)
     seconds, requests = 0.0, 0.0
     for step in plan.steps:
         if isinstance(step, Observe):
@@ -171,5 +193,5 @@ def _describe_planned(plan: RolloutPlan, strategy: str, kind: str, rate_per_s: f
             requests += rate_per_s * step.share * step.bake_s
             if step.stage == until:
                 break
-    exposed = f"{format_duration(round(seconds))}, {count_of(round(requests), 'request')}"
-    return f"back in {until} within {exposed}" if until else f"at least {exposed}"
+    exposed = f"{format_duration(round(seconds))}, {format_count(round(requests))}"
+    return f"{until}: {exposed}" if until else exposed

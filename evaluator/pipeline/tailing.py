@@ -468,14 +468,21 @@ class _Tail:
     # -------------------------------------------------------------- the end
 
     def _stop(self, *, ended_early: str) -> TailEnd:
-        """Read what is in the logs now, write it, and say why following ends before its end."""
+        """Read what is in the logs now, write it, and say why following ends before its end.
+
+        A log that users write to all the time is read once to its end: it would never be without new lines.
+        """
         deadline = time.monotonic() + SILENT_S
-        while self._read_some() and time.monotonic() < deadline:
+        while self._read_some() and not self._is_caught_up() and time.monotonic() < deadline:
             pass
         self._assign_retries(at_once=True)
         self._commit()
         self._write_facts(ended_early=ended_early)
         return TailEnd(self.state, is_complete=False)
+
+    def _is_caught_up(self) -> bool:
+        """Was each log read to its end at the last look?"""
+        return all(follower.is_caught_up for follower in self.followers)
 
     def _say_stopped(self, reason: str) -> None:
         """Say in the folders of the runs why following stopped, if anything can be written."""

@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from evaluator.errors import SourceError
 from evaluator.sources.access_logs.server_stats import ask_stats
@@ -33,6 +34,8 @@ PROGRAM = "environments.py"
 """The program that deploys and tears down; the hooks call it."""
 SETTINGS = "environments.json"
 """What it reads."""
+ACTS_LOG = "acts.log"
+"""What it writes: a line for each act."""
 
 TEST, PRE_PRODUCTION, PRODUCTION = "test", "pre-production", "production"
 ENVIRONMENTS = (TEST, PRE_PRODUCTION, PRODUCTION)
@@ -40,11 +43,21 @@ ARMS = {"baseline": "b", "canary": "c"}
 """Arm → first letter of its servers in HAProxy."""
 INSTANCES = 3
 """Instances of each arm in each environment."""
+INSTANCE_LETTER = "s"
+"""First letter of the instances of a rolling rollout, which get one version after the other."""
 
 BACKEND = "shop"
+COOKIE = "shop_user"
+"""By which a visitor of an A/B test keeps an arm, as `loadtests/visitors.py` names it."""
 
 CONFIGURATION = "configuration"
 """Regression that is in no instance, but in what etcd has of the candidate."""
+SALES = "sales"
+"""Regression that no request shows: fewer visitors buy."""
+BUYERS = {"baseline": 0.15, "canary": 0.25}
+"""Arm → share of its visitors that buy."""
+FEWER_BUYERS = 0.07
+"""Of the candidate with the regression `sales`."""
 KINDS: Mapping[str, Mapping[str, str]] = {
     "none": {},
     "errors": dict.fromkeys(ENVIRONMENTS, "errors"),
@@ -53,6 +66,7 @@ KINDS: Mapping[str, Mapping[str, str]] = {
     "hang": {PRODUCTION: "hang"},
     "dies": {PRODUCTION: "dies"},
     CONFIGURATION: {},
+    SALES: {},
 }
 """Regression of the candidate → environment → what its instances do there, as `loadtests/target.py` names it."""
 
@@ -84,13 +98,25 @@ frontend front
   bind 127.0.0.1:{port}
   # The size of the answer's header, with its first line: %B without it is its content, within a few bytes.
   http-response set-var(txn.header_bytes) res.hdrs,length,add(16)
-  default_backend {backend}
-backend {backend}
+{choice}
+{backends}"""
+
+_BACKEND = """\
+backend {name}
   balance roundrobin
   option httpchk GET /health
   default-server check inter 1s fall 3 rise 1
 {servers}
 """
+
+_CHOICE_BY_COOKIE = """\
+  # A new visitor gets a cookie. Its hash value, 0 to 9999, has a backend in the map, or belongs to the baseline.
+  http-request set-var(txn.user) req.cook({cookie})
+  http-request set-var(txn.is_new) bool(true) unless {{ req.cook({cookie}) -m len gt 0 }}
+  http-request set-var(txn.user) uuid() if {{ var(txn.is_new) -m bool }}
+  http-request set-var(txn.backend) var(txn.user),xxh32(1),mod(10000),map_int({map},{baseline})
+  http-after-response add-header Set-Cookie "{cookie}=%[var(txn.user)]; Path=/" if {{ var(txn.is_new) -m bool }}
+  use_backend %[var(txn.backend)]"""
 
 _RELOAD = """\
 #!/bin/sh
@@ -122,6 +148,22 @@ class Environments:
     """URL of the etcd from which instances read their configuration; empty: there is none."""
     regression: str = "none"
     """Of the candidate, one of KINDS."""
+
+    @property
+    def map(self) -> Path:
+        """The file of HAProxy's map in an A/B test: hash values of a cookie → backend."""
+        return self.folder / "shop.map"
+
+    @property
+    def visits(self) -> Path:
+        """The file in which the visitors of an A/B test write what each of them did."""
+        return self.folder / "visits.csv"
+
+    @property
+    def instances(self) -> dict[str, int]:
+        """The instances of production in a rolling rollout: name → port. There are no servers for a second version."""
+        ports = [port for of_arm in self.ports[PRODUCTION].values() for port in of_arm]
+        return {f"{INSTANCE_LETTER}{number}": port for number, port in enumerate(ports, start=1)}
 
     @property
     def router(self) -> SampleRouter:
@@ -166,20 +208,22 @@ def prepare_environments(
     by_environment = {
         environment: {arm: tuple(ports.pop() for _ in range(instances)) for arm in ARMS} for environment in ENVIRONMENTS
     }
-    settings = {
+    settings: dict[str, Any] = {
         "end_with": os.getpid(),
         "target": str(find_loadtests() / "target.py"),
         "versions": dict(versions),
         "etcd": etcd,
+        "buyers": BUYERS | ({"canary": FEWER_BUYERS} if regression == SALES else {}),
         "environments": {
             name: {"ports": arms, "regressions": {"canary": KINDS[regression].get(name, "none")}}
             for name, arms in by_environment.items()
         },
     }
-    (folder / SETTINGS).write_text(json.dumps(settings, indent=1), encoding="utf-8")
     with tempfile.TemporaryDirectory(prefix="evaluator-demo-") as short:
         environments = Environments(folder, by_environment, ports.pop(), Path(short) / "haproxy.sock")
         environments = replace(environments, etcd=etcd, regression=regression)
+        settings["environments"][PRODUCTION]["instances"] = environments.instances
+        (folder / SETTINGS).write_text(json.dumps(settings, indent=1), encoding="utf-8")
         try:
             yield environments
         finally:
@@ -195,24 +239,50 @@ def _find_ports(count: int) -> list[int]:
     return list(ports)
 
 
+def name_backend(arm: str) -> str:
+    """Name the backend of an arm in an A/B test."""
+    return f"{BACKEND}_{arm}"
+
+
+def start_baseline(environments: Environments, versions: Mapping[str, str], strategy: str) -> None:
+    """Let production serve the baseline; in a rolling rollout, all of its instances do. Raises SourceError."""
+    if strategy != "rolling":
+        environments.run("deploy", PRODUCTION, "baseline")
+        return
+    for name in environments.instances:
+        environments.run("replace", PRODUCTION, name, versions["baseline"])
+
+
 @contextlib.contextmanager
-def start_production_router(environments: Environments) -> Iterator[None]:
+def start_production_router(environments: Environments, strategy: str = "canary") -> Iterator[None]:
     """Start HAProxy in front of production, all traffic at the baseline; it ends with the block. Raises SourceError."""
     program, folder = require_haproxy(), environments.folder
     config, log, errors = folder / "haproxy.cfg", environments.router.log, folder / "haproxy.errors"
-    servers = [
-        f"  server {letter}{number} {address} weight {100 if arm == 'baseline' else 0}"
-        for arm, letter in ARMS.items()
-        for number, address in enumerate(environments.list_addresses(PRODUCTION, arm), start=1)
-    ]
     words = {
         "socket": environments.socket,
         "folder": folder,
         "log_format": LOG_FORMAT,
         "port": environments.router_port,
-        "backend": BACKEND,
     }
-    config.write_text(_CONFIG.format(**words, servers="\n".join(servers)), encoding="utf-8")
+    by_arm = {
+        arm: [
+            f"  server {letter}{number} {address}"
+            for number, address in enumerate(environments.list_addresses(PRODUCTION, arm), start=1)
+        ]
+        for arm, letter in ARMS.items()
+    }
+    choice = f"  default_backend {BACKEND}"
+    if strategy == "rolling":
+        backends = {BACKEND: [f"  server {name} 127.0.0.1:{port}" for name, port in environments.instances.items()]}
+    elif strategy == "ab_test":
+        environments.map.write_text("", encoding="utf-8")
+        backends = {name_backend(arm): servers for arm, servers in by_arm.items()}
+        choice = _CHOICE_BY_COOKIE.format(cookie=COOKIE, map=environments.map, baseline=name_backend("baseline"))
+    else:
+        weights = {"baseline": 100, "canary": 0}
+        backends = {BACKEND: [f"{line} weight {weights[arm]}" for arm, lines in by_arm.items() for line in lines]}
+    text = "".join(_BACKEND.format(name=name, servers="\n".join(lines)) for name, lines in backends.items())
+    config.write_text(_CONFIG.format(**words, choice=choice, backends=text), encoding="utf-8")
     reload = folder / "reload.sh"
     reload.write_text(_RELOAD.format(python=sys.executable, **words), encoding="utf-8")
     reload.chmod(0o755)
@@ -255,11 +325,10 @@ def count_sessions(socket_path: Path) -> dict[str, int]:
     Its log does not have a request on a connection that it used before, if the server ends without an answer: such a
     client is expected to send it again.
     """
-    rows = csv.DictReader(ask_stats(str(socket_path), f"show stat {BACKEND} 4 -1").removeprefix("# ").splitlines())
+    rows = csv.DictReader(ask_stats(str(socket_path), "show stat -1 4 -1").removeprefix("# ").splitlines())
     sessions = dict.fromkeys(ARMS, 0)
-    arms = {letter: arm for arm, letter in ARMS.items()}
     for row in rows:
-        arm = arms.get((row["svname"] or "")[:1])
+        arm = _ARM_OF_LETTER.get((row["svname"] or "")[:1])
         if arm and row["stot"].isdigit():
             sessions[arm] += int(row["stot"])
     return sessions
@@ -270,19 +339,54 @@ _LINE = re.compile(
 )
 
 
-def read_traffic(log: Path, start: float = 0.0, end: float = float("inf")) -> RoutedTraffic:
+@dataclass(frozen=True, slots=True)
+class Replacements:
+    """Which arm an instance of a rolling rollout was of, and when."""
+
+    by_instance: Mapping[str, Sequence[tuple[float, str]]] = field(default_factory=dict)
+    """Instance → moments (epoch s) at which it got the version of an arm, in their order."""
+
+    def find_arm(self, server: str, moment: float) -> str | None:
+        """Find the arm of a server at a moment; None: it is no server of an arm."""
+        if server in self.by_instance:
+            arms = [arm for at, arm in self.by_instance[server] if at <= moment]
+            return arms[-1] if arms else None
+        return _ARM_OF_LETTER.get(server[:1])
+
+
+_ARM_OF_LETTER = {letter: arm for arm, letter in ARMS.items()}
+
+
+def read_replacements(folder: Path, versions: Mapping[str, str]) -> Replacements:
+    """Read from the log of the program when each instance got which version; none outside a rolling rollout.
+
+    An instance is drained before, and serves again only after the line was written.
+    """
+    arms = {version: arm for arm, version in versions.items()}
+    found: dict[str, list[tuple[float, str]]] = {}
+    for line in (folder / ACTS_LOG).read_text(encoding="utf-8").splitlines():
+        at, what, *words = line.split(" ")
+        if what == "replace":
+            _, name, version = words
+            found.setdefault(name, []).append((float(at), arms[version]))
+    return Replacements(found)
+
+
+def read_traffic(
+    log: Path, start: float = 0.0, end: float = float("inf"), replaced: Replacements | None = None
+) -> RoutedTraffic:
     """Count the requests of a log of the router that came from `start` on and before `end` (epoch s)."""
     requests, failures = dict.fromkeys(ARMS, 0), dict.fromkeys(ARMS, 0)
     last: float | None = None
-    arms = {letter: arm for arm, letter in ARMS.items()}
+    replaced = replaced or Replacements()
     with log.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             match = _LINE.search(line)
-            arm = arms.get(match["server"][:1]) if match else None
-            if match is None or arm is None:
+            if match is None:
                 continue
             moment = parse_log_time(match["time"])
-            if not start <= moment < end:
+            arm = replaced.find_arm(match["server"], moment)
+            if arm is None or not start <= moment < end:
                 continue
             requests[arm] += 1
             failures[arm] += int(match["status"]) >= 500 or match["end"][0] in "SsRI"

@@ -19,8 +19,10 @@ from evaluator.sources.sample_environments import (
     PRE_PRODUCTION,
     PRODUCTION,
     PROGRAM,
+    SALES,
     TEST,
     Environments,
+    name_backend,
 )
 from evaluator.sources.sample_etcd import LARGE_PAGE, PAGE, find_key
 
@@ -30,7 +32,9 @@ class Times:
     """How long the stages of the demo last (s), and how many users there are."""
 
     load_s: float = 20.0
-    """Of the load in test and in pre-production; 0: a canary release has no such stages."""
+    """Of the load in test and in pre-production."""
+    canary_load: bool = True
+    """Has a canary release these stages, as a blue-green one does?"""
     bake_s: float = 20.0
     """Of a stage in which users meet the candidate, and which is judged."""
     last_s: float = 10.0
@@ -42,6 +46,13 @@ class Times:
     shares: tuple[str, ...] = ("5 %", "25 %", "50 %")
     """Of the stages of a canary release that are judged."""
 
+
+HALF = "half"
+"""The stage of a rolling rollout in which half of the instances are new."""
+LEAST_VISITORS = 200
+"""Visitors of each arm that let an A/B test be decided."""
+LEAST_SERVING = 3
+"""Instances that serve at any moment of a rolling rollout."""
 
 # What comes before the stages; the margins are those of minutes, not of a test that a release should rest on.
 _HEAD = """\
@@ -58,10 +69,16 @@ metrics:
   - {{name: latency_p95, type: latency_quantile, quantile: 0.95, role: gate, margin: 15%}}
   - {{name: throughput, type: throughput, role: watch}}
 """
+_CONVERSION = """\
+  # Read once, at the planned end: a margin of 0 lets an arm win only if more of its visitors buy.
+  - {name: conversion, type: outcome_proportion, outcome: bought, margin: 0pp}
+"""
 
 _EXPLAINED = {
-    "strategy": "How traffic is given to the candidate: canary, blue_green or big_bang.",
-    "router": "The router of production. Only the guard sets its weights while users meet the candidate.",
+    "strategy": "How traffic is given to the candidate: canary, rolling, ab_test, blue_green or big_bang.",
+    "router": "The router of production. Only the guard changes it while users meet the candidate.",
+    "outcomes": "What the visitors did: a row each, which has the arm, whether they bought, and when they came.",
+    "instances": "How an instance gets the new version, and the old one again; `least_serving` serve at any moment.",
     "live": "Where the requests of users are seen.",
     "stages": "One after the other; each begins when the one before has shown what it needs.",
     "acts": "Before the stage of their name; `end` after a promotion, `always` whatever happened.",
@@ -75,20 +92,25 @@ _EXPLAINED = {
 def write_policy(environments: Environments, release: str, strategy: str, times: Times) -> str:
     """Write the policy as YAML with comments."""
     stages = STRATEGIES[strategy](environments, times)
+    is_rolling, is_test = strategy == "rolling", strategy == "ab_test"
     section: dict[str, Any] = {
         "strategy": strategy,
-        "router": {"shop": {"haproxy": _list_router(environments)}},
+        "router": {"shop": {"haproxy": _list_router(environments, strategy)}},
+        **({"instances": _list_instances(environments)} if is_rolling else {}),
+        **({"outcomes": _list_outcomes(environments)} if is_test else {}),
         "live": {"access_log": str(environments.router.log), "lateness": "3s"},
         "stages": stages,
-        "acts": _list_acts(environments, stages),
+        "acts": _list_acts(environments, stages, strategy),
         "guard": {"failures": "5%", "p95": "1s", "over": "5s", "least": 20, "health": "2s"},
         "lease": "20s",
         "unanswered": {"after": "5s", "then": "baseline"},
     }
     arms = {arm: [f"{letter}*"] for arm, letter in ARMS.items()}
-    log = {"format": "haproxy", "log_format": LOG_FORMAT, "arms": arms}
+    # In a rolling rollout the arm of a request follows from its server and the time.
+    log = {"format": "haproxy", "log_format": LOG_FORMAT} | ({} if is_rolling else {"arms": arms})
     path = environments.folder / "evaluator.yaml"
-    parts = [_HEAD.format(path=path, release=release), _dump({"sources": {"access_log": log}}), "rollout:\n"]
+    head = _HEAD.format(path=path, release=release) + (_CONVERSION if is_test else "")
+    parts = [head, _dump({"sources": {"access_log": log}}), "rollout:\n"]
     for key, value in section.items():
         text = _dump({key: value})
         parts += [f"  # {_EXPLAINED[key]}\n", *(f"  {line}\n" for line in text.splitlines())]
@@ -102,8 +124,34 @@ def _dump(values: Mapping[str, Any]) -> str:
     return str(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=118, default_flow_style=style))
 
 
-def _list_router(environments: Environments) -> dict[str, Any]:
+def _list_outcomes(environments: Environments) -> dict[str, Any]:
+    """List where the outcomes of an A/B test are, and what their columns are."""
+    columns = {"unit": "user_id", "arm": "variant", "baseline": "baseline", "time": "seen", "outcomes": ["bought"]}
+    return {"files": [str(environments.visits)], **columns, "least": LEAST_VISITORS}
+
+
+def _list_instances(environments: Environments) -> dict[str, Any]:
+    """List how instances are replaced in a rolling rollout: by a program that is called for each."""
+    words = (PRODUCTION, "${instance}")
+    undo = [*_write_call(environments, "replace", *words), "${baseline}"]
+    replace = _run(environments, "replace", *words, "${version}")
+    replace["command"]["undo"] = undo
+    return {
+        "least_serving": LEAST_SERVING,
+        "drain": "5s",
+        "replace": [replace],
+        "health": [_run(environments, "health", *words, "${version}")],
+        "healthy_within": "30s",
+    }
+
+
+def _list_router(environments: Environments, strategy: str) -> dict[str, Any]:
     """List the options of the router."""
+    if strategy == "ab_test":
+        backends = {arm: name_backend(arm) for arm in ARMS}
+        return {"socket": str(environments.socket), "map": str(environments.map), "servers": backends}
+    if strategy == "rolling":
+        return {"socket": str(environments.socket), "backend": BACKEND, "instances": list(environments.instances)}
     servers = {
         arm: [f"{letter}{number + 1}" for number in range(len(environments.ports[PRODUCTION][arm]))]
         for arm, letter in ARMS.items()
@@ -140,13 +188,35 @@ def _list_canary(environments: Environments, times: Times) -> list[dict[str, Any
     """List the stages of a canary release."""
     needs = {"needs": "no_harm", "bake": f"{times.bake_s:g}s", "least": times.least}
     exposed = [{"name": share, "share": share.replace(" ", ""), **needs} for share in times.shares]
-    loads = _list_loads(environments, times) if times.load_s else []
+    loads = _list_loads(environments, times) if times.canary_load else []
     return [*loads, *exposed, _list_last("full", times)]
 
 
 def _list_blue_green(environments: Environments, times: Times) -> list[dict[str, Any]]:
     """List the stages of a blue-green release: judged under load, then one switch."""
     return [*_list_loads(environments, times), _list_last("switch", times)]
+
+
+def _list_rolling(environments: Environments, times: Times) -> list[dict[str, Any]]:
+    """List the stages of a rolling rollout: one instance, then half of them, then the rest."""
+    half = len(environments.instances) // 2 - 1
+    needs = {"needs": "no_harm", "bake": f"{times.bake_s:g}s", "least": times.least}
+    return [
+        {"name": "first", "replace": 1, **needs},
+        {"name": HALF, "replace": half, **needs},
+        {"name": "rest", "replace": "rest", "needs": "nothing", "bake": f"{times.last_s:g}s"},
+    ]
+
+
+def _list_ab_test(environments: Environments, times: Times) -> list[dict[str, Any]]:  # noqa: ARG001 - as the others
+    """List the stages of an A/B test: few visitors first, then half of them until the planned end."""
+    bake = f"{times.bake_s:g}s"
+    first, half = ({"name": name, "shares": {"canary": name.replace(" ", "")}} for name in ("10 %", "50 %"))
+    return [
+        first | {"needs": "no_harm", "bake": bake, "least": times.least},
+        half | {"needs": "winner", "bake": bake},
+        _list_last("winner", times),
+    ]
 
 
 def _list_big_bang(environments: Environments, times: Times) -> list[dict[str, Any]]:  # noqa: ARG001 - as the others
@@ -159,7 +229,13 @@ def _list_last(name: str, times: Times) -> dict[str, Any]:
     return {"name": name, "share": "100%", "needs": "nothing", "bake": f"{times.last_s:g}s"}
 
 
-STRATEGIES = {"canary": _list_canary, "blue_green": _list_blue_green, "big_bang": _list_big_bang}
+STRATEGIES = {
+    "canary": _list_canary,
+    "rolling": _list_rolling,
+    "ab_test": _list_ab_test,
+    "blue_green": _list_blue_green,
+    "big_bang": _list_big_bang,
+}
 """Strategy that the sample service can be rolled out by → function that lists its stages."""
 
 # ------------------------------------------------------------------ acts
@@ -168,13 +244,13 @@ _ON_LOOPBACK = {"allow_hosts": ["127.0.0.1"]}
 """Option of hooks that may ask this machine."""
 
 
-def _list_acts(environments: Environments, stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _list_acts(environments: Environments, stages: Sequence[Mapping[str, Any]], strategy: str) -> dict[str, Any]:
     """List the acts: deploy and health check before an environment is used, and what follows all stages."""
     judged = [stage["name"] for stage in stages if "load" in stage]
-    first_with_users = next(stage["name"] for stage in stages if "share" in stage)
+    first_with_users = next(stage["name"] for stage in stages if "load" not in stage)
     before = {name: _deploy(environments, name) for name in judged}
     production = [
-        *_deploy(environments, PRODUCTION, "canary"),
+        *([] if strategy == "rolling" else _deploy(environments, PRODUCTION, "canary")),
         {"name": "configure production", "hooks": [_configure(environments)]},
     ]
     announce = {"name": "announce", "hooks": [_run(environments, "announce", "shop ${version} is live")]}
@@ -217,39 +293,39 @@ def _configure(environments: Environments) -> dict[str, Any]:
 
 def _run(environments: Environments, what: str, *words: str, undo: str = "") -> dict[str, Any]:
     """Make the hook that calls the program of the environments."""
-    program = [sys.executable, str(environments.folder / PROGRAM)]
-    options: dict[str, Any] = {"run": [*program, what, *words], "idempotent": True}
+    options: dict[str, Any] = {"run": _write_call(environments, what, *words), "idempotent": True}
     if undo:
-        options["undo"] = [*program, undo, *words]
+        options["undo"] = _write_call(environments, undo, *words)
     return {"command": options}
 
 
-def find_first_stage(strategy: str, regression: str, with_users: Sequence[str]) -> str:
+def _write_call(environments: Environments, *words: str) -> list[str]:
+    """Write the command that calls the program of the environments."""
+    return [sys.executable, str(environments.folder / PROGRAM), *words]
+
+
+def find_first_stage(strategy: str, regression: str, with_users: Sequence[str], without_users: Sequence[str]) -> str:
     """Find the first stage of a strategy that can see a regression of KINDS; empty: none can, or there is none.
 
-    `with_users`: the stages in which users meet the candidate, in their order.
+    `with_users`, `without_users`: the stages in which users meet the candidate, in their order, and the others.
     """
-    of_canary, of_others = _SEEN_IN[regression]
-    is_judged = strategy != "big_bang" or regression not in _BLIND  # a full release compares nothing with anything
-    stage = of_canary if strategy == "canary" else of_others
-    if strategy == "big_bang" and stage == TEST:
-        stage = _FIRST
-    if not is_judged:
-        return ""
-    return with_users[0] if stage == _FIRST else stage
+    stages = [with_users[0] if stage == _FIRST else stage for stage in _SEEN_IN[regression].get(strategy, ())]
+    return next((stage for stage in stages if stage in (*with_users, *without_users)), "")
 
 
-_FIRST = "first"
+_FIRST = "first with users"
 """The first stage with users."""
-_SEEN_IN: Mapping[str, tuple[str, str]] = {
-    "none": ("", ""),
-    "errors": (TEST, TEST),
-    "latency": (PRE_PRODUCTION, PRE_PRODUCTION),
-    "production-errors": ("50 %", _FIRST),
-    "hang": (_FIRST, _FIRST),
-    "dies": (_FIRST, _FIRST),
-    CONFIGURATION: ("50 %", ""),
+_IN_ALL = dict.fromkeys(("canary", "rolling", "ab_test", "blue_green", "big_bang"), (_FIRST,))
+_AT_HALF: Mapping[str, tuple[str, ...]] = {"canary": ("50 %",), "rolling": (HALF,), "ab_test": ("50 %",)}
+"""Where slowness is found: a full release, and a switch, compare nothing."""
+_SEEN_IN: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "none": {},
+    "errors": _IN_ALL | {"canary": (TEST, _FIRST), "blue_green": (TEST,)},
+    "latency": {**_AT_HALF, "canary": (PRE_PRODUCTION, "50 %"), "blue_green": (PRE_PRODUCTION,)},
+    "production-errors": _IN_ALL | {"canary": ("50 %",), "ab_test": ("50 %",)},
+    "hang": _IN_ALL,
+    "dies": _IN_ALL,
+    CONFIGURATION: _AT_HALF,
+    SALES: {"ab_test": ("50 %",)},
 }
-"""Regression → the first stage of a canary release that can see it, and of the other strategies."""
-_BLIND = ("latency",)
-"""Regressions that the limits of the guard do not see."""
+"""Regression → strategy → stages that can see it; the first of them that the plan has."""

@@ -132,14 +132,19 @@ class RouterUsers:
 
 
 @contextlib.contextmanager
-def start_users(router: SampleRouter, users: int, spawn_rate: float, seconds: float) -> Iterator[RouterUsers]:
+def start_users(
+    router: SampleRouter, users: int, spawn_rate: float, seconds: float, visits: Path | None = None
+) -> Iterator[RouterUsers]:
     """Let users of Locust send requests to the router, until the `with` block ends or for `seconds`.
 
-    They record nothing. The block begins when the router has logged their first requests. Raises LoadError.
+    They record nothing. `visits`: they are visitors with a cookie each, who write here what they did. The block
+    begins when the router has logged their first requests. Raises LoadError.
     """
-    command = [sys.executable, "-m", "locust", "-f", str(find_loadtests() / "locustfile.py"), "--headless"]
+    locustfile = find_loadtests() / ("locustfile.py" if visits is None else "visitors.py")
+    command = [sys.executable, "-m", "locust", "-f", str(locustfile), "--headless"]
     command += ["--host", router.url, "--only-summary", "-u", str(users), "-r", f"{spawn_rate:g}", "-t", f"{seconds:g}"]
     environment = {name: value for name, value in os.environ.items() if name != RECORDING_VARIABLE}
+    environment |= {} if visits is None else {"VISITS_FILE": str(visits)}
     log = router.log.with_name("users.log")
     with (
         log.open("wb") as output,

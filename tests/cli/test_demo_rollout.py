@@ -12,9 +12,11 @@ import yaml
 from rollout_cases import make_cases
 
 from evaluator.__main__ import run
-from evaluator.cli.demo_rollout import EndedDemo, Ending
-from evaluator.cli.demo_rollouts import make_row
+from evaluator.cli.demo_rollout import INCONCLUSIVE_CODE, EndedDemo, Ending, allow_difference
+from evaluator.cli.demo_rollouts import BAD, TIMES, expect_s, make_row
+from evaluator.reports.rollout import StepRequests
 from evaluator.sources.sample_environments import RoutedTraffic, find_processes
+from evaluator.sources.sample_policy import STRATEGIES, Times
 from evaluator.store import Store
 
 END_S = 150
@@ -25,7 +27,7 @@ from evaluator.cli import Session
 from evaluator.cli.demo_rollout import run_demo
 from evaluator.cli.demo_rollouts import run_demos
 from evaluator.sources.sample_policy import Times
-times = Times(load_s=0, bake_s=12, last_s=2, least=20, users=15, shares=("50 %",))
+times = Times(canary_load=False, bake_s=12, last_s=2, least=20, users=15, shares=("50 %",))
 if sys.argv[1] == "all":
     print("EXIT", run_demos(Session(), Path("demo"), ["canary"], "dies", times))
 else:
@@ -138,20 +140,33 @@ def test_it_says_what_is_missing_and_leaves_nothing(tmp_path, monkeypatch, capsy
     assert not list(tmp_path.iterdir())
 
 
-def test_the_table_of_all_says_what_caught_it_and_what_was_planned():
+def test_all_strategies_are_expected_to_take_less_than_ten_minutes():
+    cases = [(strategy, kind) for strategy in STRATEGIES for kind in ("none", BAD)]
+    assert expect_s(cases, TIMES) < 600
+    assert expect_s([("canary", "none")], Times(shares=("5 %",))) > 3 * 20
+
+
+def test_the_share_of_an_ab_test_may_differ_by_the_chance_of_its_visitors():
+    few, many = (StepRequests("50 %", 0.5, n, n // 2, 0, 0) for n in (300, 300_000))
+    assert allow_difference("canary", few) == allow_difference("canary", many) == 0.01
+    assert allow_difference("ab_test", few) == pytest.approx(0.21)
+    assert allow_difference("ab_test", many) < 0.02
+
+
+def test_the_table_of_all_says_what_turned_it_back_and_what_was_planned():
     cases = make_cases()
 
-    def make(name, candidate, failed, sent):
+    def make(name, candidate, failed, sent, code=0):
         traffic = RoutedTraffic({"baseline": 9000, "canary": candidate}, {"baseline": 0, "canary": failed})
-        return EndedDemo(cases[name][0], Ending(0, ""), traffic, sent)
+        return EndedDemo(cases[name][0], Ending(code, ""), traffic, sent)
 
     assert make_row(make("promoted", 1000, 0, 1000), "canary", "none")[:7] == (
-        "canary", "none", "promoted", "5.1 min", "1,000 requests", "0", "–"
+        "canary", "none", "promoted", "5.1 min", "1,000", "0", "–"
     )  # fmt: skip
-    *row, caught, planned = make_row(make("back", 900, 150, 910), "canary", "production-errors")
-    assert row == ["canary", "production-errors", "rolled back", "12.8 min", "910 requests", "150 + 10"]
-    assert (
-        caught == "the guard: 38 of 61 requests of cart failed in 10 s, more than 5 % in 50 %, 47.4 s after the shift"
-    )
+    *row, turned, planned = make_row(make("back", 900, 150, 910), "canary", "production-errors")
+    assert row == ["canary", "production-errors", "rolled back", "12.8 min", "910", "150 + 10"]
+    assert turned == "the guard: 38 of 61 requests o…10 s, more than 5 % in 50 %, 47.4 s after the shift"
     # 5 min of load, 10 min at 5 %, 60 min at 50 %, at 9,910 requests in 769 s.
-    assert planned == "back in 50 % within 75 min, 23,583 requests"
+    assert planned == "50 %: 75 min, 23,583"
+    busy = make_row(make("back", 900, 150, 910, INCONCLUSIVE_CODE), "canary", "production-errors")
+    assert busy[6] == "this machine was too busy for 50 %"

@@ -351,6 +351,21 @@ def test_a_file_that_is_missing_closes_no_window(log, quick):
     assert not thread.is_alive()
 
 
+def test_the_end_does_not_wait_for_a_log_that_is_always_written(log, quick, monkeypatch):
+    read, blocks = tailing.LogFollower.read_block, []
+
+    def read_and_write(follower):
+        blocks.append(read(follower))
+        log.write(line(time.time()))
+        return blocks[-1]
+
+    monkeypatch.setattr(tailing.LogFollower, "read_block", read_and_write)
+    log.write(line(time.time()))
+    log.read_once(from_start=True)
+    assert len(blocks) == 1
+    assert log.land()[0].landed == 1
+
+
 def test_ctrl_c_waits_for_requests_that_are_running(log, quick):
     end = log.read_once("SIGINT")
     assert end.is_complete

@@ -14,10 +14,12 @@ import yaml
 from hooks_world import make_context
 from metrics_servers import wait_for
 
+from evaluator.cli.demo_rollout import find_expected_stage
 from evaluator.hooks import make_hook, make_router
 from evaluator.policy import parse_policy
-from evaluator.records.rollouts import Act, Observe
+from evaluator.records.rollouts import Observe
 from evaluator.rollout.planning import make_plan
+from evaluator.rollout.strategies import STRATEGIES as ALL_STRATEGIES
 from evaluator.sources import sample_environments
 from evaluator.sources.sample_environments import (
     ENVIRONMENTS,
@@ -29,13 +31,17 @@ from evaluator.sources.sample_environments import (
     list_traces,
     parse_log_time,
     prepare_environments,
+    read_replacements,
     read_traffic,
+    start_baseline,
     start_production_router,
 )
 from evaluator.sources.sample_etcd import start_etcd
-from evaluator.sources.sample_policy import Times, find_first_stage, write_policy
+from evaluator.sources.sample_policy import STRATEGIES, Times, write_policy
+from evaluator.sources.sample_router import start_users
 
 VERSIONS = {"baseline": "1.4.1", "canary": "1.5.0"}
+PORTS = {name: {"baseline": (1, 2, 3), "canary": (4, 5, 6)} for name in ENVIRONMENTS}
 
 
 @pytest.fixture
@@ -167,24 +173,80 @@ def test_times_of_the_log_are_utc():
 @pytest.mark.parametrize(
     ("strategy", "first"),
     [
-        ("canary", ("", "test", "pre-production", "50 %", "5 %", "5 %", "50 %")),
-        ("blue_green", ("", "test", "pre-production", "switch", "switch", "switch", "")),
-        ("big_bang", ("", "full", "", "full", "full", "full", "")),
+        ("canary", ("", "test", "pre-production", "50 %", "5 %", "5 %", "50 %", "")),
+        ("rolling", ("", "first", "half", "first", "first", "first", "half", "")),
+        ("ab_test", ("", "10 %", "50 %", "50 %", "10 %", "10 %", "50 %", "50 %")),
+        ("blue_green", ("", "test", "pre-production", "switch", "switch", "switch", "", "")),
+        ("big_bang", ("", "full", "", "full", "full", "full", "", "")),
     ],
 )
 def test_the_policy_makes_a_plan_by_each_strategy(tmp_path, strategy, first):
     seen_in = dict(zip(KINDS, first, strict=True))
-    ports = {name: {"baseline": (1, 2), "canary": (3, 4)} for name in ENVIRONMENTS}
-    environments = Environments(tmp_path, ports, 5, tmp_path / "s")
+    environments = Environments(tmp_path, PORTS, 5, tmp_path / "s")
     text = write_policy(environments, "shop@1.5.0", strategy, Times())
     plan = make_plan(parse_policy(yaml.safe_load(text)), "shop@1.5.0")
-    stages = [step.name for step in plan.steps if isinstance(step, Observe)]
-    with_users = [step.stage for step in plan.steps if isinstance(step, Act) and step.is_shift]
-    assert {kind: find_first_stage(strategy, kind, with_users) for kind in KINDS} == seen_in
-    assert set(seen_in.values()) <= {"", *stages}
-    shares = [step.share for step in plan.steps if isinstance(step, Act) and step.is_shift]
+    assert set(STRATEGIES) == set(ALL_STRATEGIES), "the demo has each way to roll out"
+    assert {kind: find_expected_stage(plan, strategy, kind) for kind in KINDS} == seen_in
+    shares = [step.share for step in plan.steps if isinstance(step, Observe)]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
+
+
+def test_a_canary_release_without_test_environments_sees_it_later(tmp_path):
+    environments = Environments(tmp_path, PORTS, 5, tmp_path / "s")
+    text = write_policy(environments, "shop@1.5.0", "canary", Times(canary_load=False))
+    plan = make_plan(parse_policy(yaml.safe_load(text)), "shop@1.5.0")
+    assert [find_expected_stage(plan, "canary", kind) for kind in ("errors", "latency")] == ["5 %", "50 %"]
+
+
+def test_instances_get_one_version_after_the_other_and_the_log_says_which_requests_were_whose(environments, tmp_path):
+    start_baseline(environments, VERSIONS, "rolling")
+    with start_production_router(environments, "rolling"):
+        url = environments.router.url.removeprefix("http://")
+        wait_for(lambda: can_connect(url), "the instances")
+        environments.run("health", "production", "s1", "1.4.1")
+        with pytest.raises(sample_environments.SourceError, match=r"s1 has 1\.4\.1, not 1\.5\.0"):
+            environments.run("health", "production", "s1", "1.5.0")
+        old = find_processes([f"--end-with {os.getpid()}"])
+        environments.run("replace", "production", "s1", "1.4.1")
+        assert find_processes([f"--end-with {os.getpid()}"]) == old, "it has this version"
+        environments.run("replace", "production", "s1", "1.5.0")
+        wait_for(lambda: can_connect(f"127.0.0.1:{environments.instances['s1']}"), "the new version")
+        environments.run("health", "production", "s1", "1.5.0")
+        with pytest.raises(sample_environments.SourceError, match="no instance s9"):
+            environments.run("replace", "production", "s9", "1.5.0")
+        replaced, log = read_replacements(tmp_path, VERSIONS), environments.router.log
+        at = replaced.by_instance["s1"][-1][0]
+        wait_for(lambda: can_connect(url) and read_traffic(log, replaced=replaced).requests["canary"], "its requests")
+        assert read_traffic(log, end=at, replaced=replaced).requests["canary"] == 0
+        assert sum(read_traffic(log).requests.values()) == 0, "without the replacements it is not known whose they are"
+
+
+def test_visitors_keep_their_arm_and_their_rows_are_outcomes(environments):
+    start_baseline(environments, VERSIONS, "ab_test")
+    environments.run("deploy", "production", "canary")
+    text = write_policy(environments, "shop@1.5.0", "ab_test", Times())
+    router = make_router("haproxy", yaml.safe_load(text)["rollout"]["router"]["shop"]["haproxy"])
+    with start_production_router(environments, "ab_test"):
+        assert router.read_shares() == {"baseline": 1.0, "canary": 0.0}
+        wait_for(lambda: can_connect(environments.router.url.removeprefix("http://")), "the instances")
+        router.set_shares({"baseline": 0.5, "canary": 0.5})
+
+        def read_rows():
+            text = environments.visits.read_text() if environments.visits.exists() else ""
+            return [row.split(",") for row in text.splitlines()[1:]]
+
+        with start_users(environments.router, 10, 10, 60, environments.visits):
+            wait_for(lambda: {arm for _, arm, *_ in read_rows()} == set(VERSIONS), "visitors of both arms")
+        rows = read_rows()
+        assert len({user for user, *_ in rows}) == len(rows), "each is another visitor"
+        assert {bought for _, _, bought, _ in rows} <= {"0", "1"}
+        assert all(abs(float(seen) - time.time()) < 60 for *_, seen in rows)
+        for user, arm, *_ in rows[-4:]:
+            asked = urllib.request.Request(f"{environments.router.url}/health", headers={"Cookie": f"shop_user={user}"})
+            with urllib.request.urlopen(asked, timeout=5) as answer:
+                assert answer.headers["X-Instance"].startswith(arm)
+                assert "Set-Cookie" not in answer.headers
 
 
 def test_a_missing_haproxy_is_named(tmp_path, monkeypatch):
