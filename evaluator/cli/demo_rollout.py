@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import click
 from evaluator.cli import DEFAULT_STORE, Session, emit
 from evaluator.cli.terminal import make_page
 from evaluator.errors import EvaluatorError, UnknownName, UsageError
+from evaluator.guard.places import find_copies_folder
 from evaluator.records import Release, Service
 from evaluator.sources.sample_environments import (
     ENVIRONMENTS,
@@ -159,6 +161,8 @@ class Demo:
 
         `by_hand`: a person starts the rollout; it ends with KeyboardInterrupt.
         """
+        # The folder is new. What a guard still has of this path is of a demo whose folder was deleted.
+        self.end_guard()
         with contextlib.ExitStack() as stack:
             etcd = stack.enter_context(start_etcd(self.folder)) if has_etcd() else ""
             environments = stack.enter_context(prepare_environments(self.folder, VERSIONS, self.regression, etcd=etcd))
@@ -239,11 +243,14 @@ class Demo:
                 process.wait()
 
     def end_guard(self) -> None:
-        """End the guard, if there is one."""
+        """End the guard, if there is one, and remove its copies of what it watched: its router ends, too."""
         for pid in find_processes([find_guard(self.store)]):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
         end_processes([find_guard(self.store)], PATIENCE_S)
+        copies = find_copies_folder(self.store)
+        if copies is not None and copies.exists():
+            shutil.rmtree(copies)
 
     def read_ending(self, environments: Environments) -> EndedDemo:
         """Read how the rollout went. Raises EvaluatorError if it was not started."""

@@ -47,8 +47,6 @@ class Times:
     """Of the stages of a canary release that are judged."""
 
 
-HALF = "half"
-"""The stage of a rolling rollout in which half of the instances are new."""
 LEAST_VISITORS = 200
 """Visitors of each arm that let an A/B test be decided."""
 LEAST_SERVING = 3
@@ -203,7 +201,7 @@ def _list_rolling(environments: Environments, times: Times) -> list[dict[str, An
     needs = {"needs": "no_harm", "bake": f"{times.bake_s:g}s", "least": times.least}
     return [
         {"name": "first", "replace": 1, **needs},
-        {"name": HALF, "replace": half, **needs},
+        {"name": "half", "replace": half, **needs},
         {"name": "rest", "replace": "rest", "needs": "nothing", "bake": f"{times.last_s:g}s"},
     ]
 
@@ -316,16 +314,17 @@ def find_first_stage(strategy: str, regression: str, with_users: Sequence[str], 
 _FIRST = "first with users"
 """The first stage with users."""
 _IN_ALL = dict.fromkeys(("canary", "rolling", "ab_test", "blue_green", "big_bang"), (_FIRST,))
-_AT_HALF: Mapping[str, tuple[str, ...]] = {"canary": ("50 %",), "rolling": (HALF,), "ab_test": ("50 %",)}
-"""Where slowness is found: a full release, and a switch, compare nothing."""
+_SLOWNESS: Mapping[str, tuple[str, ...]] = {"canary": ("50 %",), "rolling": (_FIRST,), "ab_test": ("50 %",)}
+"""Where slowness is found: a new instance of a rolling rollout gets as many requests as each of the others at once, and
+a full release, and a switch, compare nothing."""
 _SEEN_IN: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "none": {},
     "errors": _IN_ALL | {"canary": (TEST, _FIRST), "blue_green": (TEST,)},
-    "latency": {**_AT_HALF, "canary": (PRE_PRODUCTION, "50 %"), "blue_green": (PRE_PRODUCTION,)},
+    "latency": {**_SLOWNESS, "canary": (PRE_PRODUCTION, "50 %"), "blue_green": (PRE_PRODUCTION,)},
     "production-errors": _IN_ALL | {"canary": ("50 %",), "ab_test": ("50 %",)},
     "hang": _IN_ALL,
     "dies": _IN_ALL,
-    CONFIGURATION: _AT_HALF,
+    CONFIGURATION: _SLOWNESS,
     SALES: {"ab_test": ("50 %",)},
 }
 """Regression → strategy → stages that can see it; the first of them that the plan has."""

@@ -45,7 +45,9 @@ def begin_demo(tmp_path):
         folder.mkdir()
         command = [sys.executable, "-c", PROGRAM, regression]
         with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
-            process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=err, env=os.environ | {"NO_COLOR": "1"})
+            variables = os.environ | {"NO_COLOR": "1", "XDG_STATE_HOME": str(folder / "state")}
+            (folder / "state").mkdir()
+            process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=err, env=variables)
         begun.append(process)
         return process, folder
 
@@ -124,6 +126,8 @@ def test_a_good_candidate_gets_all_users_and_one_that_hangs_is_off_within_second
     assert list_acts(bad_folder)[2] == "teardown production canary"
     assert list_configured(bad_folder) == [("step", "acknowledged"), ("undo", "acknowledged")]
     assert not find_processes([str(good_folder), str(bad_folder)])
+    for folder in (good_folder, bad_folder, stopped_folder):
+        assert not list((folder / "state").glob("*.rollouts")), "another demo in this folder would not be guarded"
 
 
 def test_it_says_what_is_missing_and_leaves_nothing(tmp_path, monkeypatch, capsys):

@@ -174,7 +174,7 @@ def test_times_of_the_log_are_utc():
     ("strategy", "first"),
     [
         ("canary", ("", "test", "pre-production", "50 %", "5 %", "5 %", "50 %", "")),
-        ("rolling", ("", "first", "half", "first", "first", "first", "half", "")),
+        ("rolling", ("", "first", "first", "first", "first", "first", "first", "")),
         ("ab_test", ("", "10 %", "50 %", "50 %", "10 %", "10 %", "50 %", "50 %")),
         ("blue_green", ("", "test", "pre-production", "switch", "switch", "switch", "", "")),
         ("big_bang", ("", "full", "", "full", "full", "full", "", "")),
