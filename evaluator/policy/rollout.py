@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -48,11 +49,18 @@ class LoadSection(Section):
 REST = "rest"
 """Size of the batch that has all instances which are left."""
 
-Batch = Annotated[
-    str,
-    BeforeValidator(lambda raw: str(raw) if isinstance(raw, int) else raw, json_schema_input_type=int | str),
-    Field(pattern=rf"^([1-9][0-9]{{0,4}}%?|{REST})$"),
-]
+_BATCH = rf"^([1-9][0-9]{{0,4}}%?|{REST})$"
+
+
+def _write_batch(raw: Any) -> Any:
+    """Write the size of a batch as text. Raises ValueError for what is none."""
+    text = str(raw) if isinstance(raw, int | float) else raw
+    if isinstance(text, str) and not re.fullmatch(_BATCH, text):
+        raise ValueError(f"must be a number of instances such as 2, a share of all such as 25%, or rest, not {text}")
+    return text
+
+
+Batch = Annotated[str, BeforeValidator(_write_batch, json_schema_input_type=int | str), Field(pattern=_BATCH)]
 """How many instances a stage replaces, as text: `2`, `25%`, `rest`."""
 
 

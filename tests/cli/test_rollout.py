@@ -182,7 +182,7 @@ def test_a_rolling_rollout_is_planned_batch_by_batch(plan):
         ("replace: 1", "replace: 4", "stages[0]: first takes 4 of 6 instances of cart at once"),
         ("replace: 1", "replace: 7", "stages[0]: first takes 6 of 6 instances of cart at once"),
         ("replace: 1", "share: 10%", "stages[0]: first has a share: strategy rolling has replace"),
-        ("replace: 1", "replace: half", "stages[0].replace: must"),
+        ("replace: 1", "replace: half", "stages[0].replace: must be a number of instances such as 2, a share of"),
         ("replace: rest", "replace: 3", "stages[2]: the last stage needs replace: rest"),
         ("replace: 1", "replace: rest", "stages[0]: first replaces the rest, so nothing is left for a later stage"),
         ("needs: nothing", "needs: go", "stages[2]: no instance has the old version then, so nothing can be compared"),
