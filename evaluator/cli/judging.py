@@ -64,10 +64,11 @@ class JudgeOptions:
         """
         from evaluator.intents.report_life import adapt_next, add_life
 
-        store, present = session.open_store(), datetime.now(UTC)
-        verdict = adapt_next(store, verdict, present)
-        if self.draws:
-            verdict = add_life(store, verdict, present)
+        if session.store_path.exists():  # a verdict that was waited for may be without one
+            store, present = session.open_store(), datetime.now(UTC)
+            verdict = adapt_next(store, verdict, present)
+            if self.draws:
+                verdict = add_life(store, verdict, present)
         write_outputs(
             verdict,
             self.outputs,

@@ -63,6 +63,8 @@ def sign_in(watched: Watched, address: str, name: str) -> Page:
 
 
 def ask_for(page: Page, button: str, reason: str, release: str = "cart@1.9.0") -> None:
+    # Each action has its own form: that of the action before is gone once the page has changed.
+    expect(page.get_by_label("Reason, in one sentence")).to_have_count(1)
     page.get_by_label("Reason, in one sentence").fill(reason)
     page.get_by_label("to confirm").fill(release)
     page.get_by_test_id("stFormSubmitButton").get_by_role("button", name=button, exact=True).click()
