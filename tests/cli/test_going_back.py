@@ -488,7 +488,7 @@ def test_a_deployment_is_not_undone_while_its_router_keeps_the_users(fault, run)
         fault(run)
     code, out, err = run("rollback", "cart@1.9.0", "--yes", "--reason", "odd")
     assert code == 4
-    assert "users may still be at the candidate: its router could not be taken back" in out
+    assert "users may still be at the candidate: its router or its instances could not be taken back" in out
     assert (run.folder / "deployed").exists(), err
     (run.folder / "broken").unlink()
     code, out, err = run("rollback", "cart@1.9.0", "--yes", "--reason", "the router is back")

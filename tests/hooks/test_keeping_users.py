@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import re
 import subprocess
+import time
 import uuid
 from pathlib import Path
 
@@ -215,9 +216,19 @@ def test_the_log_of_nginx_says_the_arm_of_each_request(world):
     """That of HAProxy has the backends."""
     world.give(b=0.3, c=0.3)
     log = Path(world.options["file"]).with_name("shop.log")
-    read = len(log.read_text().splitlines())
+
+    def count_lines() -> int:
+        return len(log.read_text().splitlines())
+
+    def is_settled() -> bool:
+        before = count_lines()
+        time.sleep(0.5)
+        return count_lines() == before
+
+    wait_for(is_settled, "the lines of earlier requests")  # nginx writes a line after it has answered
+    read = count_lines()
     expected = list(world.arms().values())
-    wait_for(lambda: len(log.read_text().splitlines()) >= read + len(USERS), "a line for each request")
+    wait_for(lambda: count_lines() >= read + len(USERS), "a line for each request")
     source = next(
         yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", DOCUMENT, re.DOTALL) if "sources:" in text
     )

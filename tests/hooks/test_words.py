@@ -13,6 +13,8 @@ FULL = {
     "step": "5 %",
     "request": "i7",
     "link": "https://evaluator.example.org/?release=cart%401.5.0",
+    "instance": "s1",
+    "instances": "s1 s2",
 }
 
 
@@ -23,7 +25,7 @@ def echo(*arguments):
 def test_each_word_is_filled_in():
     text = " ".join(f"{word}=${{{word}}}" for word in sorted(WORDS) if word not in ("outcome", "reason", "summary"))
     assert echo(text).execute(make_context(**FULL)).response == (
-        "action=promote arm=canary baseline=1.4.1 canary=1.5.0 idempotency_key=intent-7 "
+        "action=promote arm=canary baseline=1.4.1 canary=1.5.0 idempotency_key=intent-7 instance=s1 instances=s1 s2 "
         "link=https://evaluator.example.org/?release=cart%401.5.0 release=cart@1.5.0 request=i7 "
         "requester=ann@example.org service=cart share=0.05 step=5 % verdict=go verdict_hash=sha256:5a version=1.5.0"
     )
