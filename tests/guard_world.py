@@ -47,14 +47,31 @@ class Version:
     stop: Callable[[], None] = lambda: None
 
 
+class QuietHandler(BaseHTTPRequestHandler):
+    """Keeps its connections, and writes no log."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+
+class QuietServer(ThreadingHTTPServer):
+    """Takes the connections of many users at once."""
+
+    daemon_threads = True
+    request_queue_size = 200
+
+    def handle_error(self, *_):
+        pass
+
+
 @contextlib.contextmanager
 def version() -> Iterator[Version]:
     """A version that answers 200 until its `mode` is changed."""
     hanging = threading.Event()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(QuietHandler):
         def do_GET(self):
             made.requests += 1
             mode = made.mode
@@ -73,17 +90,7 @@ def version() -> Iterator[Version]:
             self.end_headers()
             self.wfile.write(b"ok")
 
-        def log_message(self, *_):
-            pass
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        request_queue_size = 200
-
-        def handle_error(self, *_):
-            pass
-
-    server = Server(("127.0.0.1", 0), Handler)
+    server = QuietServer(("127.0.0.1", 0), Handler)
     made = Version(server.server_address[1])
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()

@@ -12,10 +12,9 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from guard_world import Users, users
+from guard_world import QuietHandler, QuietServer, Users, users
 from routers import Router, haproxy_router
 
 from evaluator.errors import NotReached
@@ -120,9 +119,7 @@ def instance(name: str, folder: Path, bad: set[str]) -> Iterator[int]:
     """One instance, whose version is in a file; yields its port."""
     count = 0
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(QuietHandler):
         def do_GET(self):
             nonlocal count
             count += 1
@@ -136,17 +133,7 @@ def instance(name: str, folder: Path, bad: set[str]) -> Iterator[int]:
             self.end_headers()
             self.wfile.write(b"ok")
 
-        def log_message(self, *_):
-            pass
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        request_queue_size = 200
-
-        def handle_error(self, *_):
-            pass
-
-    server = Server(("127.0.0.1", 0), Handler)
+    server = QuietServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

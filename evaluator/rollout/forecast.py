@@ -40,6 +40,8 @@ class JudgedService:
     """Chance that a release that is not NO-GO has enough requests, and few enough failures, for `no_harm`."""
     never_go: bool = False
     """Can it not be GO, because its servers differ too much in their load?"""
+    note: str = ""
+    """What its servers mean for it; empty: nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,7 @@ def look_ahead(store: Store | None, policy: Policy, plan: RolloutPlan) -> Outloo
         refuse_unreachable_least(policy, [step for step in steps if service in step.services], rate)
     by_step = {
         position: tuple(
-            _look_at(policy, section, plan, position, step, histories[service], service) for service in step.services
+            _look_at(policy, plan, position, step, histories[service], service) for service in step.services
         )
         for position, step in enumerate(plan.steps)
         if isinstance(step, Observe)
@@ -118,8 +118,7 @@ def forecast_plan(
     for position, step in enumerate(plan.steps):
         if isinstance(step, Observe):
             services = [
-                _describe_service(policy, policy.rollout, plan, position, step, histories[service], service)
-                for service in step.services
+                _describe_service(policy, plan, position, histories[service], service) for service in step.services
             ]
             stages.append(ForecastStage(step, tuple(services)))
     return forecast_rollout(stages, regression) if stages else None
@@ -141,68 +140,51 @@ def describe_rollout(policy: Policy, release: str, history: History, goal: Goal)
 
 
 def _describe_service(
-    policy: Policy,
-    section: RolloutSection,
-    plan: RolloutPlan,
-    position: int,
-    step: Observe,
-    known: ProductionHistory,
-    service: str,
+    policy: Policy, plan: RolloutPlan, position: int, known: ProductionHistory, service: str
 ) -> JudgedService:
-    """Describe what is known of a service in a stage."""
+    """Describe what is known of a service in the stage at a position of the plan."""
+    step, section = plan.steps[position], policy.rollout
+    if not isinstance(step, Observe) or section is None:
+        raise ValueError("only an observation of a rollout is judged")
     rulebook, history, rate_per_s = make_step_policy(policy, plan, step).rulebook, known.history, known.rate_per_s
     if rate_per_s is None:
         rate_per_s = 2 * history.rate_per_s if history else 0.0
-    if step.share == 1:  # nothing is left to compare with
+    if step.needs is StepNeeds.NOTHING or step.share == 1:  # nothing is asked, or nothing is left to compare with
         return JudgedService(None, rulebook, (1, 1), rate_per_s)
     instances, note = _find_instances(section, plan.find_arms(position, service), step, known, service, rulebook)
-    if note and history is not None:
-        history = _leave_out_times(history)
-    no_harm = _find_no_harm(plan, step, known, rulebook, no_go=0.0) if step.needs is StepNeeds.NO_HARM else None
-    return JudgedService(
-        history,
-        rulebook,
-        instances,
-        rate_per_s,
-        no_harm=1.0 if no_harm is None else no_harm,
-        never_go=bool(note) and has_time_gate(rulebook),
-    )
-
-
-def _leave_out_times(history: History) -> History:
-    """Leave out the precision of response times, where these decide nothing."""
-    gates = tuple(gate for gate in history.precisions if not gate.rule.metric.is_response_time)
-    return replace(history, precisions=gates)
+    if note and history is not None:  # times decide nothing
+        gates = tuple(gate for gate in history.precisions if not gate.rule.metric.is_response_time)
+        history = replace(history, precisions=gates)
+    no_harm = _find_no_harm(plan, step, history, rate_per_s, rulebook) if history else 0.0
+    never_go = bool(note) and has_time_gate(rulebook)
+    return JudgedService(history, rulebook, instances, rate_per_s, no_harm, never_go=never_go, note=note)
 
 
 def _look_at(
-    policy: Policy,
-    section: RolloutSection,
-    plan: RolloutPlan,
-    position: int,
-    step: Observe,
-    known: ProductionHistory,
-    service: str,
+    policy: Policy, plan: RolloutPlan, position: int, step: Observe, known: ProductionHistory, service: str
 ) -> StepOutlook:
     """Find what one service will probably show in one step."""
     exposed = None if known.rate_per_s is None else known.rate_per_s * step.share * step.bake_s
-    if step.needs is StepNeeds.NOTHING or step.share == 1:
-        return StepOutlook(service, None, None, exposed)
-    rulebook = make_step_policy(policy, plan, step).rulebook
-    instances, note = _find_instances(section, plan.find_arms(position, service), step, known, service, rulebook)
-    if known.history is None:
-        return StepOutlook(service, None, None, exposed, note)
-    history = _leave_out_times(known.history) if note else known.history
+    judged = _describe_service(policy, plan, position, known, service)
+    history = judged.history
+    if history is None:
+        return StepOutlook(service, None, None, exposed, judged.note)
     ends_s = [step.bake_s] if step.deadline_s == step.bake_s else [step.bake_s, step.deadline_s]
-    share = step.share or 0.5
     chances = [
-        find_chances(history, rulebook, seconds=seconds, share=share, instances=instances, rate_per_s=known.rate_per_s)
+        find_chances(
+            history,
+            judged.rulebook,
+            seconds=seconds,
+            share=step.share or 0.5,
+            instances=judged.instances,
+            rate_per_s=known.rate_per_s,
+        )
         for seconds in ends_s
         if history.precisions
     ]
-    no_go = chances[0].no_go if chances else 0.0
-    go = tuple(0.0 if note and has_time_gate(rulebook) else chance.go for chance in chances) or None
-    return StepOutlook(service, go, _find_no_harm(plan, step, known, rulebook, no_go), exposed, note)
+    go = tuple(0.0 if judged.never_go else chance.go for chance in chances) or None
+    no_harm = judged.no_harm * (1 - (chances[0].no_go if chances else 0.0))
+    return StepOutlook(service, go, no_harm, exposed, judged.note)
 
 
 def _find_instances(
@@ -234,23 +216,17 @@ def _find_instances(
     return (baseline, candidate), "response times decide nothing: loads of single servers differ"
 
 
-def _find_no_harm(
-    plan: RolloutPlan, step: Observe, known: ProductionHistory, rulebook: Rulebook, no_go: float
-) -> float | None:
-    """Find the chance that no harm is shown by bake; None if too little is known."""
-    history = known.history
-    if history is None:
-        return None
-    rate = known.rate_per_s if known.rate_per_s is not None else 2 * history.rate_per_s
+def _find_no_harm(plan: RolloutPlan, step: Observe, history: History, rate_per_s: float, rulebook: Rulebook) -> float:
+    """Find the chance that no harm is shown by bake, for a release that is not NO-GO."""
     share = step.share or 0.5
-    of_candidate, of_baseline = (rate * part * step.bake_s for part in (share, 1 - share))
+    of_candidate, of_baseline = (rate_per_s * part * step.bake_s for part in (share, 1 - share))
     fewest = min(of_candidate, of_baseline)
     enough = _find_normal_tail((step.least - fewest) / math.sqrt(max(fewest, 1.0)))
     failing = [gate.baseline for gate in history.precisions if gate.rule.metric.is_failure_rate]
     rate_of_failures = max(failing, default=0.0)
     critical = float(t_quantile(1 - rulebook.alpha, math.inf))
     _, bound = wilson_interval(rate_of_failures, max(of_candidate, 1.0), critical)
-    return 0.0 if bound >= plan.guard.failures else enough * (1 - no_go)
+    return 0.0 if bound >= plan.guard.failures else enough
 
 
 def find_guarded_rate(plan: RolloutPlan, within_s: float) -> float:
