@@ -120,7 +120,7 @@ def instance(name: str, folder: Path, bad: set[str]) -> Iterator[int]:
     count = 0
 
     class Handler(QuietHandler):
-        def do_GET(self):
+        def do_GET(self):  # noqa: N802 - the name that the server calls
             nonlocal count
             count += 1
             version = (folder / "versions" / name).read_text()

@@ -30,11 +30,12 @@ from evaluator.records import (
     Verdict,
     VerdictWord,
 )
-from evaluator.reports import from_json, to_json
+from evaluator.reports import from_json, read_stored, to_json
 from evaluator.reports.html import to_html
 from evaluator.reports.human import to_human
 from evaluator.reports.iterations import describe_iteration
 from evaluator.reports.markdown import to_markdown
+from evaluator.store import Store
 
 PASS, FAIL, OPEN = MetricStatus.PASS, MetricStatus.FAIL, MetricStatus.INCONCLUSIVE
 P95 = Rule("latency_p95", LatencyQuantile(quantile=0.95), margin=Margin(0.10))
@@ -225,6 +226,24 @@ def test_every_report_says_it():
         plain = text.replace("<wbr>", "").replace("\N{NO-BREAK SPACE}", " ").replace("\\", "")
         assert "till there: p95 (+12 %, before +18 %)" in plain
         assert "ixed: p50 (+1 %, before +9 %)" in plain
+
+
+def test_a_verdict_is_compared_with_that_of_the_rejected_candidate_in_the_store(tmp_path):
+    from stored import DESIGNS, STEADY, judge, land
+
+    store = Store.open(tmp_path / "evaluator.duckdb", create=True)
+    land(store, "cart@1.6.0", DESIGNS["cart@1.6.0"], seed=2)
+    assert judge(store, "cart@1.6.0", figures=False) == "no_go"
+    land(store, "cart@1.7.0", STEADY, seed=3)
+    land(store, "shop@1", STEADY, seed=4, service="shop")
+    for release in ("cart@1.7.0", "shop@1"):
+        judge(store, release, figures=False)
+    found = read_stored(store.control.verdicts("cart@1.7.0")[-1]).iteration
+    assert found.release == "cart@1.6.0"
+    assert {harm.state for harm in found.harms} <= {"fixed", "not_known"}
+    assert len(found.harms) > 1
+    for release in ("cart@1.6.0", "shop@1"):  # the first of its service
+        assert read_stored(store.control.verdicts(release)[-1]).iteration is None
 
 
 def test_names_from_outside_are_escaped_in_the_app():

@@ -11,7 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from reporting import find_verdict
 
-from evaluator.records import FailureCount, FailureKind, Fault, FaultOnset, FaultPlace, Slice
+from evaluator.records import NO_RESPONSE, FailureCount, FailureKind, Fault, FaultOnset, FaultPlace, Slice
 from evaluator.reports import FORMATS, Page, from_json, to_json
 from evaluator.reports.failures import describe_kinds, list_failure_rows
 from evaluator.reports.faults import NOTHING_SHOWN, list_faults, list_parts, name_minute, write_fault
@@ -231,6 +231,13 @@ def test_a_share_of_which_no_failure_is_expected_is_none():
     few = replace(FAULT, requests=900, baseline=0.0005)
     assert "(baseline: 0 %)" in write_fault(few)
     assert "(baseline: 0.05 %)" in write_fault(replace(few, requests=1000))
+
+
+def test_a_failure_of_which_nothing_is_recorded_is_not_called_one_without_a_response():
+    unknown = FailureKind(NO_RESPONSE, "", 12)
+    assert "(12 × no status recorded)" in to_human(
+        replace(FAILING, failures=(replace(COUNTS[0], kinds=(unknown,)),)), width=400
+    )
 
 
 def test_kinds_of_one_name_are_one():

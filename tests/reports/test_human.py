@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from evaluator.metrics.failure_rate import FailureRate
 from evaluator.metrics.latency import LatencyMean
 from evaluator.metrics.throughput import Throughput
-from evaluator.records import ArmValue, Comparison, Limit, Margin, MetricStatus, Rule, Slice
+from evaluator.records import ArmValue, Comparison, Finding, Level, Limit, Margin, MetricStatus, Rule, Slice
 from evaluator.reports import FORMATS, Page, to_human, to_json
 from evaluator.reports.base import format_allowed, plain_text
+from evaluator.reports.markdown import to_markdown
 
 GOLDEN = Path(__file__).parent / "golden"
 ALL_BOUNDS = "20 ms, ≥ 1 ms, ≤ 400 ms"
@@ -158,3 +159,11 @@ def test_a_row_whose_interval_lies_beyond_says_why_it_is_open(verdicts):
     beyond = replace(row, status=MetricStatus.INCONCLUSIVE, p_value=0.028, p_value_adjusted=0.23)
     shown = replace(verdict, evidence=replace(verdict.evidence, comparisons=(beyond,)))
     assert "beyond 10 % by itself, but not after allowing for the other gates (p 0.028," in to_human(shown, width=120)
+
+
+def test_a_check_that_passed_for_each_candidate_is_listed_once(verdicts):
+    verdict = verdicts["three_arms"]
+    overlaps = [Finding("overlap", Level.OK, f"{arm} and baseline ran together") for arm in ("canary", "canary_b")]
+    verdict = replace(verdict, evidence=replace(verdict.evidence, findings=tuple(overlaps)))
+    assert to_human(verdict, width=400).count("overlap") == 1
+    assert to_markdown(verdict).count("overlap") == 1

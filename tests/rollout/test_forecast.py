@@ -96,6 +96,11 @@ def test_one_instance_is_asked_about(history):
     assert forecast_rollout([alone], 0.2).completes == 0.0
 
 
+def test_servers_whose_loads_differ_are_asked_about(history):
+    uneven = replace(stage(history, 0.5), services=(JudgedService(history, RULEBOOK, INSTANCES, RATE, never_go=True),))
+    assert forecast_rollout([uneven], 0.2).completes == 0.0
+
+
 def test_the_same_seed_gives_the_same_forecast(history):
     stages = [stage(history, 0.5)]
     assert forecast_rollout(stages, 0.2) == forecast_rollout(stages, 0.2)
